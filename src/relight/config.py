@@ -1,0 +1,161 @@
+"""The one seam between stacks and handlers: what a stack writes with `to_env`, a handler reads with `from_env`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from relight.errors import ConfigError
+from relight.objectives import OBJECTIVES, Objectives, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "RELIGHT_"
+
+
+class Role(StrEnum):
+    """What a region was deployed as; it does not change when the standby is relit."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+
+
+class Acknowledge(StrEnum):
+    """When a task or a memory write may be told to its caller. Side effects always wait for `REMOTE`."""
+
+    REMOTE = "remote"
+    LOCAL = "local"
+
+
+class OnLeaseLost(StrEnum):
+    """What a primary does that cannot reach the lease."""
+
+    FENCE = "fence"
+    SERVE = "serve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a handler, a worker or the CLI is told from outside. Secrets are named here, never held."""
+
+    environment: str
+    tier: Tier
+    role: Role
+    region: str
+    primary_region: str
+    standby_region: str
+    vault_bucket: str
+    peer_vault_bucket: str
+    lease_bucket: str
+    lease_region: str
+    connections_secret: str
+    service_url: str
+    primary_url: str
+    standby_url: str
+    cluster: str
+    agent_service: str
+    agent_replicas: int
+    state_machine_arn: str = ""
+    incidents_topic_arn: str = ""
+    collection: str = "memory"
+    dimension: int = 256
+    embedding_model: str = "wordllama-l2-supercat-256"
+    acknowledge: Acknowledge = Acknowledge.REMOTE
+    confirm_timeout_s: float = 5.0
+    on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
+    lease_ttl_s: float = 15.0
+    lease_margin_s: float = 2.0
+    probe_interval_s: float = 10.0
+    probe_timeout_s: float = 4.0
+    probe_threshold: int = 3
+
+    @property
+    def objectives(self) -> Objectives:
+        """The tier's objectives."""
+        return OBJECTIVES[self.tier]
+
+    @property
+    def peer_region(self) -> str:
+        """The other region of the pair."""
+        return self.standby_region if self.region == self.primary_region else self.primary_region
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read `RELIGHT_*`; raise ConfigError that names the variable, the value and the rule."""
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            name = PREFIX + item.name.upper()
+            if name in env:
+                values[item.name] = _parse(name, env[name], hints[item.name])
+        missing = [PREFIX + item.name.upper() for item in fields(cls) if _required(item) and item.name not in values]
+        if missing:
+            raise ConfigError(
+                f"missing environment variables: {', '.join(missing)}",
+                hint="the stacks set them on every function; outside one, use --environment and --role",
+            )
+        return cls(**values)
+
+    def to_env(self) -> dict[str, str]:
+        """The environment variables from which `from_env` makes an equal value; settings at their default are left
+        out."""
+        return {
+            PREFIX + item.name.upper(): str(getattr(self, item.name))
+            for item in fields(self)
+            if _required(item) or getattr(self, item.name) != item.default
+        }
+
+
+def _required(item: Any) -> bool:
+    from dataclasses import MISSING
+
+    return item.default is MISSING
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    try:
+        if issubclass(kind, StrEnum):
+            return kind(text)
+        value = kind(text)
+    except ValueError as exc:
+        allowed = f"one of {', '.join(kind)}" if issubclass(kind, StrEnum) else f"a valid {kind.__name__}"
+        raise ConfigError(f"{name}={text!r} is not {allowed}", hint="correct the variable and start again") from exc
+    if kind is str and not text:
+        raise ConfigError(f"{name} is empty", hint="set it, or leave it out for the default")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """How to reach a region's own servers. Read from the secret that `Settings.connections_secret` names.
+
+    The fields are left out of `repr`, because they hold passwords.
+    """
+
+    state_dsn: str = field(repr=False)
+    memory_dsn: str = field(repr=False)
+    queue_url: str = field(repr=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Connections:
+        """Parse the secret's value; the error names the secret and the key, never a value."""
+        names = [item.name for item in fields(cls)]
+        hint = f"put a JSON object with the keys {', '.join(names)} into the secret {source}"
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise ConfigError(f"the secret {source} does not hold JSON", hint=hint) from None
+        if not isinstance(value, dict) or sorted(value) != sorted(names):
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ConfigError(f"the secret {source} has the keys {got}", hint=hint)
+        wrong = [name for name in names if not isinstance(value[name], str) or not value[name]]
+        if wrong:
+            raise ConfigError(f"the secret {source} has no text under {', '.join(wrong)}", hint=hint)
+        return cls(**value)
+
+    def to_json(self) -> str:
+        """The secret's value."""
+        return json.dumps({item.name: getattr(self, item.name) for item in fields(self)})

@@ -1,0 +1,92 @@
+"""The one tree of errors.
+
+RelightError
+├── ConfigError              the operator's input is wrong: nothing was done
+├── TransientError           the same call may succeed later
+│   ├── UnavailableError     a server did not answer, or broke the connection
+│   └── UnconfirmedError     committed here, but not confirmed in the standby within the bound
+├── PermanentError           the same call will fail again
+│   ├── IntegrityError       bytes, counts or a schema are not what a manifest says
+│   ├── DeniedError          a permission is missing
+│   └── NotFoundError        what was named does not exist
+└── ConflictError            somebody else was first
+    ├── StaleEpochError      a newer epoch exists
+    └── LeaseLostError       this region does not hold a live lease
+
+Retries read `retryable`, never the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RelightError(Exception):
+    """Base of everything Relight raises on purpose.
+
+    The fields come first and the message is built from them: `problem` says what was got, `hint` says what to do next.
+    Every error survives pickling, because step errors are stored.
+    """
+
+    retryable = False
+
+    def __init__(self, problem: str, *, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.hint}" if self.hint else self.problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.problem, self.hint)
+
+
+def _rebuild(kind: type[RelightError], problem: str, hint: str) -> RelightError:
+    return kind(problem, hint=hint)
+
+
+class ConfigError(RelightError):
+    """The operator's input is wrong; nothing was done."""
+
+
+class TransientError(RelightError):
+    """The same call may succeed later."""
+
+    retryable = True
+
+
+class UnavailableError(TransientError):
+    """A server did not answer in time, refused, or broke the connection."""
+
+
+class UnconfirmedError(TransientError):
+    """The commit is durable here, and the standby did not confirm it within the bound: it is not acknowledged."""
+
+
+class PermanentError(RelightError):
+    """The same call will fail again."""
+
+
+class IntegrityError(PermanentError):
+    """Bytes, counts or a schema are not what a manifest says."""
+
+
+class DeniedError(PermanentError):
+    """A permission is missing."""
+
+
+class NotFoundError(PermanentError):
+    """What was named does not exist."""
+
+
+class ConflictError(RelightError):
+    """Somebody else was first."""
+
+
+class StaleEpochError(ConflictError):
+    """A newer epoch exists: this region's time is over."""
+
+
+class LeaseLostError(ConflictError):
+    """This region does not hold a live lease."""
