@@ -1,0 +1,338 @@
+"""One environment, read from its TOML file. Pure: nothing here starts node.
+
+Every refusal is a ConfigError that names the file, the key, the value got and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import MISSING, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from relight.config import Acknowledge, OnLeaseLost, Role, Settings
+from relight.errors import ConfigError
+from relight.objectives import Tier
+from relight_stacks.naming import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from enum import StrEnum
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
+
+# The longest name that leaves every IAM role within its 64 characters and every bucket within its 63.
+_LONGEST_NAME = 16
+
+# vCPU units to the memory that Fargate offers with them, in MiB: smallest, largest, step. Source: Amazon ECS developer
+# guide, "Fargate task sizes".
+_GIB = 1024
+FARGATE_SIZES: dict[int, tuple[int, int, int]] = {
+    256: (512, 2 * _GIB, 512),
+    512: (1 * _GIB, 4 * _GIB, _GIB),
+    1024: (2 * _GIB, 8 * _GIB, _GIB),
+    2048: (4 * _GIB, 16 * _GIB, _GIB),
+    4096: (8 * _GIB, 30 * _GIB, _GIB),
+    8192: (16 * _GIB, 60 * _GIB, 4 * _GIB),
+    16384: (32 * _GIB, 120 * _GIB, 8 * _GIB),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regions:
+    """The two regions of an environment."""
+
+    primary: str
+    standby: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """The agent's ECS service. `replicas` run in the primary, and in the standby once it has recovered.
+
+    `image` may say `{region}`; the container listens on 8080 and answers `/health` and `/ready`. Without `command` the
+    image's own is run.
+    """
+
+    image: str
+    replicas: int
+    cpu: int
+    memory: int
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """The vector database's ECS service: PostgreSQL with pgvector, on a volume that lives as long as its task."""
+
+    image: str
+    cpu: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What a region already has: the subnets and groups that tasks and functions join, and a load balancer."""
+
+    subnet_ids: tuple[str, ...]
+    security_group_ids: tuple[str, ...]
+    load_balancer_dns_name: str
+    target_group_arn: str
+
+
+def _settings_default(name: str) -> Any:
+    """The default of a setting is written down once, in `Settings`."""
+    return next(item.default for item in fields(Settings) if item.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """One named deployment. Equal files make equal values."""
+
+    name: str
+    account: str
+    tier: Tier
+    domain: str
+    regions: Regions
+    agent: Agent
+    vector: Vector
+    primary_network: Network
+    standby_network: Network
+    acknowledge: Acknowledge = _settings_default("acknowledge")
+    on_lease_lost: OnLeaseLost = _settings_default("on_lease_lost")
+    confirm_timeout_s: float = _settings_default("confirm_timeout_s")
+
+    @property
+    def names(self) -> Names:
+        """The names of everything in the environment."""
+        return Names(
+            environment=self.name,
+            account=self.account,
+            primary_region=self.regions.primary,
+            standby_region=self.regions.standby,
+            domain=self.domain,
+        )
+
+    def network(self, role: Role) -> Network:
+        """What the region deployed as `role` already has."""
+        return self.primary_network if role is Role.PRIMARY else self.standby_network
+
+
+def environments_folder() -> Path:
+    """The folder of the environments that ship with the project, or with its wheel."""
+    return Path(str(resources.files("relight_stacks"))) / "environments"
+
+
+def load_environments(folder: Path | None = None) -> list[Environment]:
+    """Every environment of `folder`, sorted by name."""
+    return [load_environment(path) for path in sorted((folder or environments_folder()).glob("*.toml"))]
+
+
+def load_named(name: str, folder: Path | None = None) -> Environment:
+    """The environment called `name`; the error lists those that exist."""
+    path = (folder or environments_folder()) / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(item.stem for item in path.parent.glob("*.toml"))) or "none"
+        raise ConfigError(f"no environment {name!r} in {path.parent}", hint=f"use one of those that exist: {known}")
+    return load_environment(path)
+
+
+def load_environment(path: Path) -> Environment:
+    """Read and validate one file; its stem is the environment's name."""
+    name = path.stem
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{path}: the name {name!r} of the environment is not allowed",
+            hint=f"name the file with at most {_LONGEST_NAME} lower-case letters, digits and single hyphens, a letter first",
+        )
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}", hint="correct the line that it names") from exc
+    root = _Table(path, "", document)
+    account = root.text("account", re.compile(r"[0-9]{12}"), "12 digits in quotes")
+    regions = _regions(root.table("regions"))
+    networks = root.table("network")
+    environment = Environment(
+        name=name,
+        account=account,
+        tier=root.choice("tier", Tier),
+        domain=root.text("domain", _HOST, "a domain name in lower case, such as example.com"),
+        regions=regions,
+        agent=_agent(root.table("agent"), regions),
+        vector=_vector(root.table("vector"), regions),
+        primary_network=_network(networks.table("primary"), regions.primary, account),
+        standby_network=_network(networks.table("standby"), regions.standby, account),
+        acknowledge=root.choice("acknowledge", Acknowledge, default=_default(Environment, "acknowledge")),
+        on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=_default(Environment, "on_lease_lost")),
+        confirm_timeout_s=root.seconds(
+            "confirm_timeout_s", least=0.1, most=60.0, default=_default(Environment, "confirm_timeout_s")
+        ),
+    )
+    networks.done()
+    root.done()
+    return environment
+
+
+def _regions(table: _Table) -> Regions:
+    allowed = "the name of an AWS region, such as us-west-2"
+    regions = Regions(primary=table.text("primary", _REGION, allowed), standby=table.text("standby", _REGION, allowed))
+    if regions.primary == regions.standby:
+        raise table.error("standby", regions.standby, "a region other than regions.primary")
+    table.done()
+    return regions
+
+
+def _agent(table: _Table, regions: Regions) -> Agent:
+    cpu, memory = _size(table)
+    agent = Agent(
+        image=_image(table, regions),
+        replicas=table.integer("replicas", least=1, most=100),
+        cpu=cpu,
+        memory=memory,
+        command=table.texts("command", re.compile(r".+"), "a list of texts", default=()),
+    )
+    table.done()
+    return agent
+
+
+def _vector(table: _Table, regions: Regions) -> Vector:
+    cpu, memory = _size(table)
+    vector = Vector(image=_image(table, regions), cpu=cpu, memory=memory)
+    table.done()
+    return vector
+
+
+def _image(table: _Table, regions: Regions) -> str:
+    image = table.text("image", re.compile(r"\S+"), "the address of a container image")
+    if any(region in image for region in (regions.primary, regions.standby)):
+        raise table.error("image", image, "an image that each region has of its own: write {region} for the region")
+    if "{" in image.replace("{region}", ""):
+        raise table.error("image", image, "an image with no placeholder but {region}")
+    return image
+
+
+def _size(table: _Table) -> tuple[int, int]:
+    cpu = table.integer("cpu", least=min(FARGATE_SIZES), most=max(FARGATE_SIZES))
+    if cpu not in FARGATE_SIZES:
+        raise table.error("cpu", cpu, f"one of {', '.join(map(str, FARGATE_SIZES))}")
+    least, most, step = FARGATE_SIZES[cpu]
+    memory = table.integer("memory", least=least, most=most)
+    if memory % step:
+        raise table.error("memory", memory, f"with cpu = {cpu}, {least} to {most} in steps of {step}")
+    return cpu, memory
+
+
+def _network(table: _Table, region: str, account: str) -> Network:
+    target_group = re.compile(
+        rf"arn:aws:elasticloadbalancing:{re.escape(region)}:{account}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+"
+    )
+    network = Network(
+        subnet_ids=table.texts("subnet_ids", re.compile(r"subnet-[0-9a-f]{8,17}"), "ids such as subnet-0123456789abcdef0"),
+        security_group_ids=table.texts(
+            "security_group_ids", re.compile(r"sg-[0-9a-f]{8,17}"), "ids such as sg-0123456789abcdef0"
+        ),
+        load_balancer_dns_name=table.text("load_balancer_dns_name", _HOST, "the load balancer's own DNS name"),
+        target_group_arn=table.text(
+            "target_group_arn", target_group, f"the ARN of a target group of account {account} in {region}"
+        ),
+    )
+    table.done()
+    return network
+
+
+def _default(kind: type, name: str) -> Any:
+    return next(item.default for item in fields(kind) if item.name == name)
+
+
+_Choice = TypeVar("_Choice", bound="StrEnum")
+
+
+class _Table:
+    """One table of the document: hands out each key once, and refuses what nobody asked for."""
+
+    def __init__(self, path: Path, name: str, values: dict[str, Any]) -> None:
+        self._path = path
+        self._name = name
+        self._values = values
+        self._asked: list[str] = []
+
+    def error(self, key: str, value: object, allowed: str) -> ConfigError:
+        return ConfigError(f"{self._path}: {self._full(key)} = {_shown(value)}", hint=f"allowed: {allowed}")
+
+    def table(self, key: str) -> _Table:
+        value = self._take(key, "a table", MISSING)
+        if not isinstance(value, dict):
+            raise self.error(key, value, "a table")
+        return _Table(self._path, self._full(key), value)
+
+    def text(self, key: str, pattern: re.Pattern[str], allowed: str) -> str:
+        value = self._take(key, allowed, MISSING)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise self.error(key, value, allowed)
+        return value
+
+    def texts(
+        self, key: str, pattern: re.Pattern[str], allowed: str, default: tuple[str, ...] | Any = MISSING
+    ) -> tuple[str, ...]:
+        value = self._take(key, allowed, default)
+        if value is default:
+            return default  # type: ignore[no-any-return]
+        if not isinstance(value, list) or not value:
+            raise self.error(key, value, f"a list of {allowed}, at least one")
+        if not all(isinstance(item, str) and pattern.fullmatch(item) for item in value):
+            raise self.error(key, value, allowed)
+        if len(set(value)) != len(value) and key != "command":
+            raise self.error(key, value, f"{allowed}, each once")
+        return tuple(value)
+
+    def choice(self, key: str, kind: type[_Choice], default: Any = MISSING) -> _Choice:
+        allowed = f"one of {', '.join(kind)}"
+        value = self._take(key, allowed, default)
+        try:
+            return kind(value)
+        except ValueError:
+            raise self.error(key, value, allowed) from None
+
+    def integer(self, key: str, *, least: int, most: int) -> int:
+        allowed = f"a whole number from {least} to {most}"
+        return int(self._number(key, allowed, MISSING, lambda value: isinstance(value, int) and least <= value <= most))
+
+    def seconds(self, key: str, *, least: float, most: float, default: Any) -> float:
+        allowed = f"a number of seconds from {least:g} to {most:g}"
+        return float(self._number(key, allowed, default, lambda value: least <= value <= most))
+
+    def _number(self, key: str, allowed: str, default: Any, good: Callable[[float], bool]) -> float:
+        value = self._take(key, allowed, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not good(value):
+            raise self.error(key, value, allowed)
+        return value
+
+    def done(self) -> None:
+        """Refuse the keys that nobody asked for."""
+        for key, value in self._values.items():
+            if key not in self._asked:
+                known = ", ".join(sorted(self._asked))
+                raise ConfigError(
+                    f"{self._path}: {self._full(key)} = {_shown(value)} is not a key of an environment",
+                    hint=f"allowed here: {known}",
+                )
+
+    def _take(self, key: str, allowed: str, default: Any) -> Any:
+        self._asked.append(key)
+        if key in self._values:
+            return self._values[key]
+        if default is MISSING:
+            raise ConfigError(f"{self._path}: {self._full(key)} is missing", hint=f"allowed: {allowed}")
+        return default
+
+    def _full(self, key: str) -> str:
+        return f"{self._name}.{key}" if self._name else key
+
+
+def _shown(value: object) -> str:
+    return "a table" if isinstance(value, dict) else repr(value)

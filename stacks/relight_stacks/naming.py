@@ -1,0 +1,127 @@
+"""Every name that more than one stack, or more than one region, must agree on. Pure: nothing here starts node.
+
+Names are computed rather than referred to, so that the standby's stack needs no state and no API of the primary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relight.config import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """The names of one environment's resources."""
+
+    environment: str
+    account: str
+    primary_region: str
+    standby_region: str
+    domain: str
+
+    @property
+    def prefix(self) -> str:
+        """What every name of the environment starts with."""
+        return f"relight-{self.environment}"
+
+    def region(self, role: Role) -> str:
+        """The region deployed as `role`."""
+        return self.primary_region if role is Role.PRIMARY else self.standby_region
+
+    def stack(self, part: str) -> str:
+        """The id of the stack for `part`: vault, primary, standby or dns."""
+        return f"{self.environment}-{part}"
+
+    def state_bucket(self, region: str) -> str:
+        """The bucket that holds Terraform's state of the stacks whose home is `region`; made beforehand."""
+        return f"{self.prefix}-state-{self.account}-{region}"
+
+    def vault_bucket(self, region: str) -> str:
+        """The vault of `region`."""
+        return f"{self.prefix}-vault-{self.account}-{region}"
+
+    @property
+    def lease_bucket(self) -> str:
+        """The bucket of the epoch and the lease."""
+        return f"{self.prefix}-lease-{self.account}-{self.lease_region}"
+
+    @property
+    def lease_region(self) -> str:
+        """Where the epoch and the lease live: the standby, as long as there is no witness region."""
+        return self.standby_region
+
+    @property
+    def vault_key_alias(self) -> str:
+        """The alias of the key that encrypts a region's vault, the same in each region."""
+        return f"alias/{self.prefix}-vault"
+
+    @property
+    def operations_key_alias(self) -> str:
+        """The alias of the key that encrypts a region's secrets, logs and messages."""
+        return f"alias/{self.prefix}-operations"
+
+    @property
+    def connections_secret(self) -> str:
+        """The secret that tells how to reach a region's own servers, one in each region."""
+        return f"relight/{self.environment}/connections"
+
+    @property
+    def vector_password_secret(self) -> str:
+        """The secret that a region's own vector database takes its password from when it starts empty."""
+        return f"relight/{self.environment}/vector-password"
+
+    @property
+    def cluster(self) -> str:
+        """The ECS cluster, one in each region."""
+        return self.prefix
+
+    def family(self, service: str) -> str:
+        """The task definition family of an ECS service."""
+        return f"{self.prefix}-{service}"
+
+    def function(self, verb: str) -> str:
+        """The Lambda function that does `verb`."""
+        return f"{self.prefix}-{verb}"
+
+    def schedule(self, verb: str) -> str:
+        """The schedule that calls the function that does `verb`."""
+        return f"{self.prefix}-{verb}"
+
+    @property
+    def boot_rule(self) -> str:
+        """The rule that notices a vector store which has just started."""
+        return f"{self.prefix}-hydrate-on-boot"
+
+    @property
+    def state_machine(self) -> str:
+        """The state machine that recovers."""
+        return f"{self.prefix}-recovery"
+
+    @property
+    def state_machine_arn(self) -> str:
+        """Its ARN."""
+        return f"arn:aws:states:{self.standby_region}:{self.account}:stateMachine:{self.state_machine}"
+
+    @property
+    def incidents_topic(self) -> str:
+        """The topic that people are told by."""
+        return f"{self.prefix}-incidents"
+
+    @property
+    def incidents_topic_arn(self) -> str:
+        """Its ARN."""
+        return f"arn:aws:sns:{self.standby_region}:{self.account}:{self.incidents_topic}"
+
+    def iam_role(self, what: str, region: str) -> str:
+        """A role's name. IAM is global, so the region is part of it."""
+        return f"{self.prefix}-{what}-{region}"
+
+    @property
+    def service_host(self) -> str:
+        """The one name that callers of the agent use."""
+        return f"agent.{self.environment}.{self.domain}"
+
+    def endpoint_host(self, role: Role) -> str:
+        """The name of one region's own endpoint."""
+        return f"{role}.{self.service_host}"

@@ -1,0 +1,45 @@
+"""What each region's functions, agent and CLI are told. Pure: nothing here starts node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight.config import Role, Settings
+
+if TYPE_CHECKING:
+    from relight_stacks.environment import Environment
+
+
+def settings_for(environment: Environment, role: Role) -> Settings:
+    """The settings of everything that runs in the region deployed as `role`."""
+    names = environment.names
+    region = names.region(role)
+    peer = names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY)
+    return Settings(
+        environment=environment.name,
+        tier=environment.tier,
+        role=role,
+        region=region,
+        primary_region=names.primary_region,
+        standby_region=names.standby_region,
+        vault_bucket=names.vault_bucket(region),
+        peer_vault_bucket=names.vault_bucket(peer),
+        lease_bucket=names.lease_bucket,
+        lease_region=names.lease_region,
+        connections_secret=names.connections_secret,
+        service_url=f"https://{names.service_host}",
+        primary_url=f"https://{names.endpoint_host(Role.PRIMARY)}",
+        standby_url=f"https://{names.endpoint_host(Role.STANDBY)}",
+        cluster=names.cluster,
+        agent_service=AGENT_SERVICE,
+        agent_replicas=environment.agent.replicas,
+        state_machine_arn=names.state_machine_arn,
+        incidents_topic_arn=names.incidents_topic_arn,
+        acknowledge=environment.acknowledge,
+        confirm_timeout_s=environment.confirm_timeout_s,
+        on_lease_lost=environment.on_lease_lost,
+    )
+
+
+AGENT_SERVICE = "agent"
+VECTOR_SERVICE = "vector"
