@@ -1,0 +1,40 @@
+"""Vectors as bytes: 32-bit floats, little end first, the form in which the journal and manifests hold them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from typing import TYPE_CHECKING
+
+from relight.errors import PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def pack(vector: Sequence[float]) -> bytes:
+    """Four bytes for each component.
+
+    Raises PermanentError for a component that no store accepts (not a number, or beyond a 32-bit float): one such entry
+    in the journal would stop every region's applier.
+    """
+    try:
+        packed = array("f", vector)
+    except (TypeError, OverflowError) as exc:
+        raise PermanentError("a vector holds something that is not a 32-bit float", hint="pass floats") from exc
+    bad = next((i for i, value in enumerate(packed) if not math.isfinite(value)), None)
+    if bad is not None:
+        raise PermanentError(f"component {bad} of a vector is {vector[bad]!r}", hint="pass finite 32-bit floats")
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack(data: bytes) -> array[float]:
+    """The inverse of `pack`."""
+    vector = array("f")
+    vector.frombytes(data)
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return vector
