@@ -1,0 +1,77 @@
+"""Real servers for tests, shared by the session and ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relight_drill.nats import NatsServer
+from relight_drill.postgres import STANDBY_NAME, PostgresServer
+from relight_drill.processes import ProcessGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePair:
+    """A primary and its streaming standby."""
+
+    primary: PostgresServer
+    standby: PostgresServer
+
+
+@pytest.fixture(scope="session")
+def server_group() -> Iterator[ProcessGroup]:
+    """The session's processes: none outlives it, not even when it is killed."""
+    with ProcessGroup() as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def server_dir(server_group: ProcessGroup) -> Iterator[Path]:
+    """A folder for the servers' data that their unprivileged user may enter (pytest's own are closed to it)."""
+    path = Path(tempfile.mkdtemp(prefix="relight-servers-"))
+    path.chmod(0o711)
+    server_group.remove_at_end(path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+async def start_pair(group: ProcessGroup, folder: Path) -> StatePair:
+    """A new pair, whose primary waits for the standby where `synchronous_commit` says so."""
+    settings = {"synchronous_standby_names": STANDBY_NAME}
+    primary = PostgresServer(group, folder / "primary", name="state-primary", database="relight", settings=settings)
+    standby = PostgresServer(group, folder / "standby", name="state-standby", database="relight")
+    await primary.create()
+    await standby.base_backup(primary)
+    await standby.start()
+    return StatePair(primary=primary, standby=standby)
+
+
+@pytest.fixture(scope="session")
+def state_pair(server_group: ProcessGroup, server_dir: Path) -> StatePair:
+    """Database `relight`: a primary with its streaming standby, shared by the session; promote a pair of your own."""
+    return asyncio.run(start_pair(server_group, server_dir / "state"))
+
+
+@pytest.fixture(scope="session")
+def vector_server(server_group: ProcessGroup, server_dir: Path) -> PostgresServer:
+    """Database `memory`, not replicated."""
+    server = PostgresServer(server_group, server_dir / "vector", name="vector", database="memory")
+    asyncio.run(server.create())
+    return server
+
+
+@pytest.fixture(scope="session")
+def nats_server(server_group: ProcessGroup, server_dir: Path) -> NatsServer:
+    """JetStream, shared by the session: name your streams after your test."""
+    server = NatsServer(server_group, server_dir / "nats", name="nats")
+    asyncio.run(server.start())
+    return server
