@@ -50,6 +50,7 @@ from cdktf import (
     AssetType,
     S3Backend,
     TerraformAsset,
+    TerraformProvider,
     TerraformResourceLifecycle,
     TerraformStack,
 )
@@ -206,6 +207,7 @@ __all__ = [
     "SfnStateMachineTracingConfiguration",
     "SnsTopic",
     "TerraformAsset",
+    "TerraformProvider",
     "TerraformResourceLifecycle",
     "TerraformStack",
 ]

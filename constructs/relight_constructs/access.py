@@ -1,0 +1,139 @@
+"""Buckets as every stack knows them, and what may be done to them. Pure: nothing here starts node.
+
+A vault belongs to one stack and is used from others, whose state must not depend on it: so it is known by its computed
+name, and its key by its alias, because a key's id cannot be computed. Each verb's actions are a constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relight_constructs.policies import Statement
+
+if TYPE_CHECKING:
+    from relight_constructs.policies import Grantee
+
+POINTS = "points/"
+RUNS = "runs/"
+LEASE_OBJECT = "lease.json"
+SENTINEL_OBJECT = "sentinel.json"
+
+SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject")
+RESTORE_ACTIONS = ("s3:GetObject",)
+RECORD_ACTIONS = ("s3:PutObject",)
+REVIEW_ACTIONS = ("s3:GetObject",)
+LIST_ACTIONS = ("s3:ListBucket",)
+HOLD_ACTIONS = ("s3:GetObject", "s3:PutObject")
+READ_ACTIONS = ("s3:GetObject",)
+ENCRYPT_ACTIONS = ("kms:Decrypt", "kms:GenerateDataKey")
+WRITE_KEY_ACTIONS = ("kms:GenerateDataKey",)
+READ_KEY_ACTIONS = ("kms:Decrypt",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketRef:
+    """A bucket with the key that encrypts it. `label` tells it from others in the names of policies."""
+
+    label: str
+    bucket: str
+    region: str
+    account: str
+    key_alias: str
+
+    @property
+    def arn(self) -> str:
+        """The bucket's ARN."""
+        return f"arn:aws:s3:::{self.bucket}"
+
+    def _objects(self, actions: tuple[str, ...], key: str) -> Statement:
+        return Statement(actions=actions, resources=(f"{self.arn}/{key}",))
+
+    def _listing(self, prefix: str) -> Statement:
+        return Statement(
+            actions=LIST_ACTIONS,
+            resources=(self.arn,),
+            condition={"StringLike": {"s3:prefix": f"{prefix}*"}},
+        )
+
+    def _key(self, actions: tuple[str, ...]) -> Statement:
+        """Any key of the region that carries the alias, through S3 alone: the id of the key is another stack's."""
+        return Statement(
+            actions=actions,
+            resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
+            condition={
+                "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
+                "StringEquals": {"kms:ViaService": f"s3.{self.region}.amazonaws.com"},
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultRef(BucketRef):
+    """A region's vault: recovery points under `points/`, the timelines of recovery runs under `runs/`."""
+
+    def grant_seal(self, grantee: Grantee) -> None:
+        """Upload recovery points and seal them."""
+        grantee.allow(
+            f"seal-{self.label}",
+            self._listing(POINTS),
+            self._objects(SEAL_ACTIONS, f"{POINTS}*"),
+            self._key(ENCRYPT_ACTIONS),
+        )
+
+    def grant_restore(self, grantee: Grantee) -> None:
+        """Find recovery points and read them."""
+        grantee.allow(
+            f"restore-{self.label}",
+            self._listing(POINTS),
+            self._objects(RESTORE_ACTIONS, f"{POINTS}*"),
+            self._key(READ_KEY_ACTIONS),
+        )
+
+    def grant_record(self, grantee: Grantee) -> None:
+        """Write to the timelines of recovery runs, and read nothing."""
+        grantee.allow(
+            f"record-{self.label}",
+            self._objects(RECORD_ACTIONS, f"{RUNS}*"),
+            self._key(WRITE_KEY_ACTIONS),
+        )
+
+    def grant_review(self, grantee: Grantee) -> None:
+        """Read the timelines of recovery runs."""
+        grantee.allow(
+            f"review-{self.label}",
+            self._listing(RUNS),
+            self._objects(REVIEW_ACTIONS, f"{RUNS}*"),
+            self._key(READ_KEY_ACTIONS),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRef(BucketRef):
+    """The one bucket of the epoch and the lease.
+
+    Whoever reads it may also list it: S3 answers 403 rather than 404 for a missing object to those who may not, and a
+    lease that was never taken must not look like a missing permission. That holds only for a listing without a prefix.
+    """
+
+    def grant_hold(self, grantee: Grantee) -> None:
+        """Take, renew and read the lease."""
+        self._grant(grantee, f"hold-{self.label}", HOLD_ACTIONS, LEASE_OBJECT, ENCRYPT_ACTIONS)
+
+    def grant_read(self, grantee: Grantee) -> None:
+        """Read the lease."""
+        self._grant(grantee, f"read-{self.label}", READ_ACTIONS, LEASE_OBJECT, READ_KEY_ACTIONS)
+
+    def grant_remember(self, grantee: Grantee) -> None:
+        """Keep the sentinel's own notes between its minutes."""
+        self._grant(grantee, "remember", HOLD_ACTIONS, SENTINEL_OBJECT, ENCRYPT_ACTIONS)
+
+    def _grant(
+        self, grantee: Grantee, name: str, actions: tuple[str, ...], key: str, key_actions: tuple[str, ...]
+    ) -> None:
+        grantee.allow(
+            name,
+            Statement(actions=LIST_ACTIONS, resources=(self.arn,)),
+            self._objects(actions, key),
+            self._key(key_actions),
+        )

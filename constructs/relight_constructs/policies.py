@@ -1,0 +1,157 @@
+"""IAM policies as values. Pure: nothing here starts node.
+
+A policy is one small document for one grant. A statement on every resource (`*`) is refused unless each of its actions
+is listed in `ANY_RESOURCE` with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = "2012-10-17"
+
+_ENI = "Lambda makes its network interfaces under the role before any resource exists, and checks for `*`"
+_XRAY = "X-Ray's writing actions take no resource"
+_DELIVERY = "CloudWatch's log delivery actions take no resource"
+
+# The only actions that may be allowed on every resource, and why. Source: the service authorization reference, where
+# these actions have no resource type, or only one that cannot be known beforehand.
+ANY_RESOURCE: dict[str, str] = {
+    "ec2:AssignPrivateIpAddresses": _ENI,
+    "ec2:CreateNetworkInterface": _ENI,
+    "ec2:DeleteNetworkInterface": _ENI,
+    "ec2:DescribeNetworkInterfaces": _ENI,
+    "ec2:DescribeSubnets": _ENI,
+    "ec2:UnassignPrivateIpAddresses": _ENI,
+    "ecr:GetAuthorizationToken": "a registry's token is for the whole account",
+    "logs:CreateLogDelivery": _DELIVERY,
+    "logs:DeleteLogDelivery": _DELIVERY,
+    "logs:DescribeLogGroups": _DELIVERY,
+    "logs:DescribeResourcePolicies": _DELIVERY,
+    "logs:GetLogDelivery": _DELIVERY,
+    "logs:ListLogDeliveries": _DELIVERY,
+    "logs:PutResourcePolicy": _DELIVERY,
+    "logs:UpdateLogDelivery": _DELIVERY,
+    "xray:PutTelemetryRecords": _XRAY,
+    "xray:PutTraceSegments": _XRAY,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What is allowed, on what, under which condition. `effect` is only ever `Deny` to narrow what a service needs."""
+
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    condition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    effect: str = "Allow"
+
+    def __post_init__(self) -> None:
+        if not self.actions or not self.resources:
+            raise ValueError(f"a statement needs actions and resources, got {self.actions} on {self.resources}")
+        wide = [action for action in self.actions if action not in ANY_RESOURCE]
+        if self.effect == "Allow" and "*" in self.resources and wide:
+            raise ValueError(
+                f"{', '.join(wide)} on every resource; name the resources, or add a reason to ANY_RESOURCE"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The statement as IAM reads it."""
+        document: dict[str, Any] = {
+            "Effect": self.effect,
+            "Action": sorted(self.actions),
+            "Resource": list(self.resources),
+        }
+        if self.condition:
+            document["Condition"] = self.condition
+        return document
+
+
+def policy(*statements: Statement) -> str:
+    """A policy document; equal statements make equal text."""
+    return _document([statement.to_json() for statement in statements])
+
+
+def trust(service: str, *, account: str, source_arn: str | None = None) -> str:
+    """Who may take on a role: one AWS service, on behalf of our own account alone, and of `source_arn` where given."""
+    condition: dict[str, dict[str, str]] = {"StringEquals": {"aws:SourceAccount": account}}
+    if source_arn is not None:
+        condition["ArnLike"] = {"aws:SourceArn": source_arn}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": service},
+        "Action": "sts:AssumeRole",
+        "Condition": condition,
+    }
+    return _document([statement])
+
+
+def trust_lambda() -> str:
+    """Lambda's trust: it takes on a function's role without naming the account, so a condition would shut it out."""
+    principal = {"Service": "lambda.amazonaws.com"}
+    return _document([{"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}])
+
+
+def key_policy(*, account: str, logs_region: str | None = None) -> str:
+    """A key's own policy: the account's IAM policies decide, and CloudWatch Logs of `logs_region` may use it.
+
+    The resource `*` of a key policy is that one key.
+    """
+    statements: list[dict[str, Any]] = [
+        {
+            "Sid": "AccountDecidesByIam",
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{account}:root"},
+            "Action": "kms:*",
+            "Resource": "*",
+        }
+    ]
+    if logs_region is not None:
+        statements.append(
+            {
+                "Sid": "LogsEncrypt",
+                "Effect": "Allow",
+                "Principal": {"Service": f"logs.{logs_region}.amazonaws.com"},
+                "Action": ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+                "Resource": "*",
+                "Condition": {
+                    "ArnLike": {
+                        "kms:EncryptionContext:aws:logs:arn": f"arn:aws:logs:{logs_region}:{account}:log-group:*"
+                    }
+                },
+            }
+        )
+    return _document(statements)
+
+
+def tls_only(bucket: str) -> str:
+    """A bucket's own policy: nobody comes in without TLS."""
+    return _document(
+        [
+            {
+                "Sid": "TlsOnly",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ]
+    )
+
+
+def _document(statements: list[dict[str, Any]]) -> str:
+    return json.dumps({"Version": VERSION, "Statement": statements}, separators=(",", ":"))
+
+
+class Grantee(Protocol):
+    """Whoever can be granted something: each grant becomes one policy of its own, called `name`."""
+
+    def allow(self, name: str, *statements: Statement) -> None:
+        """Add the policy `name`; a second one with the same name is an error."""
+        ...

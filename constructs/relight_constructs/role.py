@@ -1,0 +1,37 @@
+"""A role with one small policy for each grant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight_constructs.bindings import Construct, IamRole, IamRolePolicy
+from relight_constructs.policies import policy
+
+if TYPE_CHECKING:
+    from relight_constructs.bindings import TerraformProvider
+    from relight_constructs.policies import Statement
+
+
+class Role(Construct):
+    """Define a role that starts with no permission. It is a Grantee."""
+
+    def __init__(
+        self, scope: Construct, id_: str, *, name: str, trust: str, provider: TerraformProvider | None = None
+    ) -> None:
+        super().__init__(scope, id_)
+        self._provider = provider
+        self._role = IamRole(self, "role", name=name, assume_role_policy=trust, provider=provider)
+        self.policies: list[IamRolePolicy] = []
+
+    @property
+    def arn(self) -> str:
+        """A reference to its ARN."""
+        return self._role.arn
+
+    def allow(self, name: str, *statements: Statement) -> None:
+        """Add one policy."""
+        self.policies.append(
+            IamRolePolicy(
+                self, name, name=name, role=self._role.name, policy=policy(*statements), provider=self._provider
+            )
+        )

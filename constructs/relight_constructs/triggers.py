@@ -1,0 +1,89 @@
+"""What calls a function by itself: a clock, and a vector store that has just started."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from relight_constructs.bindings import (
+    CloudwatchEventRule,
+    CloudwatchEventTarget,
+    CloudwatchEventTargetRetryPolicy,
+    Construct,
+    SchedulerSchedule,
+    SchedulerScheduleFlexibleTimeWindow,
+    SchedulerScheduleTarget,
+    SchedulerScheduleTargetRetryPolicy,
+)
+from relight_constructs.policies import trust
+from relight_constructs.role import Role
+
+if TYPE_CHECKING:
+    from relight_constructs.props import BootRuleProps, ScheduleProps
+
+# A hydration that could not be delivered for an hour has been noticed by then.
+_HYDRATE_LATE_S = 3600
+
+
+class Schedule(Construct):
+    """Define a schedule that calls one function, and may do nothing else."""
+
+    def __init__(self, scope: Construct, id_: str, props: ScheduleProps) -> None:
+        super().__init__(scope, id_)
+        place = props.place
+        role = Role(
+            self,
+            "role",
+            name=place.role_name(f"{props.function.node.id}-schedule"),
+            trust=trust("scheduler.amazonaws.com", account=place.account),
+        )
+        props.function.grant_invoke(role)
+        SchedulerSchedule(
+            self,
+            "schedule",
+            name=props.name,
+            schedule_expression=props.rate,
+            flexible_time_window=SchedulerScheduleFlexibleTimeWindow(mode="OFF"),
+            target=SchedulerScheduleTarget(
+                arn=props.function.arn,
+                role_arn=role.arn,
+                input="{}",
+                retry_policy=SchedulerScheduleTargetRetryPolicy(
+                    maximum_event_age_in_seconds=props.late_s, maximum_retry_attempts=2
+                ),
+            ),
+        )
+
+
+class HydrateOnBoot(Construct):
+    """Define the rule that hydrates a vector store as soon as its task runs, with no recovery and no person."""
+
+    def __init__(self, scope: Construct, id_: str, props: BootRuleProps) -> None:
+        super().__init__(scope, id_)
+        pattern = {
+            "source": ["aws.ecs"],
+            "detail-type": ["ECS Task State Change"],
+            "detail": {
+                "clusterArn": [props.service.cluster_arn],
+                "group": [f"service:{props.service.name}"],
+                "lastStatus": ["RUNNING"],
+            },
+        }
+        rule = CloudwatchEventRule(
+            self,
+            "rule",
+            name=props.name,
+            description="A vector store has started: fill it if it is empty",
+            event_pattern=json.dumps(pattern, separators=(",", ":")),
+        )
+        CloudwatchEventTarget(
+            self,
+            "target",
+            rule=rule.name,
+            target_id="hydrate",
+            arn=props.function.arn,
+            retry_policy=CloudwatchEventTargetRetryPolicy(
+                maximum_event_age_in_seconds=_HYDRATE_LATE_S, maximum_retry_attempts=10
+            ),
+        )
+        props.function.admit("on-boot", service="events.amazonaws.com", source_arn=rule.arn)

@@ -1,0 +1,73 @@
+"""Synthesize every environment: `python -P -m relight_stacks.app`. It is what `cdktf synth` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relight.errors import RelightError
+from relight_constructs.bundle import LAMBDA, build_bundle
+from relight_stacks.environment import load_environments, load_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relight_stacks.environment import Environment
+
+# Beside cdktf's own output, and as little a part of the sources.
+CACHE = Path(".relight") / "bundles"
+
+
+def synthesize(environments: Sequence[Environment], *, bundle: Path, output: Path | None = None) -> Path:
+    """Write each environment's four stacks as Terraform JSON; the same input writes the same bytes.
+
+    Returns the folder: `output`, else what CDKTF_OUTDIR says, else `cdktf.out`. A stack is in
+    `stacks/<environment>-<part>/cdk.tf.json`, beside the bundle that it names by a relative path.
+    """
+    # Imported here, because it starts node: --help and a wrong environment answer at once.
+    from relight_constructs.bindings import App
+    from relight_stacks.dns import DnsStack
+    from relight_stacks.primary import PrimaryStack
+    from relight_stacks.standby import StandbyStack
+    from relight_stacks.vault import VaultStack
+
+    app = App() if output is None else App(outdir=str(output))
+    for environment in environments:
+        vault = VaultStack(app, environment)
+        dns = DnsStack(app, environment)
+        primary = PrimaryStack(app, environment, bundle=bundle)
+        standby = StandbyStack(app, environment, bundle=bundle)
+        for region in (primary, standby):
+            # The zone and the vaults are found by name, so only the order of a first deployment depends on them.
+            region.add_dependency(vault)
+            region.add_dependency(dns)
+    app.synth()
+    return Path(app.outdir)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when done, 1 when refused."""
+    parser = argparse.ArgumentParser(prog="python -P -m relight_stacks.app", description="Synthesize the stacks.")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write here instead of to cdktf.out")
+    parser.add_argument(
+        "--environment", action="append", metavar="NAME", help="synthesize this one only; may be given again"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="ZIP", help="use this zip for the functions instead of building one for Lambda"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        named = options.environment
+        environments = [load_named(name) for name in named] if named else load_environments()
+        bundle = options.bundle or build_bundle(LAMBDA, CACHE)
+        synthesize(environments, bundle=bundle.absolute(), output=options.output)
+    except RelightError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Where an environment's vaults and lease are, for the stacks that did not make them. Pure: nothing here starts node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight_constructs.access import LeaseRef, VaultRef
+
+if TYPE_CHECKING:
+    from relight.config import Role
+    from relight_stacks.environment import Environment
+
+
+def vault_of(environment: Environment, role: Role) -> VaultRef:
+    """The vault of the region deployed as `role`."""
+    names = environment.names
+    region = names.region(role)
+    return VaultRef(
+        label=f"{role}-vault",
+        bucket=names.vault_bucket(region),
+        region=region,
+        account=environment.account,
+        key_alias=names.vault_key_alias,
+    )
+
+
+def lease_of(environment: Environment) -> LeaseRef:
+    """The bucket of the epoch and the lease."""
+    names = environment.names
+    return LeaseRef(
+        label="lease",
+        bucket=names.lease_bucket,
+        region=names.lease_region,
+        account=environment.account,
+        key_alias=names.vault_key_alias,
+    )

@@ -1,0 +1,163 @@
+"""What both regions have: a key, secrets, a cluster with the agent and its vector database, and an endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight_constructs.bindings import AssetType, TerraformAsset
+from relight_constructs.bundle import content_hash
+from relight_constructs.failover import Endpoint
+from relight_constructs.function import Function
+from relight_constructs.key import Key
+from relight_constructs.props import (
+    Attachment,
+    ClusterProps,
+    Code,
+    EndpointProps,
+    FunctionProps,
+    KeyProps,
+    SecretProps,
+    ServiceProps,
+)
+from relight_constructs.secret import Secret
+from relight_constructs.services import Cluster, Service
+from relight_stacks.refs import lease_of, vault_of
+from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
+from relight_stacks.stack import HomeStack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relight.config import Role
+    from relight_constructs.bindings import Construct
+    from relight_stacks.environment import Environment
+
+# Where the agent's container listens, and the paths it answers: /health for the load balancer, /ready for Route 53.
+AGENT_PORT = 8080
+# The vector database is a PostgreSQL; its data is on a volume that lives as long as its task.
+VECTOR_PORT = 5432
+VECTOR_FOLDERS = ("/var/lib/postgresql", "/var/run/postgresql", "/tmp")  # noqa: S108 - folders inside the container
+
+
+class RegionStack(HomeStack):
+    """Define one region's services. `bundle` is the zip that its functions run."""
+
+    def __init__(
+        self, scope: Construct, environment: Environment, role: Role, *, bundle: Path, agents: int
+    ) -> None:
+        names = environment.names
+        super().__init__(scope, environment, str(role), names.region(role))
+        network = environment.network(role)
+        self.role = role
+        self.settings = settings_for(environment, role)
+        self.own_vault = vault_of(environment, role)
+        self.lease = lease_of(environment)
+        self.network = Attachment(
+            subnet_ids=network.subnet_ids, security_group_ids=network.security_group_ids
+        )
+        asset = TerraformAsset(self, "bundle", path=str(bundle), type=AssetType.FILE)
+        self._code = Code(path=asset.path, sha256=content_hash(bundle))
+        self.key = Key(
+            self,
+            "key",
+            KeyProps(
+                place=self.home,
+                alias=names.operations_key_alias,
+                description="Secrets, logs and messages of Relight",
+                for_logs=True,
+            ),
+        )
+        self.connections = Secret(
+            self,
+            "connections",
+            SecretProps(
+                name=names.connections_secret,
+                description="How to reach this region's own databases and queue",
+                key=self.key,
+            ),
+        )
+        password = Secret(
+            self,
+            "vector-password",
+            SecretProps(
+                name=names.vector_password_secret,
+                description="The password that this region's vector database starts with",
+                key=self.key,
+            ),
+        )
+        cluster = Cluster(self, "cluster", ClusterProps(place=self.home, name=names.cluster))
+        self.agent = Service(
+            self,
+            "agent",
+            ServiceProps(
+                place=self.home,
+                cluster=cluster,
+                name=AGENT_SERVICE,
+                family=names.family(AGENT_SERVICE),
+                image=_image(environment.agent.image, self.home.region),
+                command=environment.agent.command,
+                cpu=environment.agent.cpu,
+                memory=environment.agent.memory,
+                desired_count=agents,
+                port=AGENT_PORT,
+                network=self.network,
+                logs_key=self.key,
+                health_command=f"wget -q -O /dev/null http://127.0.0.1:{AGENT_PORT}/health || exit 1",
+                environment=self.settings.to_env(),
+                target_group_arn=network.target_group_arn,
+            ),
+        )
+        self.connections.grant_read(self.agent)
+        self.lease.grant_hold(self.agent)
+        self.vector = Service(
+            self,
+            "vector",
+            ServiceProps(
+                place=self.home,
+                cluster=cluster,
+                name=VECTOR_SERVICE,
+                family=names.family(VECTOR_SERVICE),
+                image=_image(environment.vector.image, self.home.region),
+                cpu=environment.vector.cpu,
+                memory=environment.vector.memory,
+                desired_count=1,
+                port=VECTOR_PORT,
+                network=self.network,
+                logs_key=self.key,
+                health_command="pg_isready -q",
+                environment={"POSTGRES_DB": "memory"},
+                secrets={"POSTGRES_PASSWORD": password},
+                writable=VECTOR_FOLDERS,
+            ),
+        )
+        Endpoint(
+            self,
+            "endpoint",
+            EndpointProps(
+                zone=environment.domain,
+                host=names.endpoint_host(role),
+                load_balancer_dns_name=network.load_balancer_dns_name,
+            ),
+        )
+
+    def function(self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None) -> Function:
+        """Add the function that does `verb`; `networked` when it talks to the region's own servers."""
+        return Function(
+            self,
+            verb,
+            FunctionProps(
+                place=self.home,
+                name=self.names.function(verb),
+                verb=verb,
+                code=self._code,
+                environment=self.settings.to_env(),
+                timeout_s=timeout_s,
+                logs_key=self.key,
+                network=self.network if networked else None,
+                at_once=at_once,
+            ),
+        )
+
+
+def _image(image: str, region: str) -> str:
+    return image.replace("{region}", region)

@@ -1,0 +1,129 @@
+"""The stack of the pilot light: one agent, the sentinel that watches, and everything that relights it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight.config import Role
+from relight_constructs.machine import RecoveryMachine
+from relight_constructs.props import BootRuleProps, RecoveryMachineProps, ScheduleProps, TopicProps
+from relight_constructs.secret import IncidentsTopic
+from relight_constructs.triggers import HydrateOnBoot, Schedule
+from relight_stacks.region import RegionStack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relight_constructs.bindings import Construct
+    from relight_stacks.environment import Environment
+
+# A pilot light: enough to be found alive, scaled to the environment's replicas by a recovery.
+STANDBY_AGENTS = 1
+
+# EventBridge Scheduler's shortest rate; the sentinel probes several times within its minute.
+SENTINEL_RATE = "rate(1 minute)"
+SENTINEL_LATE_S = 60
+
+
+class StandbyStack(RegionStack):
+    """Define the standby region. At run time it needs no control plane outside its own region.
+
+    A function that talks to the region's servers joins its network; the others stay outside, so that they need no
+    endpoints. Every permission of every function is one line here.
+    """
+
+    def __init__(self, scope: Construct, environment: Environment, *, bundle: Path) -> None:
+        super().__init__(scope, environment, Role.STANDBY, bundle=bundle, agents=STANDBY_AGENTS)
+        topic = IncidentsTopic(
+            self, "incidents", TopicProps(place=self.home, name=self.names.incidents_topic, key=self.key)
+        )
+
+        assess = self.function("assess", timeout_s=60, networked=True)
+        self.connections.grant_read(assess)
+        self.own_vault.grant_restore(assess)
+        self.lease.grant_read(assess)
+        self.own_vault.grant_record(assess)
+
+        # It waits for the old lease to run out.
+        fence = self.function("fence", timeout_s=120, networked=False)
+        self.lease.grant_hold(fence)
+        self.own_vault.grant_record(fence)
+
+        promote = self.function("promote", timeout_s=300, networked=True)
+        self.connections.grant_read(promote)
+        self.lease.grant_read(promote)
+        self.own_vault.grant_record(promote)
+
+        scale = self.function("scale", timeout_s=120, networked=False)
+        self.agent.grant_scale(scale)
+        self.own_vault.grant_record(scale)
+
+        hydrate = self.function("hydrate", timeout_s=900, networked=True)
+        self.connections.grant_read(hydrate)
+        self.own_vault.grant_restore(hydrate)
+        self.own_vault.grant_record(hydrate)
+        self.own_vault.grant_review(hydrate)
+
+        verify = self.function("verify", timeout_s=300, networked=True)
+        self.connections.grant_read(verify)
+        self.lease.grant_read(verify)
+        self.own_vault.grant_restore(verify)
+        self.own_vault.grant_record(verify)
+
+        replay = self.function("replay", timeout_s=300, networked=True)
+        self.connections.grant_read(replay)
+        self.lease.grant_read(replay)
+        self.own_vault.grant_record(replay)
+
+        open_gate = self.function("open-gate", timeout_s=60, networked=True)
+        self.connections.grant_read(open_gate)
+        self.lease.grant_read(open_gate)
+        self.own_vault.grant_record(open_gate)
+
+        announce = self.function("announce", timeout_s=60, networked=False)
+        topic.grant_publish(announce)
+        self.own_vault.grant_review(announce)
+        self.own_vault.grant_record(announce)
+
+        # Two sentinels at once would both count the same failures.
+        sentinel = self.function("sentinel", timeout_s=60, networked=False, at_once=1)
+        self.lease.grant_read(sentinel)
+        self.lease.grant_remember(sentinel)
+
+        machine = RecoveryMachine(
+            self,
+            "recovery",
+            RecoveryMachineProps(
+                place=self.home,
+                name=self.names.state_machine,
+                functions={
+                    "assess": assess,
+                    "fence": fence,
+                    "promote": promote,
+                    "scale": scale,
+                    "hydrate": hydrate,
+                    "verify": verify,
+                    "replay": replay,
+                    "open-gate": open_gate,
+                    "announce": announce,
+                },
+                logs_key=self.key,
+            ),
+        )
+        machine.grant_start(sentinel)
+        Schedule(
+            self,
+            "sentinel-schedule",
+            ScheduleProps(
+                place=self.home,
+                name=self.names.schedule("sentinel"),
+                rate=SENTINEL_RATE,
+                function=sentinel,
+                late_s=SENTINEL_LATE_S,
+            ),
+        )
+        HydrateOnBoot(
+            self,
+            "hydrate-on-boot",
+            BootRuleProps(name=self.names.boot_rule, service=self.vector, function=hydrate),
+        )
