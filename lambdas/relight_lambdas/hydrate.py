@@ -1,0 +1,14 @@
+"""Fill the vector store: as a state of the recovery, and when a store's task has just started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relight.recovery.run import Run, run_state
+from relight.wiring import Region
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Take a recovery's event, or the ECS event of a vector store's task that turned RUNNING."""
+    with Region.from_env() as region:
+        return run_state("hydrate", region, Run.parse(event))

@@ -1,0 +1,14 @@
+"""Prove that memory is whole. A state of the recovery state machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relight.recovery.run import Run, run_state
+from relight.wiring import Region
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Run the state for the run that the event names, and return its part of the timeline."""
+    with Region.from_env() as region:
+        return run_state("verify", region, Run.parse(event))

@@ -1,0 +1,71 @@
+"""The decision to recover: a pure function of evidence and policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from relight.recovery.evidence import Evidence
+
+
+class Verdict(StrEnum):
+    """What to do now."""
+
+    HOLD = "hold"
+    RECOVER = "recover"
+    PAGE = "page"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When the primary counts as lost."""
+
+    probe_threshold: int
+    primary_region: str
+    lease_margin_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A verdict, the reasons for it in words, and the epoch that recovery would take."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    next_epoch: int
+
+
+def decide(evidence: Evidence, policy: Policy) -> Decision:
+    """Recover only when two witnesses agree: the public endpoint fails and the lease has run out.
+
+    An endpoint that fails under a live lease is a primary that lives and cannot be reached from outside: taking over
+    would fence a region that works, so a person is paged. A primary that never answered and a lease that is not the
+    primary's are left alone.
+    """
+    lease, probes = evidence.lease, evidence.probes
+    if lease is None:
+        return _hold(0, "no region has taken the first epoch yet")
+    if lease.region != policy.primary_region:
+        return _hold(lease.epoch, f"epoch {lease.epoch} is held by {lease.region}: recovery has happened")
+    if not probes.ever_answered:
+        return _hold(lease.epoch, "the primary has never been ready, so it was not lost")
+    if probes.failures < policy.probe_threshold:
+        return _hold(lease.epoch, f"{probes.failures} of {policy.probe_threshold} probes in a row failed")
+    failing = f"{probes.failures} probes in a row failed since {_time(probes.failing_since)} ({probes.last_error})"
+    overdue_s = (evidence.at - lease.expires_at).total_seconds()
+    if overdue_s <= policy.lease_margin_s:
+        live = f"the lease of {lease.region} is live until {_time(lease.expires_at)}"
+        return Decision(verdict=Verdict.PAGE, reasons=(failing, live), next_epoch=lease.epoch + 1)
+    over = f"the lease of {lease.region} ran out {overdue_s:.0f} s ago"
+    return Decision(verdict=Verdict.RECOVER, reasons=(failing, over), next_epoch=lease.epoch + 1)
+
+
+def _hold(epoch: int, reason: str) -> Decision:
+    return Decision(verdict=Verdict.HOLD, reasons=(reason,), next_epoch=epoch + 1)
+
+
+def _time(moment: datetime | None) -> str:
+    return moment.strftime("%H:%M:%SZ") if moment else "the start"

@@ -1,0 +1,153 @@
+"""Runs a state of the recovery in a region, with its timeline. Handlers and the CLI both come through here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relight.errors import ConfigError
+from relight.queue.jetstream import open_queue
+from relight.recovery import states
+from relight.recovery.decide import Policy
+from relight.recovery.sentinel import Watch, publish_page, start_execution, watch
+from relight.tasks.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from relight.wiring import Region
+
+# The schedule's shortest rate is a minute; a probe more would overlap the next invocation.
+WATCH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of the recovery state machine. Every state gets the same."""
+
+    run_id: str
+    reason: str = ""
+    failed: bool = False
+
+    @classmethod
+    def parse(cls, event: Mapping[str, Any]) -> Run:
+        """Read a state's input; ConfigError when it names no run."""
+        run_id = event.get("run_id")
+        if event.get("source") == "aws.ecs":
+            # A store's task turned RUNNING outside of any recovery: its hydration has a timeline of its own.
+            run_id = "boot-" + str(event.get("detail", {}).get("taskArn", "")).rpartition("/")[2]
+        if not isinstance(run_id, str) or not run_id:
+            raise ConfigError(f"the event has run_id={run_id!r}", hint='start the state machine with {"run_id": "..."}')
+        return cls(run_id=run_id, reason=str(event.get("reason", "")), failed=bool(event.get("failed")))
+
+
+def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
+    """Run one state by its name and return what it found and did, which its timeline has too."""
+    with region.timeline(run.run_id).state(name) as detail:
+        detail.update(STATES[name](region, run))
+    return detail
+
+
+def watch_primary(region: Region) -> Watch:
+    """One invocation of the sentinel: watch for most of a minute, so that the next one follows without a gap."""
+    settings = region.settings
+    return watch(
+        url=f"{settings.primary_url}/ready",
+        history=region.probe_history,
+        leases=region.leases,
+        policy=Policy(
+            probe_threshold=settings.probe_threshold,
+            primary_region=settings.primary_region,
+            lease_margin_s=settings.lease_margin_s,
+        ),
+        recover=start_execution(region.aws("stepfunctions"), settings.state_machine_arn),
+        page=publish_page(region.aws("sns"), settings.incidents_topic_arn, settings.environment),
+        interval_s=settings.probe_interval_s,
+        timeout_s=settings.probe_timeout_s,
+        for_s=WATCH_S,
+        clock=region.clock,
+    )
+
+
+def _assess(region: Region, _: Run) -> dict[str, Any]:
+    return states.assess(vault=region.vault, leases=region.leases, replica=region.replica)
+
+
+def _fence(region: Region, run: Run) -> dict[str, Any]:
+    return states.fence(
+        leases=region.leases,
+        region=region.settings.region,
+        run_id=run.run_id,
+        ttl_s=region.settings.lease_ttl_s,
+        margin_s=region.settings.lease_margin_s,
+        clock=region.clock,
+    )
+
+
+def _promote(region: Region, run: Run) -> dict[str, Any]:
+    return states.promote(replica=region.replica, epochs=region.epochs, lease=_lease(region, run))
+
+
+def _scale(region: Region, _: Run) -> dict[str, Any]:
+    settings = region.settings
+    return states.scale(
+        ecs=region.aws("ecs"),
+        cluster=settings.cluster,
+        service=settings.agent_service,
+        replicas=settings.agent_replicas,
+    )
+
+
+def _hydrate(region: Region, _: Run) -> dict[str, Any]:
+    with region.state() as state:
+        return states.hydrate(store=region.store, vault=region.vault, state=state, spec=region.spec, clock=region.clock)
+
+
+def _verify(region: Region, run: Run) -> dict[str, Any]:
+    with region.state() as state:
+        return states.verify(
+            store=region.store, state=state, spec=region.spec, epochs=region.epochs, lease=_lease(region, run)
+        )
+
+
+def _replay(region: Region, run: Run) -> dict[str, Any]:
+    lease = _lease(region, run)
+
+    async def publish() -> dict[str, Any]:
+        async with open_queue(region.connections.queue_url, environment=region.settings.environment) as queue:
+            ledger = Ledger(region.database, epoch=lambda: lease.epoch)
+            return await states.replay(ledger=ledger, queue=queue, epochs=region.epochs, lease=lease)
+
+    return asyncio.run(publish())
+
+
+def _open_gate(region: Region, run: Run) -> dict[str, Any]:
+    return states.open_gate(epochs=region.epochs, lease=_lease(region, run), clock=region.clock)
+
+
+def _announce(region: Region, run: Run) -> dict[str, Any]:
+    return states.announce(
+        sns=region.aws("sns"),
+        topic_arn=region.settings.incidents_topic_arn,
+        timeline=region.timeline(run.run_id),
+        environment=region.settings.environment,
+        failed=run.failed,
+    )
+
+
+def _lease(region: Region, run: Run) -> Any:
+    return states.held_by_run(region.leases, region=region.settings.region, run_id=run.run_id)
+
+
+STATES: dict[str, Callable[[Region, Run], dict[str, Any]]] = {
+    "assess": _assess,
+    "fence": _fence,
+    "promote": _promote,
+    "scale": _scale,
+    "hydrate": _hydrate,
+    "verify": _verify,
+    "replay": _replay,
+    "open-gate": _open_gate,
+    "announce": _announce,
+}

@@ -1,0 +1,107 @@
+"""The smoke test of a region: everything that a recovery would need, looked at and not changed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relight.errors import RelightError
+from relight.queue.jetstream import open_queue
+from relight.recovery.evidence import probe
+from relight.vault.points import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from relight.wiring import Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def smoke_test(region: Region) -> Iterator[Check]:
+    """Look at one thing after another; what cannot be looked at is a failed check and never an exception."""
+    for name, look in CHECKS.items():
+        try:
+            ok, found = look(region)
+        except RelightError as exc:
+            ok, found = False, str(exc)
+        yield Check(name=name, ok=ok, found=found)
+
+
+def _connections(region: Region) -> tuple[bool, str]:
+    _ = region.connections
+    return True, f"the secret {region.settings.connections_secret} has all it needs"
+
+
+def _vault(region: Region) -> tuple[bool, str]:
+    for status in survey(region.vault):
+        if status.eligible and status.manifest is not None:
+            age_s = (region.clock.now() - status.manifest.taken_at).total_seconds()
+            points = sum(part.points for part in status.manifest.collections)
+            return True, f"newest eligible point {status.id}, {age_s:.0f} s old, {points} points"
+    return False, f"no eligible point in {region.settings.vault_bucket}"
+
+
+def _lease(region: Region) -> tuple[bool, str]:
+    found = region.leases.read()
+    if found is None:
+        return False, "no region has taken the first epoch"
+    lease = found[0]
+    left_s = (lease.expires_at - region.clock.now()).total_seconds()
+    state = f"live for {left_s:.0f} s" if left_s > 0 else f"run out {-left_s:.0f} s ago"
+    return left_s > 0, f"epoch {lease.epoch} of {lease.region}, {state}"
+
+
+def _state(region: Region) -> tuple[bool, str]:
+    position = region.replica.position()
+    if position.promoted:
+        return True, "accepts writes"
+    if not position.received_lsn:
+        return False, "a replica that has received nothing"
+    at = f", last commit at {position.last_commit_at:%H:%M:%SZ}" if position.last_commit_at else ""
+    return True, f"a replica at {position.replayed_lsn}{at}"
+
+
+def _memory(region: Region) -> tuple[bool, str]:
+    collection = region.store.describe(region.spec.name)
+    if collection is None:
+        return False, f"no collection {region.spec.name!r}: it is hydrated on boot, or by `relight restore`"
+    return True, f"{collection.points} points, journal applied to {collection.position}"
+
+
+def _queue(region: Region) -> tuple[bool, str]:
+    async def look() -> None:
+        async with open_queue(region.connections.queue_url, environment=region.settings.environment):
+            """Connecting is the look: the standby has no stream before a recovery makes it."""
+
+    asyncio.run(look())
+    return True, "answers"
+
+
+def _endpoint(url: str) -> Callable[[Region], tuple[bool, str]]:
+    def look(region: Region) -> tuple[bool, str]:
+        address = getattr(region.settings, url)
+        error = probe(f"{address}/health", timeout_s=region.settings.probe_timeout_s)
+        return not error, f"{address} {error or 'answers'}"
+
+    return look
+
+
+CHECKS: dict[str, Callable[[Region], tuple[bool, str]]] = {
+    "connections": _connections,
+    "vault": _vault,
+    "lease": _lease,
+    "state": _state,
+    "memory": _memory,
+    "queue": _queue,
+    "primary endpoint": _endpoint("primary_url"),
+    "standby endpoint": _endpoint("standby_url"),
+}

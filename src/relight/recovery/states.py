@@ -1,0 +1,152 @@
+"""The states of a recovery: each a core function that is idempotent and can be run again by itself.
+
+assess → fence → promote → [scale ‖ hydrate] → verify → replay → open gate → announce
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from relight.adapters import aws
+from relight.errors import ConflictError, IntegrityError, LeaseLostError
+from relight.memory import journal
+from relight.memory.hydrate import hydrate as hydrate_memory
+from relight.recovery.epoch import take_next
+from relight.tasks.replay import replay as replay_tasks
+from relight.vault.points import eligible
+
+if TYPE_CHECKING:
+    from relight.adapters.postgres import Connection
+    from relight.clock import Clock
+    from relight.memory.store import CollectionSpec, VectorStore
+    from relight.queue.port import TaskQueue
+    from relight.recovery.epoch import Lease, LeaseStore
+    from relight.recovery.replica import Replica
+    from relight.recovery.timeline import Timeline
+    from relight.tasks.ledger import EpochLog, Ledger
+    from relight.vault.store import Vault
+
+
+def held_by_run(leases: LeaseStore, *, region: str, run_id: str) -> Lease:
+    """The lease that this run's fence took; ConflictError when another run or region has it."""
+    found = leases.read()
+    if found is None or found[0].region != region or found[0].run_id != run_id:
+        holder = "nobody" if found is None else f"{found[0].region}, by run {found[0].run_id}"
+        raise ConflictError(f"run {run_id} does not hold the lease: {holder} does", hint="start a new recovery")
+    return found[0]
+
+
+def assess(*, vault: Vault, leases: LeaseStore, replica: Replica) -> dict[str, Any]:
+    """What there is to recover from; changes nothing.
+
+    The replica must answer. Having no eligible point is not an error here: a store that holds data needs none.
+    """
+    position = replica.position()
+    newest = next(iter(eligible(vault)), None)
+    found = leases.read()
+    return {
+        "replica_replayed_lsn": position.replayed_lsn,
+        "replica_last_commit_at": position.last_commit_at.isoformat() if position.last_commit_at else None,
+        "newest_eligible_point": newest.id if newest else None,
+        "lease": None if found is None else {"epoch": found[0].epoch, "region": found[0].region},
+    }
+
+
+def fence(
+    *, leases: LeaseStore, region: str, run_id: str, ttl_s: float, margin_s: float, clock: Clock
+) -> dict[str, Any]:
+    """Take the next epoch for `region` and wait the old lease out: from here on the old primary cannot act."""
+    waits: list[float] = []
+    lease = take_next(
+        leases, region=region, run_id=run_id, ttl_s=ttl_s, margin_s=margin_s, clock=clock, waiting=waits.append
+    )
+    return {"epoch": lease.epoch, "waited_s": round(sum(waits), 3)}
+
+
+def promote(*, replica: Replica, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
+    """Make the replica the primary, and let its database refuse every older epoch."""
+    newly = replica.promote()
+    epochs.take(lease.epoch, region=lease.region, run_id=lease.run_id)
+    return {"epoch": lease.epoch, "newly_promoted": newly}
+
+
+def scale(*, ecs: Any, cluster: str, service: str, replicas: int) -> dict[str, Any]:
+    """Ask for `replicas` agents; never for fewer than there are. The pilot light serves while the others start."""
+    with aws.translating():
+        answer = ecs.describe_services(cluster=cluster, services=[service])
+        services = answer.get("services", [])
+        before = int(services[0]["desiredCount"]) if services else 0
+        if before < replicas:
+            ecs.update_service(cluster=cluster, service=service, desiredCount=replicas)
+    return {"before": before, "desired": max(before, replicas)}
+
+
+def hydrate(
+    *, store: VectorStore, vault: Vault, state: Connection, spec: CollectionSpec, clock: Clock
+) -> dict[str, Any]:
+    """Fill the vector store: from the newest eligible point when it is empty, and then from the journal."""
+    return hydrate_memory(store=store, vault=vault, state=state, spec=spec, clock=clock).to_json()
+
+
+def verify(
+    *, store: VectorStore, state: Connection, spec: CollectionSpec, epochs: EpochLog, lease: Lease
+) -> dict[str, Any]:
+    """Prove that memory holds all that the journal promises, and record it; IntegrityError otherwise."""
+    collection = store.describe(spec.name)
+    if collection is None:
+        raise IntegrityError(f"there is no collection {spec.name!r} in the vector store", hint="run hydrate again")
+    left = journal.read(state, spec.name, collection.position, limit=1).entries
+    if left:
+        raise IntegrityError(
+            f"collection {spec.name!r} stands at {collection.position} and the journal has more",
+            hint="run hydrate again",
+        )
+    epochs.mark_verified(lease.epoch)
+    return {"points": collection.points, "position": str(collection.position)}
+
+
+async def replay(*, ledger: Ledger, queue: TaskQueue, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
+    """Rebuild the queue from the ledger, and record it."""
+    done = await replay_tasks(ledger=ledger, queue=queue, epoch=lease.epoch)
+    epochs.mark_replayed(lease.epoch)
+    return {"found": done.found, "published": done.published, "already_queued": done.already_queued}
+
+
+def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]:
+    """Let traffic in. Refused unless memory is verified and tasks are replayed under this very epoch."""
+    newest = epochs.newest()
+    if newest is None or newest.number != lease.epoch:
+        raise ConflictError(f"the database is at {newest}, the lease at epoch {lease.epoch}", hint="run promote again")
+    if newest.verified_at is None or newest.replayed_at is None:
+        missing = "verify" if newest.verified_at is None else "replay"
+        raise ConflictError(f"the gate stays closed: {missing} is not done under epoch {lease.epoch}")
+    if lease.expires_at <= clock.now():
+        raise LeaseLostError(
+            f"the lease of {lease.region} ran out at {lease.expires_at:%H:%M:%SZ}: no agent there renews it",
+            hint="see why the agent of the standby does not run",
+        )
+    epochs.mark_opened(lease.epoch)
+    return {"epoch": lease.epoch}
+
+
+def announce(*, sns: Any, topic_arn: str, timeline: Timeline, environment: str, failed: bool) -> dict[str, Any]:
+    """Tell people what happened, from the run's own timeline."""
+    events = timeline.events()
+    ends = [event for event in events if event.status in ("done", "failed")]
+    took_s = (ends[-1].at - events[0].at).total_seconds() if ends else 0.0
+    outcome = "FAILED" if failed else "done"
+    message = {
+        "environment": environment,
+        "run_id": timeline.run_id,
+        "outcome": outcome,
+        "seconds": round(took_s, 1),
+        "states": [{"state": event.state, "status": event.status, **event.detail} for event in ends],
+    }
+    with aws.translating():
+        sns.publish(
+            TopicArn=topic_arn,
+            Subject=f"Relight {environment}: recovery {outcome} after {took_s:.0f} s"[:100],
+            Message=json.dumps(message, indent=2, default=str),
+        )
+    return {"outcome": outcome, "seconds": round(took_s, 1)}

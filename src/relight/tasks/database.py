@@ -1,0 +1,119 @@
+"""Transactions on the state database: reused connections, translated errors, and commits confirmed in the standby."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from relight.adapters import postgres
+from relight.errors import UnconfirmedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg2.extensions import connection, cursor
+
+
+class Database:
+    """A small pool of connections to one PostgreSQL.
+
+    Safe to share between threads. A connection that saw an error, or that was told to stop waiting, is closed and never
+    used again.
+    """
+
+    def __init__(self, dsn: str, *, confirm_timeout_s: float = 5.0) -> None:
+        self._dsn = dsn
+        self._confirm_timeout_s = confirm_timeout_s
+        self._idle: list[connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def transaction(self, *, confirmed: bool = False) -> Iterator[cursor]:
+        """Commit on leaving, roll back on an error.
+
+        With `confirmed`, leaving means that the standby has received the commit (`synchronous_commit = remote_write`).
+        Where no synchronous standby is configured there is nobody to confirm, and the commit counts at once: see
+        `promise`. Raises UnconfirmedError when the commit is durable here but was not confirmed within the bound; other
+        errors leave nothing behind, but for one: a connection lost during the commit leaves it undecided, so callers
+        use idempotent statements.
+        """
+        with postgres.translating():
+            conn = self._take()
+            try:
+                with conn.cursor() as cur:
+                    cur.execute(
+                        "select set_config('synchronous_commit', %s, true)",
+                        ["remote_write" if confirmed else "local"],
+                    )
+                    yield cur
+                if confirmed:
+                    self._commit_confirmed(conn)
+                else:
+                    conn.commit()
+            except BaseException:
+                self._discard(conn)
+                raise
+            self._give_back(conn)
+
+    def promise(self) -> bool:
+        """Whether a standby confirms commits now; False means that the promise is suspended."""
+        with self.transaction() as cur:
+            cur.execute("select current_setting('synchronous_standby_names') <> ''")
+            row = cur.fetchone()
+        return bool(row and row[0])
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            conn.close()
+
+    def _commit_confirmed(self, conn: connection) -> None:
+        """Bound the wait for the standby.
+
+        The server keeps no timeout while it waits for a synchronous standby, so a cancel request ends the wait; by then
+        the commit is durable here. The cancel may also arrive after the commit and would then hit the next statement:
+        that connection is not used again.
+        """
+        gave_up = threading.Event()
+
+        def give_up() -> None:
+            gave_up.set()
+            conn.cancel()
+
+        timer = threading.Timer(self._confirm_timeout_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            conn.commit()
+        finally:
+            timer.cancel()
+        if gave_up.is_set():
+            raise UnconfirmedError(
+                f"the standby did not confirm a commit within {self._confirm_timeout_s:g} s",
+                hint="it is committed here and not acknowledged; call again with the same id",
+            )
+
+    def _take(self) -> connection:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return postgres.connect(self._dsn)
+
+    def _give_back(self, conn: connection) -> None:
+        with self._lock:
+            if not self._closed and not conn.closed and conn.info.transaction_status == TRANSACTION_STATUS_IDLE:
+                self._idle.append(conn)
+                return
+        conn.close()
+
+    def _discard(self, conn: connection) -> None:
+        # Closing is the rollback: the server ends the transaction of a connection that has gone.
+        if not conn.closed:
+            conn.close()

@@ -1,0 +1,136 @@
+"""A region's own servers and buckets, opened when first asked for, from the settings alone."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from relight.adapters import aws, postgres
+from relight.clock import SystemClock
+from relight.config import Connections, Settings
+from relight.memory.pgvector import PgVectorStore
+from relight.memory.store import CollectionSpec
+from relight.recovery.epoch import LeaseKeeper, LeaseStore
+from relight.recovery.evidence import HistoryStore
+from relight.recovery.replica import PhysicalReplica
+from relight.recovery.timeline import Timeline
+from relight.tasks.database import Database
+from relight.tasks.ledger import EpochLog
+from relight.vault.store import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relight.adapters.postgres import Connection
+    from relight.clock import Clock
+
+
+class Region:
+    """What one region's handlers, workers and operators work with. Close it, or use it as a context manager."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self._open = ExitStack()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """The region that the environment variables describe."""
+        return cls(Settings.from_env(os.environ if env is None else env))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection that was opened."""
+        self._open.close()
+
+    def aws(self, service: str) -> Any:
+        """A client of the region's own AWS."""
+        return aws.client(service, self.settings.region)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """The region's connections secret; read once, so a rotated secret needs a new Region."""
+        name = self.settings.connections_secret
+        with aws.translating():
+            text = self.aws("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        return Connections.from_json(text, source=name)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The region's own vault."""
+        return Vault(self.aws("s3"), self.settings.vault_bucket, region=self.settings.region)
+
+    @cached_property
+    def peer_vault(self) -> Vault:
+        """The other region's vault."""
+        client = aws.client("s3", self.settings.peer_region)
+        return Vault(client, self.settings.peer_vault_bucket, region=self.settings.peer_region)
+
+    @cached_property
+    def leases(self) -> LeaseStore:
+        """The epoch and the lease, wherever they live."""
+        return LeaseStore(aws.client("s3", self.settings.lease_region), self.settings.lease_bucket)
+
+    @cached_property
+    def probe_history(self) -> HistoryStore:
+        """The sentinel's memory."""
+        return HistoryStore(aws.client("s3", self.settings.lease_region), self.settings.lease_bucket)
+
+    def lease_keeper(self) -> LeaseKeeper:
+        """A keeper of the region's lease; the caller runs it."""
+        return LeaseKeeper(
+            self.leases,
+            region=self.settings.region,
+            ttl_s=self.settings.lease_ttl_s,
+            margin_s=self.settings.lease_margin_s,
+            clock=self.clock,
+            on_lost=self.settings.on_lease_lost,
+        )
+
+    @cached_property
+    def database(self) -> Database:
+        """The state database."""
+        database = Database(self.connections.state_dsn, confirm_timeout_s=self.settings.confirm_timeout_s)
+        self._open.callback(database.close)
+        return database
+
+    def state(self) -> closing[Connection]:
+        """A connection of its own to the state database, for work that reads for long; closed on leaving the block."""
+        return closing(postgres.connect(self.connections.state_dsn))
+
+    @cached_property
+    def epochs(self) -> EpochLog:
+        """The epochs as the state database knows them."""
+        return EpochLog(self.database)
+
+    @cached_property
+    def replica(self) -> PhysicalReplica:
+        """The state database as something to promote."""
+        return PhysicalReplica(self.connections.state_dsn)
+
+    @cached_property
+    def store(self) -> PgVectorStore:
+        """The vector store."""
+        store = PgVectorStore(self.connections.memory_dsn)
+        self._open.callback(store.close)
+        return store
+
+    @property
+    def spec(self) -> CollectionSpec:
+        """The collection that the agent remembers in."""
+        return CollectionSpec(
+            name=self.settings.collection,
+            dimension=self.settings.dimension,
+            embedding_model=self.settings.embedding_model,
+        )
+
+    def timeline(self, run_id: str) -> Timeline:
+        """The timeline of one run, in this region's vault."""
+        return Timeline(self.vault, run_id, clock=self.clock)

@@ -1,0 +1,78 @@
+"""What verbs share: which region they work on, how they talk, and how they ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from relight.config import PREFIX, Role
+from relight.errors import ConfigError
+from relight.wiring import Region
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+DONE, FAILED, USAGE, MISSED = 0, 1, 2, 3
+
+
+def say(text: str) -> None:
+    """Talk, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def add_region(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a region."""
+    parser.add_argument(
+        "--environment", metavar="NAME", help="an environment file's name; default: RELIGHT_* variables"
+    )
+    parser.add_argument("--role", choices=[*Role], default=Role.STANDBY.value, help="which region (default: standby)")
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """The options of a verb that changes something."""
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def open_region(args: argparse.Namespace) -> Region:
+    """The region that the options or, without them, the environment variables describe."""
+    if args.environment:
+        # Late, because reading environment files is only needed here and on no function.
+        from relight_stacks.environment import load_environment
+        from relight_stacks.settings import settings_for
+
+        return Region(settings_for(load_environment(args.environment), Role(args.role)))
+    if not any(name.startswith(PREFIX) for name in os.environ):
+        raise ConfigError("no environment is named", hint="give --environment NAME, or set the RELIGHT_* variables")
+    return Region.from_env()
+
+
+def confirmed(args: argparse.Namespace, plan: Mapping[str, Any]) -> bool:
+    """Show the plan; True when it may be carried out. Without a terminal to ask on, `--yes` is needed."""
+    for name, value in plan.items():
+        say(f"  {name:<12} {value}")
+    if args.dry_run:
+        say("dry run: nothing was done")
+        return False
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on", hint="look at the plan above and add --yes")
+    say("go on? [y/N] ")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        say("nothing was done")
+        return False
+    return True
+
+
+def result(args: argparse.Namespace, value: Mapping[str, Any]) -> None:
+    """Print what was done."""
+    if args.json:
+        print(json.dumps(value, indent=2, default=str))
+    else:
+        for name, item in value.items():
+            print(f"{name}: {item}")

@@ -1,0 +1,52 @@
+"""Parse the command line and run the verb."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from relight import __version__
+from relight.errors import ConfigError, RelightError
+from relight_cli.console import FAILED, USAGE, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = ("drill", "init", "snapshot", "points", "restore", "replay", "recover", "smoke_test")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="relight", description="Disaster recovery for self-hosted AI agents.")
+    top.add_argument("--version", action="version", version=f"relight {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        module = import_module(f"relight_cli.{name}")
+        help_, _, more = module.__doc__.partition("\n")
+        verb = verbs.add_parser(name.replace("_", "-"), help=help_, description=f"{help_}{more}")
+        module.configure(verb)
+        verb.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except ConfigError as exc:
+        say(f"relight {args.verb}: {exc}")
+        return USAGE
+    except RelightError as exc:
+        say(f"relight {args.verb}: {type(exc).__name__}: {exc}")
+        return FAILED
+    except KeyboardInterrupt:
+        say(f"relight {args.verb}: interrupted")
+        return FAILED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

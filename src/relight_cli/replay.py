@@ -1,0 +1,68 @@
+"""Rebuild the task queue from the ledger.
+
+Publishes every unfinished task made since a moment, oldest first. Running it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from relight.clock import parse_time
+from relight.errors import ConflictError
+from relight.queue.jetstream import open_queue
+from relight.tasks.ledger import THE_BEGINNING, Ledger
+from relight.tasks.replay import replay
+from relight.wiring import Region
+from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--since",
+        type=_time,
+        default=THE_BEGINNING,
+        metavar="TIME",
+        help="2026-04-19T02:00:00Z; default: the beginning",
+    )
+    add_region(parser)
+    add_plan(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what would be published, ask, and publish."""
+    with open_region(args) as region:
+        newest = region.epochs.newest()
+        if newest is None:
+            raise ConflictError("the ledger knows no epoch yet", hint="run `relight init` first")
+        ledger = Ledger(region.database, epoch=lambda: newest.number)
+        tasks = ledger.unfinished(args.since)
+        plan = {
+            "environment": region.settings.environment,
+            "region": region.settings.region,
+            "epoch": newest.number,
+            "publish": f"{len(tasks)} unfinished tasks, made since {args.since:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        if confirmed(args, plan):
+            result(args, asyncio.run(_publish(region, ledger, newest.number, args.since)))
+    return DONE
+
+
+async def _publish(region: Region, ledger: Ledger, epoch: int, since: datetime) -> dict[str, Any]:
+    async with open_queue(region.connections.queue_url, environment=region.settings.environment) as queue:
+        done = await replay(
+            ledger=ledger, queue=queue, epoch=epoch, since=since, progress=lambda task: say(f"published {task.id}")
+        )
+    return {"found": done.found, "published": done.published, "already_queued": done.already_queued}
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time with an offset; write it as 2026-04-19T02:00:00Z"
+        ) from None

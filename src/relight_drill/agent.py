@@ -1,0 +1,351 @@
+"""The agent of the drill: a process that remembers, works tasks off a queue, and answers over HTTP.
+
+It is what a user's agent would be: it imports the runtime library, gets its settings from its environment as a container
+of the deployed task definition would, and does not know that it is in a drill. Its summaries are computed and not
+written by a language model; a seeded think time stands in for the model's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from relight.memory.api import Applier, Memory, Point
+
+from relight.errors import ConflictError, LeaseLostError, NotFoundError, PermanentError, RelightError, UnavailableError
+from relight.queue.jetstream import JetStreamQueue
+from relight.recovery.gate import Readiness, readiness
+from relight.tasks.effects import Answer, UnknownEffectError
+from relight.tasks.ledger import Ledger, canonical
+from relight.tasks.steps import TaskRun
+from relight.wiring import Region
+from relight_drill.corpus import Embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg2.extensions import cursor
+
+    from relight.queue.port import Delivery
+
+CLAIM_S = 30.0
+CONCURRENCY = 4
+READINESS_EVERY_S = 0.5
+READINESS_LASTS_S = 3.0
+APPLY_EVERY_S = 0.3
+OUTBOX = "http://outbox.example/messages"
+
+_log = logging.getLogger(__name__)
+
+
+class OutboxTool:
+    """Sends reports. The outbox keeps every message it was ever sent, and can be asked."""
+
+    name = "outbox"
+    timeout_s = 3.0
+
+    def send(self, request: dict[str, Any], *, key: str) -> Any:
+        """Post the message."""
+        body = json.dumps(request).encode()
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        return self._call(urllib.request.Request(OUTBOX, data=body, headers=headers, method="POST"))
+
+    def find(self, request: dict[str, Any], *, key: str) -> Any | Answer:  # noqa: ARG002 - found by what was sent
+        """Look whether the message was sent."""
+        digest = hashlib.sha256(canonical(request).encode()).hexdigest()
+        found = self._call(urllib.request.Request(f"{OUTBOX}?digest={urllib.parse.quote(digest)}"))  # noqa: S310
+        return found if found.get("count") else Answer.NOT_SENT
+
+    def _call(self, request: urllib.request.Request) -> Any:
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310 - the address is ours
+                return json.load(answer)
+        except (OSError, ValueError) as exc:
+            raise UnavailableError(f"the outbox did not answer: {type(exc).__name__}") from exc
+
+
+class Agent:
+    """One worker process of a region."""
+
+    def __init__(self, region: Region, *, port: int, seed: int) -> None:
+        self._region = region
+        self._port = port
+        self._think = random.Random(seed)  # noqa: S311 - a think time, not a secret
+        self._name = f"{region.settings.region}/{os.getpid()}"
+        self._embedder = Embedder()
+        self._lease = region.lease_keeper()
+        self._ledger = Ledger(region.database, epoch=lambda: self._lease.epoch, acknowledge=region.settings.acknowledge)
+        self._memory = Memory(store=region.store, spec=region.spec)
+        self._tool = OutboxTool()
+        self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
+        self._stop = threading.Event()
+        self._readiness = Readiness(ready=False, reason="starting")
+        self._readiness_at = float("-inf")
+        self._queue: JetStreamQueue | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stopped.set)
+        threads = [
+            threading.Thread(target=self._lease.run, args=[self._stop], name="lease", daemon=True),
+            threading.Thread(target=self._watch_readiness, name="readiness", daemon=True),
+            threading.Thread(target=self._apply_journal, name="applier", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        runner = web.AppRunner(self._app(), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port).start()
+        worker = asyncio.create_task(self._work())
+        try:
+            await stopped.wait()
+        finally:
+            self._stop.set()
+            worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await worker
+            await runner.cleanup()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._region.close()
+
+    # -- what runs all the time
+
+    def _watch_readiness(self) -> None:
+        """Look at the gate in a thread of its own, so that `/ready` answers even while a server is silent."""
+        settings = self._region.settings
+        while not self._stop.wait(READINESS_EVERY_S):
+            before = self._region.clock.monotonic()
+            self._readiness = readiness(
+                region=settings.region,
+                lease=self._lease,
+                epochs=self._region.epochs,
+                memory=self._region.store,
+                collection=settings.collection,
+            )
+            self._readiness_at = before
+
+    def ready(self) -> Readiness:
+        """The gate's answer; one that is too old is a no."""
+        age_s = self._region.clock.monotonic() - self._readiness_at
+        if age_s > READINESS_LASTS_S:
+            return Readiness(ready=False, reason=f"no answer from the servers for {age_s:.0f} s")
+        if self._readiness.ready:
+            try:
+                self._lease.check()
+            except LeaseLostError as exc:
+                return Readiness(ready=False, reason=exc.problem)
+        return self._readiness
+
+    def _apply_journal(self) -> None:
+        while not self._stop.wait(APPLY_EVERY_S):
+            if self.ready().ready:
+                try:
+                    with self._region.state() as state:
+                        Applier(store=self._region.store, spec=self._region.spec, state=state).catch_up()
+                except RelightError as exc:
+                    _log.warning("applier_failed", extra={"error": str(exc)})
+
+    async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            if not self.ready().ready or len(running) >= CONCURRENCY:
+                await asyncio.sleep(0.1)
+                continue
+            try:
+                queue = await self._connected()
+                deliveries = await queue.fetch(CONCURRENCY - len(running), timeout_s=1.0)
+            except RelightError as exc:
+                _log.warning("fetch_failed", extra={"error": str(exc)})
+                await asyncio.sleep(1.0)
+                continue
+            for delivery in deliveries:
+                task = asyncio.create_task(self._deliver(delivery))
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+    async def _connected(self) -> JetStreamQueue:
+        if self._queue is None:
+            queue = await JetStreamQueue.connect(
+                self._region.connections.queue_url, environment=self._region.settings.environment
+            )
+            await queue.ensure()
+            self._queue = queue
+        return self._queue
+
+    # -- tasks
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """Work on one message. A message whose outcome is not certain is left, and comes again."""
+        keeping = asyncio.create_task(self._keep(delivery))
+        try:
+            if await self._in_thread(lambda: self._perform(delivery.task_id)):
+                await delivery.ack()
+            else:
+                await delivery.nak(2.0)
+        except RelightError as exc:
+            _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
+            with suppress(RelightError):
+                await delivery.nak(2.0)
+        finally:
+            keeping.cancel()
+
+    async def _keep(self, delivery: Delivery) -> None:
+        while True:
+            await asyncio.sleep(5.0)
+            with suppress(RelightError):
+                await delivery.in_progress()
+
+    def _perform(self, task_id: str) -> bool:
+        """Run a task; True when its message has done its work."""
+        task = self._ledger.claim(task_id, worker=self._name, lease_s=CLAIM_S)
+        if task is None:
+            return self._ledger.task(task_id).status in ("done", "failed")
+        run = TaskRun(self._ledger, task, lease=self._lease, claim_s=CLAIM_S)
+        try:
+            self._ledger.finish(task, self._report(run))
+        except (UnknownEffectError, PermanentError) as exc:
+            self._ledger.release(task, error=str(exc), failed=True)
+        except ConflictError:
+            raise
+        except RelightError as exc:
+            self._ledger.release(task, error=str(exc), failed=False)
+            return False
+        return True
+
+    def _report(self, run: TaskRun) -> dict[str, Any]:
+        """The workload: recall, summarise, report."""
+        topic = run.task.payload["topic"]
+        recalled = run.step("recall", lambda: self._recall(topic))
+        summary = run.step(
+            "summarise",
+            lambda: self._summarise(topic, [item["text"] for item in recalled]),
+            remember=lambda cur, text: self._learn(cur, f"report/{run.task.id}", text, task_id=run.task.id),
+        )
+        message = {"to": "team@relight.example", "subject": topic, "task": run.task.id, "body": summary}
+        run.effect(self._tool, message)
+        return {"summary": summary, "recalled": [item["id"] for item in recalled]}
+
+    def _recall(self, topic: str) -> list[dict[str, Any]]:
+        with self._region.database.transaction() as cur:
+            hits = self._memory.search(cur.connection, self._embedder.embed([topic])[0], k=5)
+        return [{"id": hit.id, "text": (hit.payload or {}).get("text", "")} for hit in hits]
+
+    def _summarise(self, topic: str, texts: list[str]) -> str:
+        self._region.clock.sleep(self._think.uniform(0.2, 1.0))
+        return self._embedder.summarise(topic, texts)
+
+    # -- HTTP
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[_errors_as_answers])
+        app.add_routes(
+            [
+                web.get("/health", self._get_health),
+                web.get("/ready", self._get_ready),
+                web.post("/tasks", self._gated(self._post_task)),
+                web.get("/tasks/{id}", self._gated(self._get_task)),
+                web.post("/memories", self._gated(self._post_memory)),
+                web.post("/ask", self._gated(self._post_ask)),
+            ]
+        )
+        return app
+
+    def _gated(self, handler: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
+        async def gated(request: web.Request) -> web.StreamResponse:
+            state = self.ready()
+            if not state.ready:
+                return web.json_response({"error": state.reason}, status=503)
+            answer: web.StreamResponse = await handler(request)
+            return answer
+
+        return gated
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        """For load balancers: the process lives. Says nothing about whether traffic may come in."""
+        return web.json_response({"region": self._region.settings.region, "pid": os.getpid()})
+
+    async def _get_ready(self, _: web.Request) -> web.Response:
+        state = self.ready()
+        body = {
+            "ready": state.ready,
+            "reason": state.reason,
+            "epoch": state.epoch,
+            "region": self._region.settings.region,
+        }
+        return web.json_response(body, status=200 if state.ready else 503)
+
+    async def _post_task(self, request: web.Request) -> web.Response:
+        """202 when the task is acknowledged: durable in the standby, and in the queue."""
+        body = await request.json()
+        task = await self._in_thread(lambda: self._ledger.start_task(body["id"], body["payload"]))
+        if task.status in ("pending", "running"):
+            await (await self._connected()).publish(task.id, epoch=self._lease.epoch)
+        return web.json_response({"id": task.id, "status": task.status, "epoch": task.epoch}, status=202)
+
+    async def _get_task(self, request: web.Request) -> web.Response:
+        task = await self._in_thread(lambda: self._ledger.task(request.match_info["id"]))
+        return web.json_response({"id": task.id, "status": task.status, "result": task.result, "error": task.error})
+
+    async def _post_memory(self, request: web.Request) -> web.Response:
+        """201 when the memory is acknowledged."""
+        body = await request.json()
+        await self._in_thread(lambda: self._remember(body["id"], body["text"]))
+        return web.json_response({"id": body["id"]}, status=201)
+
+    def _remember(self, id_: str, text: str) -> None:
+        with self._region.database.transaction(confirmed=True) as cur:
+            self._learn(cur, id_, text)
+
+    def _learn(self, cur: cursor, id_: str, text: str, *, task_id: str | None = None) -> None:
+        point = Point(id=id_, vector=self._embedder.embed([text])[0], payload={"text": text})
+        self._memory.upsert(cur, [point], epoch=self._lease.epoch, task_id=task_id)
+
+    async def _post_ask(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        hits = await self._in_thread(lambda: self._recall(body["question"]))
+        return web.json_response({"hits": [hit["id"] for hit in hits], "region": self._region.settings.region})
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+@web.middleware
+async def _errors_as_answers(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except NotFoundError as exc:
+        return web.json_response({"error": str(exc)}, status=404)
+    except LeaseLostError as exc:
+        return web.json_response({"error": str(exc)}, status=503)
+    except ConflictError as exc:
+        return web.json_response({"error": str(exc)}, status=409)
+    except RelightError as exc:
+        return web.json_response({"error": str(exc)}, status=503 if exc.retryable else 500)
+    return answer
+
+
+def main() -> None:
+    """Run one agent with the settings of its environment."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    port, seed = int(os.environ["PORT"]), int(os.environ.get("SEED", "0"))
+    asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The seam between stacks and handlers."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from relight import errors
+from relight.config import Acknowledge, Connections, OnLeaseLost, Role, Settings
+from relight.errors import ConfigError
+from relight.objectives import OBJECTIVES, Tier, uploads_to_standby_first
+
+SETTINGS = Settings(
+    environment="demo",
+    tier=Tier.INTERNAL,
+    role=Role.STANDBY,
+    region="us-west-2",
+    primary_region="us-east-1",
+    standby_region="us-west-2",
+    vault_bucket="v2",
+    peer_vault_bucket="v1",
+    lease_bucket="l",
+    lease_region="us-west-2",
+    connections_secret="relight/demo/connections",
+    service_url="https://agent.demo.relight.example",
+    primary_url="https://primary.agent.demo.relight.example",
+    standby_url="https://standby.agent.demo.relight.example",
+    cluster="relight-demo",
+    agent_service="agent",
+    agent_replicas=2,
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SETTINGS,
+        replace(
+            SETTINGS, acknowledge=Acknowledge.LOCAL, on_lease_lost=OnLeaseLost.SERVE, lease_ttl_s=7.5, probe_threshold=5
+        ),
+    ],
+)
+def test_what_a_stack_writes_a_handler_reads(settings: Settings) -> None:
+    """The environment variables give back an equal value."""
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_missing_variables_are_all_named() -> None:
+    """fails when variables are missing: one error names every one of them."""
+    with pytest.raises(ConfigError, match="RELIGHT_REGION.*RELIGHT_AGENT_REPLICAS"):
+        Settings.from_env({"RELIGHT_ENVIRONMENT": "demo", "RELIGHT_TIER": "internal"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RELIGHT_TIER", "gold", "'gold' is not one of customer-facing, internal, batch, sandbox"),
+        ("RELIGHT_AGENT_REPLICAS", "two", "'two' is not a valid int"),
+        ("RELIGHT_LEASE_TTL_S", "", "'' is not a valid float"),
+        ("RELIGHT_REGION", "", "RELIGHT_REGION is empty"),
+    ],
+)
+def test_a_wrong_variable_is_named(name: str, value: str, says: str) -> None:
+    """fails when a variable is wrong: the error names it, its value and the rule."""
+    with pytest.raises(ConfigError, match=says):
+        Settings.from_env({**SETTINGS.to_env(), name: value})
+
+
+def test_the_other_region() -> None:
+    """A region knows its peer, whichever of the two it is."""
+    assert SETTINGS.peer_region == "us-east-1"
+    assert replace(SETTINGS, region="us-east-1").peer_region == "us-west-2"
+
+
+def test_connections_keep_their_secrets() -> None:
+    """Passwords are in the secret's value and never in a repr or an error."""
+    connections = Connections(state_dsn="password=hunter2", memory_dsn="hunter2", queue_url="hunter2")
+    assert Connections.from_json(connections.to_json(), source="s") == connections
+    assert "hunter2" not in repr(connections)
+    for text in (
+        "hunter2",
+        '"hunter2"',
+        '{"hunter": "hunter2"}',
+        '{"state_dsn": "hunter2", "memory_dsn": 2, "queue_url": ""}',
+    ):
+        with pytest.raises(ConfigError, match="the secret s ") as caught:
+            Connections.from_json(text, source="s")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_points_go_where_the_objective_needs_them() -> None:
+    """Only tiers whose RPO is shorter than replication's promise upload to the standby's vault first."""
+    first = {tier for tier in Tier if uploads_to_standby_first(OBJECTIVES[tier])}
+    assert first == {Tier.CUSTOMER_FACING, Tier.INTERNAL}
+
+
+def test_every_error_survives_pickling() -> None:
+    """Step errors are stored, so each one comes back with its class, its fields and its text."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RelightError)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        back = pickle.loads(pickle.dumps(kind("a problem", hint="a way out")))
+        assert (type(back), back.problem, back.hint, str(back)) == (
+            kind,
+            "a problem",
+            "a way out",
+            "a problem; a way out",
+        )
