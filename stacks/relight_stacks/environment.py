@@ -84,9 +84,8 @@ class Network:
     target_group_arn: str
 
 
-def _settings_default(name: str) -> Any:
-    """The default of a setting is written down once, in `Settings`."""
-    return next(item.default for item in fields(Settings) if item.name == name)
+# The default of a setting is written down once, in `Settings`.
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Settings)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +101,9 @@ class Environment:
     vector: Vector
     primary_network: Network
     standby_network: Network
-    acknowledge: Acknowledge = _settings_default("acknowledge")
-    on_lease_lost: OnLeaseLost = _settings_default("on_lease_lost")
-    confirm_timeout_s: float = _settings_default("confirm_timeout_s")
+    acknowledge: Acknowledge = _DEFAULTS["acknowledge"]
+    on_lease_lost: OnLeaseLost = _DEFAULTS["on_lease_lost"]
+    confirm_timeout_s: float = _DEFAULTS["confirm_timeout_s"]
 
     @property
     def names(self) -> Names:
@@ -147,7 +146,7 @@ def load_environment(path: Path) -> Environment:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
             f"{path}: the name {name!r} of the environment is not allowed",
-            hint=f"name the file with at most {_LONGEST_NAME} lower-case letters, digits and single hyphens, a letter first",
+            hint=f"use at most {_LONGEST_NAME} lower-case letters, digits and single hyphens, a letter first",
         )
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -167,10 +166,10 @@ def load_environment(path: Path) -> Environment:
         vector=_vector(root.table("vector"), regions),
         primary_network=_network(networks.table("primary"), regions.primary, account),
         standby_network=_network(networks.table("standby"), regions.standby, account),
-        acknowledge=root.choice("acknowledge", Acknowledge, default=_default(Environment, "acknowledge")),
-        on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=_default(Environment, "on_lease_lost")),
+        acknowledge=root.choice("acknowledge", Acknowledge, default=_DEFAULTS["acknowledge"]),
+        on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=_DEFAULTS["on_lease_lost"]),
         confirm_timeout_s=root.seconds(
-            "confirm_timeout_s", least=0.1, most=60.0, default=_default(Environment, "confirm_timeout_s")
+            "confirm_timeout_s", least=0.1, most=60.0, default=_DEFAULTS["confirm_timeout_s"]
         ),
     )
     networks.done()
@@ -232,7 +231,9 @@ def _network(table: _Table, region: str, account: str) -> Network:
         rf"arn:aws:elasticloadbalancing:{re.escape(region)}:{account}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+"
     )
     network = Network(
-        subnet_ids=table.texts("subnet_ids", re.compile(r"subnet-[0-9a-f]{8,17}"), "ids such as subnet-0123456789abcdef0"),
+        subnet_ids=table.texts(
+            "subnet_ids", re.compile(r"subnet-[0-9a-f]{8,17}"), "ids such as subnet-0123456789abcdef0"
+        ),
         security_group_ids=table.texts(
             "security_group_ids", re.compile(r"sg-[0-9a-f]{8,17}"), "ids such as sg-0123456789abcdef0"
         ),
@@ -243,10 +244,6 @@ def _network(table: _Table, region: str, account: str) -> Network:
     )
     table.done()
     return network
-
-
-def _default(kind: type, name: str) -> Any:
-    return next(item.default for item in fields(kind) if item.name == name)
 
 
 _Choice = TypeVar("_Choice", bound="StrEnum")

@@ -1,4 +1,4 @@
-"""Where an environment's vaults and lease are, for the stacks that did not make them. Pure: nothing here starts node."""
+"""The vaults and the lease as the stacks that did not make them know them. Pure: nothing here starts node."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ VECTOR_FOLDERS = ("/var/lib/postgresql", "/var/run/postgresql", "/tmp")  # noqa:
 class RegionStack(HomeStack):
     """Define one region's services. `bundle` is the zip that its functions run."""
 
-    def __init__(
-        self, scope: Construct, environment: Environment, role: Role, *, bundle: Path, agents: int
-    ) -> None:
+    def __init__(self, scope: Construct, environment: Environment, role: Role, *, bundle: Path, agents: int) -> None:
         names = environment.names
         super().__init__(scope, environment, str(role), names.region(role))
         network = environment.network(role)
@@ -52,9 +50,7 @@ class RegionStack(HomeStack):
         self.settings = settings_for(environment, role)
         self.own_vault = vault_of(environment, role)
         self.lease = lease_of(environment)
-        self.network = Attachment(
-            subnet_ids=network.subnet_ids, security_group_ids=network.security_group_ids
-        )
+        self.network = Attachment(subnet_ids=network.subnet_ids, security_group_ids=network.security_group_ids)
         asset = TerraformAsset(self, "bundle", path=str(bundle), type=AssetType.FILE)
         self._code = Code(path=asset.path, sha256=content_hash(bundle))
         self.key = Key(

@@ -30,9 +30,7 @@ class VaultStack(HomeStack):
             region=names.primary_region,
             allowed_account_ids=[environment.account],
         )
-        standby = Vault(
-            self, "standby-vault", VaultProps(place=self.home, ref=vault_of(environment, Role.STANDBY))
-        )
+        standby = Vault(self, "standby-vault", VaultProps(place=self.home, ref=vault_of(environment, Role.STANDBY)))
         primary = Vault(
             self,
             "primary-vault",
