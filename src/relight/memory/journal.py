@@ -171,6 +171,25 @@ def lag_s(connection: Connection, collection: str, position: Position) -> float:
     return float(seconds)
 
 
+def alive(connection: Connection, collection: str, position: Position) -> int:
+    """How many points a memory holds that has every entry of the whole journal up to `position`."""
+    arguments = {"collection": collection, "xid": str(position.xid), "seq": position.seq}
+    [(points,)] = _fetch(connection, SQL["alive"], arguments)
+    return int(points)
+
+
+def state_position(connection: Connection) -> tuple[str, int]:
+    """(LSN, timeline) of the log: every entry that anybody could read so far is before it."""
+    [(lsn, timeline)] = _fetch(connection, SQL["state_position"], {})
+    return str(lsn), int(timeline or 0)
+
+
+def covers(connection: Connection, lsn: str, timeline: int) -> tuple[bool, bool]:
+    """(reached, shared): whether this server's log has come to `lsn`, and whether that place is of its own history."""
+    [(reached, shared)] = _fetch(connection, SQL["covers"], {"lsn": lsn, "timeline": timeline})
+    return bool(reached), bool(shared)
+
+
 def _fetch(connection: Connection, statement: str, arguments: dict[str, Any]) -> list[tuple[Any, ...]]:
     with reading(connection) as cursor:
         cursor.execute(statement, arguments)

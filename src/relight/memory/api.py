@@ -1,0 +1,167 @@
+"""What an agent calls: memory whose writes are journalled, and the applier that brings a store up to the journal."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relight.errors import ConflictError, NotFoundError, PermanentError
+from relight.memory import journal
+from relight.memory.journal import Op, Position, Write
+from relight.memory.store import Distance, Hit
+from relight.memory.vectors import pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relight.adapters.postgres import Connection, Cursor
+    from relight.memory.journal import Entry
+    from relight.memory.store import CollectionSpec, VectorStore
+
+# Entries that the store lacks are compared one by one; with more than this, it is brought up to the journal first.
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Something to remember."""
+
+    id: str
+    vector: Sequence[float]
+    payload: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a catch-up did, and where the store is now."""
+
+    entries: int
+    position: Position
+
+
+class Applier:
+    """Brings one collection up to the journal. Any number may run at once, anywhere."""
+
+    def __init__(self, *, store: VectorStore, spec: CollectionSpec, state: Connection, batch: int = 500) -> None:
+        self._store = store
+        self._spec = spec
+        self._state = state
+        self._batch = batch
+        self._known = False
+
+    def catch_up(self) -> Applied:
+        """Apply everything that can be read now, in batches; makes the collection where there is none.
+
+        Raises IntegrityError when the store was filled under another history, UnavailableError when this standby has
+        not replayed as far as the store is.
+        """
+        name = self._spec.name
+        try:
+            position = self._store.position(name)
+        except NotFoundError:  # new, or the store lost its volume
+            self._known = False
+            self._store.ensure(self._spec)
+            position = self._store.position(name)
+        if not self._known:
+            self._store.ensure(self._spec)
+            journal.check_history(self._state, name, position)
+            self._known = True
+        entries = 0
+        while True:
+            batch = journal.read(self._state, name, position, limit=self._batch)
+            if batch.entries:
+                try:
+                    position = self._store.apply(name, batch.entries, since=batch.since, until=batch.until)
+                except ConflictError:
+                    # A restore took the collection back meanwhile.
+                    position = self._store.position(name)
+                    continue
+                entries += len(batch.entries)
+            if batch.complete:
+                return Applied(entries=entries, position=position)
+
+    def lag_s(self) -> float:
+        """Seconds since the oldest entry that is not applied was written; 0 when there is none."""
+        return journal.lag_s(self._state, self._spec.name, self._store.position(self._spec.name))
+
+
+class Memory:
+    """An agent's memory: one collection. Writes go to the journal; a search sees every one that its caller can see."""
+
+    def __init__(self, *, store: VectorStore, spec: CollectionSpec) -> None:
+        self._store = store
+        self._spec = spec
+
+    def upsert(self, cursor: Cursor, points: Sequence[Point], *, epoch: int, task_id: str | None = None) -> None:
+        """Remember `points` when the caller's transaction commits.
+
+        Raises StaleEpochError when a newer epoch exists, PermanentError for a vector of another dimension.
+        """
+        writes = [
+            Write(
+                collection=self._spec.name,
+                op=Op.UPSERT,
+                id=point.id,
+                vector=pack(self._checked(point.vector)),
+                payload=point.payload,
+            )
+            for point in points
+        ]
+        journal.append(cursor, writes, epoch=epoch, task_id=task_id)
+
+    def delete(self, cursor: Cursor, ids: Sequence[str], *, epoch: int, task_id: str | None = None) -> None:
+        """Forget `ids` when the caller's transaction commits; what does not exist is no error."""
+        writes = [Write(collection=self._spec.name, op=Op.DELETE, id=id_) for id_ in ids]
+        journal.append(cursor, writes, epoch=epoch, task_id=task_id)
+
+    def search(self, state: Connection, vector: Sequence[float], *, k: int = 10) -> list[Hit]:
+        """The `k` nearest of everything that `state` sees as written, its own open transaction included.
+
+        The store may be behind; what it lacks is compared here and laid over its answers.
+        """
+        query = unpack(pack(self._checked(vector)))
+        want = k
+        while True:
+            found = self._store.search(self._spec.name, query, want)
+            # Read after the search, so that no entry is missing between the two.
+            lacking = self._lacking(state, found.position)
+            hits = [hit for hit in found.hits if hit.id not in lacking]
+            if len(hits) >= k or len(found.hits) < want or want >= k + len(lacking):
+                break
+            want = k + len(lacking)
+        for entry in lacking.values():
+            if entry.vector is not None:
+                distance = _distance(self._spec.distance, query, unpack(entry.vector))
+                hits.append(Hit(id=entry.id, distance=distance, payload=entry.payload))
+        return heapq.nsmallest(k, hits, key=lambda hit: (hit.distance, hit.id))
+
+    def _lacking(self, state: Connection, since: Position) -> dict[str, Entry]:
+        page = journal.pending(state, self._spec.name, since, limit=_PAGE)
+        if len(page) == _PAGE:
+            # `since` stays: entries that were applied in the meantime say the same once more.
+            Applier(store=self._store, spec=self._spec, state=state).catch_up()
+        lacking = {entry.id: entry for entry in page}
+        while len(page) == _PAGE:
+            page = journal.pending(state, self._spec.name, page[-1].position, limit=_PAGE)
+            lacking.update((entry.id, entry) for entry in page)
+        return lacking
+
+    def _checked(self, vector: Sequence[float]) -> Sequence[float]:
+        if len(vector) != self._spec.dimension:
+            raise PermanentError(
+                f"a vector has dimension {len(vector)}, and {self._spec.name!r} has {self._spec.dimension}",
+                hint="embed with the model of the collection",
+            )
+        return vector
+
+
+def _distance(kind: Distance, a: Sequence[float], b: Sequence[float]) -> float:
+    if kind is Distance.EUCLIDEAN:
+        return math.dist(a, b)
+    dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    if kind is Distance.DOT:
+        return -dot
+    norm = math.hypot(*a) * math.hypot(*b)
+    return 1.0 - dot / norm if norm else math.inf

@@ -1,0 +1,152 @@
+"""Taking a recovery point: stream every collection into a vault, then seal the manifest."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from relight import __version__
+from relight.clock import point_id
+from relight.errors import ConflictError, IntegrityError, UnavailableError
+from relight.memory import journal
+from relight.memory.api import Applier
+from relight.vault.manifest import CollectionPart, Manifest, StatePosition
+from relight.vault.points import PREFIX, manifest_key, newest_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from relight.adapters.postgres import Connection
+    from relight.clock import Clock
+    from relight.memory.store import CollectionSpec, VectorStore
+    from relight.vault.store import Vault
+
+log = logging.getLogger(__name__)
+
+
+class _VaultUnavailableError(Exception):
+    """The vault failed, as opposed to the servers that the bytes come from."""
+
+
+def take_snapshot(
+    *,
+    store: VectorStore,
+    specs: Sequence[CollectionSpec],
+    state: Connection,
+    vault: Vault,
+    fallback: Vault | None,
+    environment: str,
+    clock: Clock,
+) -> Manifest:
+    """Seal a recovery point of `specs` in `vault`, or in `fallback` when `vault` cannot be reached; the point says so.
+
+    Until the manifest is there, the point does not exist for anybody; what a failure leaves in the vault carries names
+    of its own and is never part of another point. Raises ConflictError when a point of the same second exists already.
+    """
+    taken_at = clock.now()
+    for spec in specs:
+        # A point that begins late in the journal makes a short hydration.
+        Applier(store=store, spec=spec, state=state).catch_up()
+
+    def attempt(target: Vault, instead_of: str | None) -> Manifest:
+        return _take(
+            store=store,
+            specs=specs,
+            state=state,
+            vault=target,
+            instead_of=instead_of,
+            environment=environment,
+            taken_at=taken_at,
+            clock=clock,
+        )
+
+    try:
+        return attempt(vault, None)
+    except _VaultUnavailableError as exc:
+        cause = exc.__cause__
+        if fallback is None:
+            raise UnavailableError(f"the vault in {vault.region} cannot be reached: {cause}") from cause
+        log.warning("vault unavailable", extra={"region": vault.region, "fallback": fallback.region})
+    try:
+        return attempt(fallback, vault.region)
+    except _VaultUnavailableError as exc:
+        raise UnavailableError(
+            f"neither the vault in {vault.region} nor the one in {fallback.region} can be reached: {exc.__cause__}",
+            hint="no point was taken; the next run tries again",
+        ) from exc.__cause__
+
+
+def _take(
+    *,
+    store: VectorStore,
+    specs: Sequence[CollectionSpec],
+    state: Connection,
+    vault: Vault,
+    instead_of: str | None,
+    environment: str,
+    taken_at: datetime,
+    clock: Clock,
+) -> Manifest:
+    point = point_id(taken_at)
+    try:
+        previous = newest_id(vault)
+    except UnavailableError as exc:
+        raise _VaultUnavailableError from exc
+    if previous == point:
+        raise ConflictError(f"the point {point} is sealed already", hint="another snapshot of this second was first")
+    parts = tuple(_upload(store, spec, vault, point) for spec in specs)
+    # Read last: by now the log holds every entry that is in the snapshots.
+    lsn, timeline = journal.state_position(state)
+    manifest = Manifest(
+        id=point,
+        environment=environment,
+        region=vault.region,
+        instead_of=instead_of,
+        taken_at=taken_at,
+        sealed_at=clock.now(),
+        software=__version__,
+        previous=previous,
+        state=StatePosition(lsn=lsn, timeline=timeline),
+        collections=parts,
+    )
+    try:
+        vault.put_bytes(manifest_key(point), manifest.to_json().encode(), only_if_absent=True)
+    except UnavailableError as exc:
+        raise _VaultUnavailableError from exc
+    log.info("point sealed", extra={"point": point, "region": vault.region, "bytes": sum(p.bytes for p in parts)})
+    return manifest
+
+
+def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str) -> CollectionPart:
+    # The random part keeps two snapshots of the same second out of each other's objects.
+    key = f"{PREFIX}{point}/{quote(spec.name, safe='')}-{secrets.token_hex(4)}.{store.extension}"
+    writer = None
+    try:
+        with vault.writer(key) as writer:
+            taken = store.snapshot(spec.name, writer)
+    except UnavailableError as exc:
+        if writer is not None and writer.error is not None:
+            raise _VaultUnavailableError from exc
+        raise
+    if taken.spec != spec:
+        raise IntegrityError(
+            f"the collection {spec.name!r} changed to {taken.spec} while its snapshot was taken",
+            hint="correct the settings; nothing was sealed",
+        )
+    return CollectionPart(
+        name=spec.name,
+        store=store.kind,
+        server_version=taken.server_version,
+        object=key,
+        bytes=writer.bytes,
+        sha256=writer.sha256,
+        points=taken.points,
+        dimension=spec.dimension,
+        distance=spec.distance.value,
+        embedding_model=spec.embedding_model,
+        position=str(taken.position),
+        canaries=taken.canaries,
+    )
