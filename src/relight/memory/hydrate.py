@@ -85,8 +85,8 @@ def hydrate(
     writes which the state here never received, is passed over for the next older one, and the result says so; without
     any, the journal is applied from its beginning, which it still has. Naming a `point`, or the newest eligible one
     `before` a time, uses that one or raises: ConflictError when the collection holds data, NotFoundError,
-    IntegrityError. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby that is
-    a little behind.
+    IntegrityError. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby that
+    is a little behind.
     """
     if point is not None and before is not None:
         raise ConfigError("both a point and a time were named", hint="name one of them")
