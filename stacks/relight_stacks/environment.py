@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+# ARNs are computed in the partition `aws`, so the regions of the others are not taken.
+_REGION = re.compile(r"(?!cn-|us-gov-|us-iso)[a-z]{2}(-[a-z]+)+-[0-9]")
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
 
 # The longest name that leaves every IAM role within its 64 characters and every bucket within its 63.
@@ -178,7 +179,7 @@ def load_environment(path: Path) -> Environment:
 
 
 def _regions(table: _Table) -> Regions:
-    allowed = "the name of an AWS region, such as us-west-2"
+    allowed = "the name of an AWS region, such as us-west-2, outside China and GovCloud"
     regions = Regions(primary=table.text("primary", _REGION, allowed), standby=table.text("standby", _REGION, allowed))
     if regions.primary == regions.standby:
         raise table.error("standby", regions.standby, "a region other than regions.primary")

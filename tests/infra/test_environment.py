@@ -1,0 +1,192 @@
+"""The environment's file is read whole, or refused with what is wrong and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relight.config import Acknowledge, OnLeaseLost, Role, Settings
+from relight.errors import ConfigError
+from relight.objectives import Tier
+from relight_stacks.environment import (
+    environments_folder,
+    load_environment,
+    load_environments,
+    load_named,
+)
+from relight_stacks.settings import settings_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEMO = (environments_folder() / "demo.toml").read_text()
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_demo_environment_is_what_the_drill_raises() -> None:
+    """demo is tier internal from us-east-1 to us-west-2, with side effects and writes confirmed in the standby."""
+    demo = load_named("demo")
+    assert (demo.name, demo.tier, demo.account) == ("demo", Tier.INTERNAL, "000000000000")
+    assert (demo.regions.primary, demo.regions.standby) == ("us-east-1", "us-west-2")
+    assert (demo.acknowledge, demo.on_lease_lost) == (Acknowledge.REMOTE, OnLeaseLost.FENCE)
+    assert demo.agent.replicas == 2
+
+
+def test_every_shipped_environment_is_valid() -> None:
+    """Each file beside demo.toml loads, and the list is sorted by name."""
+    names = [environment.name for environment in load_environments()]
+    assert "demo" in names
+    assert names == sorted(names)
+
+
+def test_optional_keys_are_read(tmp_path: Path) -> None:
+    """What may be left out is read when it is there."""
+    text = 'acknowledge = "local"\non_lease_lost = "serve"\nconfirm_timeout_s = 2\n' + DEMO
+    text = text.replace("[vector]", 'command = ["agent", "--serve"]\n\n[vector]')
+    mine = load_environment(write(tmp_path, text))
+    assert (mine.acknowledge, mine.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
+    assert mine.confirm_timeout_s == 2.0
+    assert mine.agent.command == ("agent", "--serve")
+
+
+ACCOUNT = 'account = "000000000000"'
+TIER = 'tier = "internal"'
+SUBNETS = '["subnet-0e0a0000000000001", "subnet-0e0a0000000000002"]'
+BALANCER = '"agent-0000000000.us-east-1.elb.amazonaws.com"'
+GROUP = '"arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/agent/0000000000000001"'
+IMAGE = '"000000000000.dkr.ecr.{region}.amazonaws.com/agent:1"'
+
+# What is replaced in demo.toml, by what; then the words that the refusal must hold: key, value, what is allowed.
+BAD: list[tuple[str, str, list[str]]] = [
+    (ACCOUNT, "account = 0", ["account = 0", "12 digits in quotes"]),
+    (ACCOUNT, 'account = "123"', ["account = '123'", "12 digits in quotes"]),
+    (ACCOUNT, "", ["account is missing", "12 digits in quotes"]),
+    (TIER, 'tier = "gold"', ["tier = 'gold'", "customer-facing, internal, batch, sandbox"]),
+    (TIER, "tier = 1", ["tier = 1", "customer-facing, internal, batch, sandbox"]),
+    (TIER, f'{TIER}\nacknowledge = "never"', ["acknowledge = 'never'", "remote, local"]),
+    (TIER, f'{TIER}\non_lease_lost = "panic"', ["on_lease_lost = 'panic'", "fence, serve"]),
+    (TIER, f"{TIER}\nconfirm_timeout_s = 0", ["confirm_timeout_s = 0", "from 0.1 to 60"]),
+    (TIER, f"{TIER}\nconfirm_timeout_s = nan", ["confirm_timeout_s = nan", "from 0.1 to 60"]),
+    (TIER, f"{TIER}\nconfirm_timeout_s = true", ["confirm_timeout_s = True", "from 0.1 to 60"]),
+    (TIER, f'{TIER}\nconfirm_timeout_s = "5"', ["confirm_timeout_s = '5'", "from 0.1 to 60"]),
+    (TIER, f"{TIER}\nteir = 1", ["teir = 1 is not a key", "tier"]),
+    ('domain = "relight.example"', 'domain = "Relight"', ["domain = 'Relight'", "lower case"]),
+    ('domain = "relight.example"', 'domain = "relight.example."', ["domain = 'relight.example.'", "lower case"]),
+    ('primary = "us-east-1"', 'primary = "Virginia"', ["regions.primary = 'Virginia'", "us-west-2"]),
+    ('primary = "us-east-1"', 'primary = "us-gov-east-1"', ["regions.primary = 'us-gov-east-1'", "outside China"]),
+    ('standby = "us-west-2"', 'standby = "us-east-1"', ["regions.standby = 'us-east-1'", "other than regions.primary"]),
+    (
+        'standby = "us-west-2"',
+        'standby = "us-west-2"\nwitness = "x"',
+        ["regions.witness = 'x' is not a key", "primary"],
+    ),
+    ("replicas = 2", "replicas = 0", ["agent.replicas = 0", "from 1 to 100"]),
+    ("replicas = 2", "replicas = 2.5", ["agent.replicas = 2.5", "a whole number"]),
+    ("replicas = 2", "replicas = true", ["agent.replicas = True", "a whole number"]),
+    ("replicas = 2", "replicas = 2\ncommand = []", ["agent.command = []", "at least one"]),
+    ("replicas = 2", 'replicas = 2\ncommand = "run"', ["agent.command = 'run'", "a list"]),
+    ("replicas = 2", "replicas = 2\ncommand = [1]", ["agent.command = [1]", "a list"]),
+    ("cpu = 512", "cpu = 500", ["agent.cpu = 500", "256, 512, 1024"]),
+    ("memory = 1024", "memory = 9000", ["agent.memory = 9000", "from 1024 to 4096"]),
+    ("memory = 1024", "memory = 1500", ["agent.memory = 1500", "steps of 1024"]),
+    (IMAGE, '""', ["agent.image = ''", "container image"]),
+    (IMAGE, '"a.us-east-1.example/agent:1"', ["agent.image", "us-east-1", "write {region}"]),
+    (IMAGE, '"{account}/agent:1"', ["agent.image", "no placeholder but {region}"]),
+    (SUBNETS, "[]", ["network.primary.subnet_ids = []", "at least one"]),
+    (SUBNETS, '"subnet-0e0a0000000000001"', ["network.primary.subnet_ids", "a list"]),
+    (SUBNETS, '["vpc-1"]', ["network.primary.subnet_ids = ['vpc-1']", "subnet-0123456789abcdef0"]),
+    (SUBNETS, '["subnet-12345678", "subnet-12345678"]', ["network.primary.subnet_ids", "each once"]),
+    ('["sg-0e0a0000000000001"]', '["subnet-1"]', ["network.primary.security_group_ids", "sg-0123456789abcdef0"]),
+    (BALANCER, '"https://x.example"', ["network.primary.load_balancer_dns_name", "DNS name"]),
+    (GROUP, '"arn:aws:sns:us-east-1:1:x"', ["network.primary.target_group_arn", "account 000000000000 in us-east-1"]),
+    (GROUP, GROUP.replace("us-east-1", "eu-west-1"), ["network.primary.target_group_arn", "in us-east-1"]),
+    ("[network.standby]", "[network.spare]", ["network.standby is missing", "a table"]),
+    (
+        "[network.primary]",
+        "[network.third]\na = 1\n\n[network.primary]",
+        ["network.third = a table", "primary, standby"],
+    ),
+    ("[vector]", "[vectors]\na = 1\n\n[vector]", ["vectors = a table is not a key", "vector"]),
+    ("[regions]", "[regions", ["is not TOML", "correct the line"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), BAD, ids=[f"{i}-{new[:40]}" for i, (_, new, _) in enumerate(BAD)])
+def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    """The refusal names the file, the key, the value got and what is allowed."""
+    assert old in DEMO
+    path = write(tmp_path, DEMO.replace(old, new, 1))
+    with pytest.raises(ConfigError) as refused:
+        load_environment(path)
+    message = str(refused.value)
+    for word in [str(path), *words]:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", ["Prod", "1st", "a--b", "a-", "far-too-long-a-name", "ünicode", "a_b"])
+def test_a_name_that_no_resource_can_carry_is_refused(tmp_path: Path, name: str) -> None:
+    """The file's stem becomes part of bucket and role names, so it is held to what both allow."""
+    with pytest.raises(ConfigError, match="is not allowed"):
+        load_environment(write(tmp_path, DEMO, name))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are not TOML."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_environment(path)
+
+
+def test_an_unknown_environment_is_answered_with_those_that_exist() -> None:
+    """A typing error in a name shows the names."""
+    with pytest.raises(ConfigError, match="demo"):
+        load_named("prod")
+
+
+def test_the_longest_name_fits_every_limit(tmp_path: Path) -> None:
+    """With the longest name and the longest regions, buckets have at most 63 characters and roles at most 64."""
+    text = DEMO.replace("us-east-1", "ap-southeast-1").replace("us-west-2", "ap-northeast-2")
+    names = load_environment(write(tmp_path, text, "a" * 16)).names
+    buckets = [names.state_bucket(names.primary_region), names.vault_bucket(names.primary_region), names.lease_bucket]
+    assert max(map(len, buckets)) <= 63
+    assert len(names.iam_role("snapshot-schedule", names.primary_region)) <= 64
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_each_region_is_told_its_own_side(role: Role) -> None:
+    """Settings name the region's own vault first and the other as its peer, and survive the environment variables."""
+    settings = settings_for(load_named("demo"), role)
+    assert settings.region == ("us-east-1" if role is Role.PRIMARY else "us-west-2")
+    assert settings.vault_bucket.endswith(settings.region)
+    assert settings.peer_vault_bucket.endswith(settings.peer_region)
+    assert settings.lease_bucket == "relight-demo-lease-000000000000-us-west-2"
+    assert settings.service_url == "https://agent.demo.relight.example"
+    assert settings.primary_url == "https://primary.agent.demo.relight.example"
+    assert settings.standby_url == "https://standby.agent.demo.relight.example"
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_the_two_sides_differ_only_in_their_side() -> None:
+    """What is not a matter of side is the same in both regions."""
+    demo = load_named("demo")
+    primary, standby = (dataclasses.asdict(settings_for(demo, role)) for role in Role)
+    differing = {name for name in primary if primary[name] != standby[name]}
+    assert differing == {"role", "region", "vault_bucket", "peer_vault_bucket"}
+
+
+def test_what_the_environment_chooses_reaches_the_settings(tmp_path: Path) -> None:
+    """The tier, the replicas and the choices about acknowledgement and the lease arrive where they are read."""
+    text = 'acknowledge = "local"\non_lease_lost = "serve"\nconfirm_timeout_s = 2.5\n' + DEMO
+    text = text.replace("replicas = 2", "replicas = 7").replace(TIER, 'tier = "batch"')
+    settings = settings_for(load_environment(write(tmp_path, text)), Role.STANDBY)
+    assert (settings.tier, settings.agent_replicas) == (Tier.BATCH, 7)
+    assert (settings.acknowledge, settings.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
+    assert settings.confirm_timeout_s == 2.5

@@ -1,0 +1,261 @@
+"""Every function may do what the table says, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from relight.recovery.epoch import LEASE_KEY
+from relight.recovery.evidence import HISTORY_KEY
+from relight.vault.points import PREFIX
+from relight_constructs import access
+from relight_constructs.policies import ANY_RESOURCE, Statement, policy
+
+if TYPE_CHECKING:
+    from synthesis import Synthesis
+
+STANDBY_VAULT = "arn:aws:s3:::relight-demo-vault-000000000000-us-west-2"
+PRIMARY_VAULT = "arn:aws:s3:::relight-demo-vault-000000000000-us-east-1"
+LEASE = "arn:aws:s3:::relight-demo-lease-000000000000-us-west-2"
+
+READ_SECRET = {"secretsmanager:GetSecretValue connections", "kms:Decrypt operations-key"}
+JOIN_NETWORK = {
+    f"ec2:{action} *"
+    for action in (
+        "AssignPrivateIpAddresses",
+        "CreateNetworkInterface",
+        "DeleteNetworkInterface",
+        "DescribeNetworkInterfaces",
+        "DescribeSubnets",
+        "UnassignPrivateIpAddresses",
+    )
+}
+ENCRYPT_EAST = {"kms:Decrypt us-east-1-keys", "kms:GenerateDataKey us-east-1-keys"}
+ENCRYPT_WEST = {"kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-keys"}
+RECORD = {"s3:PutObject standby-vault/runs/*", "kms:GenerateDataKey us-west-2-keys"}
+REVIEW = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/runs/*", "kms:Decrypt us-west-2-keys"}
+RESTORE = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/points/*", "kms:Decrypt us-west-2-keys"}
+READ_LEASE = {"s3:ListBucket lease", "s3:GetObject lease/lease.json", "kms:Decrypt us-west-2-keys"}
+HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
+
+
+def seal(vault: str) -> set[str]:
+    points = {f"s3:{action} {vault}/points/*" for action in ("AbortMultipartUpload", "GetObject", "PutObject")}
+    return {f"s3:ListBucket {vault}"} | points
+
+
+TABLE: dict[str, set[str]] = {
+    "snapshot": JOIN_NETWORK
+    | READ_SECRET
+    | seal("primary-vault")
+    | seal("standby-vault")
+    | ENCRYPT_EAST
+    | ENCRYPT_WEST,
+    "assess": JOIN_NETWORK | READ_SECRET | RESTORE | READ_LEASE | RECORD,
+    "fence": HOLD_LEASE | RECORD,
+    "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
+    "scale": {"ecs:DescribeServices agent", "ecs:UpdateService agent"} | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | RECORD | REVIEW,
+    "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RESTORE | RECORD,
+    "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
+    "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
+    "announce": {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
+    | REVIEW
+    | RECORD,
+    "sentinel": READ_LEASE
+    | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
+    | ENCRYPT_WEST,
+}
+
+# What every function has.
+TRACE = {"xray:PutTraceSegments *", "xray:PutTelemetryRecords *"}
+
+
+def base(verb: str) -> set[str]:
+    return TRACE | {f"logs:CreateLogStream log-of-{verb}", f"logs:PutLogEvents log-of-{verb}"}
+
+
+def statements_of(synthesis: Synthesis, part: str, role_path: str) -> list[dict[str, Any]]:
+    """Every statement of every policy of a role."""
+    role = synthesis.address_of("aws_iam_role", f"{part}/{role_path}")
+    policies = synthesis.resources("aws_iam_role_policy", part=part).values()
+    documents = [json.loads(item["policy"]) for item in policies if item["role"] == f"${{{role}.name}}"]
+    return [statement for document in documents for statement in document["Statement"]]
+
+
+def allowed(synthesis: Synthesis, part: str, role_path: str) -> set[str]:
+    """What a role may do, as `action resource` with the resources' short names."""
+    found = set()
+    for statement in statements_of(synthesis, part, role_path):
+        if statement["Effect"] == "Allow":
+            for action in statement["Action"]:
+                for resource in statement["Resource"]:
+                    found.add(f"{action} {short(synthesis, part, resource)}")
+    return found
+
+
+def short(synthesis: Synthesis, part: str, resource: str) -> str:
+    named = {
+        STANDBY_VAULT: "standby-vault",
+        PRIMARY_VAULT: "primary-vault",
+        LEASE: "lease",
+        "arn:aws:kms:us-east-1:000000000000:key/*": "us-east-1-keys",
+        "arn:aws:kms:us-west-2:000000000000:key/*": "us-west-2-keys",
+        "arn:aws:ecs:us-west-2:000000000000:service/relight-demo/agent": "agent",
+        "arn:aws:states:us-west-2:000000000000:stateMachine:relight-demo-recovery": "recovery",
+    }
+    if part in ("primary", "standby"):
+        named[f"${{{synthesis.address_of('aws_kms_key', f'{part}/key/key')}.arn}}"] = "operations-key"
+        for secret in ("connections", "vector-password"):
+            named[f"${{{synthesis.address_of('aws_secretsmanager_secret', f'{part}/{secret}/secret')}.arn}}"] = secret
+    if part == "standby":
+        named[f"${{{synthesis.address_of('aws_sns_topic', 'standby/incidents/topic')}.arn}}"] = "topic"
+    for arn, label in named.items():
+        if resource == arn or (resource.startswith(f"{arn}/") and arn in (STANDBY_VAULT, PRIMARY_VAULT, LEASE)):
+            return label + resource[len(arn) :]
+    if ":log-group:/aws/lambda/relight-demo-" in resource and resource.endswith(":*"):
+        return "log-of-" + resource.split("relight-demo-")[1].removesuffix(":*")
+    return resource
+
+
+@pytest.mark.parametrize("verb", sorted(TABLE))
+def test_a_function_may_do_what_the_table_says(synthesis: Synthesis, verb: str) -> None:
+    """Fails when a permission is added to a function, or taken from it, anywhere but here."""
+    part = "primary" if verb == "snapshot" else "standby"
+    assert allowed(synthesis, part, f"{verb}/role/role") == TABLE[verb] | base(verb)
+
+
+def test_every_function_is_in_the_table(synthesis: Synthesis) -> None:
+    """A new function gets its line."""
+    assert {path.split("/")[1] for path in synthesis.resources("aws_lambda_function")} == set(TABLE)
+
+
+@pytest.mark.parametrize("part", ["primary", "standby"])
+def test_the_agent_may_read_its_connections_and_hold_the_lease(synthesis: Synthesis, part: str) -> None:
+    """The agent's own role says nothing about vaults, functions or scaling."""
+    assert allowed(synthesis, part, "agent/role/role") == READ_SECRET | HOLD_LEASE
+
+
+@pytest.mark.parametrize("part", ["primary", "standby"])
+def test_the_vector_database_may_do_nothing(synthesis: Synthesis, part: str) -> None:
+    """Its container's role has no policy."""
+    assert statements_of(synthesis, part, "vector/role/role") == []
+
+
+def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis) -> None:
+    """Each function that the definition names, and no other."""
+    got = allowed(synthesis, "standby", "recovery/role/role")
+    prefix = "lambda:InvokeFunction arn:aws:lambda:us-west-2:000000000000:function:relight-demo-"
+    verbs = {item.removeprefix(prefix) for item in got if item.startswith(prefix)}
+    assert verbs == {
+        "assess",
+        "fence",
+        "promote",
+        "scale",
+        "hydrate",
+        "verify",
+        "replay",
+        "open-gate",
+        "announce",
+    }
+    others = {item for item in got if not item.startswith("lambda:")}
+    assert all(item.startswith(("logs:", "xray:")) and item.endswith(" *") for item in others)
+
+
+@pytest.mark.parametrize(("part", "verb"), [("primary", "snapshot"), ("standby", "sentinel")])
+def test_a_schedule_may_call_its_own_function_only(synthesis: Synthesis, part: str, verb: str) -> None:
+    """A schedule's role has one permission."""
+    region = {"primary": "us-east-1", "standby": "us-west-2"}[part]
+    arn = f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
+    assert allowed(synthesis, part, f"{verb}-schedule/role/role") == {f"lambda:InvokeFunction {arn}"}
+
+
+def test_only_actions_with_a_written_reason_are_allowed_everywhere(synthesis: Synthesis) -> None:
+    """Fails when a policy allows `*` for an action whose reason is not in ANY_RESOURCE."""
+    seen = set()
+    for item in synthesis.resources("aws_iam_role_policy").values():
+        for statement in json.loads(item["policy"])["Statement"]:
+            if statement["Effect"] == "Allow" and "*" in statement["Resource"]:
+                seen.update(statement["Action"])
+            assert not any(action.endswith("*") for action in statement["Action"])
+    assert seen == set(ANY_RESOURCE), "a reason that nothing needs is a reason to remove"
+
+
+def test_a_statement_on_everything_needs_a_reason() -> None:
+    """The construct library refuses to write such a policy in the first place."""
+    with pytest.raises(ValueError, match="s3:GetObject on every resource; name the resources"):
+        Statement(actions=("s3:GetObject",), resources=("*",))
+
+
+def test_a_statement_about_nothing_is_refused() -> None:
+    """An empty list of actions or resources is a mistake."""
+    with pytest.raises(ValueError, match="needs actions and resources"):
+        Statement(actions=(), resources=("arn:aws:s3:::a",))
+
+
+def test_equal_statements_make_equal_text() -> None:
+    """The order in which actions were written down does not matter."""
+    one = Statement(actions=("s3:PutObject", "s3:GetObject"), resources=("arn:aws:s3:::a/*",))
+    other = Statement(actions=("s3:GetObject", "s3:PutObject"), resources=("arn:aws:s3:::a/*",))
+    assert policy(one) == policy(other)
+
+
+def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: Synthesis) -> None:
+    """No policy allows a key of every alias: the vault's keys are bound by alias, and to S3 of the key's region."""
+    bound = 0
+    for part in ("primary", "standby"):
+        for item in synthesis.resources("aws_iam_role_policy", part=part).values():
+            for statement in json.loads(item["policy"])["Statement"]:
+                if any(resource.endswith(":key/*") for resource in statement["Resource"]):
+                    bound += 1
+                    region = statement["Resource"][0].split(":")[3]
+                    assert statement["Condition"] == {
+                        "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-vault"},
+                        "StringEquals": {"kms:ViaService": f"s3.{region}.amazonaws.com"},
+                    }
+    assert bound > 20
+
+
+def test_listing_a_vault_is_bound_to_a_prefix(synthesis: Synthesis) -> None:
+    """Nobody lists a whole vault; the lease's bucket is listed whole, so that a missing lease is told from a 403."""
+    for part in ("primary", "standby"):
+        for item in synthesis.resources("aws_iam_role_policy", part=part).values():
+            for statement in json.loads(item["policy"])["Statement"]:
+                if "s3:ListBucket" in statement["Action"] and statement["Resource"] != [LEASE]:
+                    assert statement["Condition"]["StringLike"]["s3:prefix"] in ("points/*", "runs/*")
+
+
+def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synthesis) -> None:
+    """What Lambda needs for itself is denied to the code that it runs."""
+    statements = statements_of(synthesis, "standby", "hydrate/role/role")
+    denied = [statement for statement in statements if statement["Effect"] == "Deny"]
+    arn = "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
+    assert [statement["Condition"] for statement in denied] == [{"ArnEquals": {"lambda:SourceFunctionArn": arn}}]
+
+
+def test_who_may_take_on_a_role_is_one_service(synthesis: Synthesis) -> None:
+    """Every role trusts one AWS service; all but Lambda's are bound to this account."""
+    for path, role in synthesis.resources("aws_iam_role").items():
+        (statement,) = json.loads(role["assume_role_policy"])["Statement"]
+        (service,) = statement["Principal"].values()
+        assert statement["Action"] == "sts:AssumeRole"
+        if service == "lambda.amazonaws.com":
+            assert "Condition" not in statement
+        else:
+            assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "000000000000"}, path
+
+
+def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:
+    """IAM is global: two regions' stacks must not make the same role."""
+    names = [role["name"] for role in synthesis.resources("aws_iam_role").values()]
+    assert len(names) == len(set(names))
+    assert max(map(len, names)) <= 64
+
+
+def test_the_stacks_and_the_handlers_mean_the_same_objects() -> None:
+    """Policies name the objects that the runtime writes."""
+    assert access.LEASE_OBJECT == LEASE_KEY
+    assert access.SENTINEL_OBJECT == HISTORY_KEY
+    assert access.POINTS == PREFIX

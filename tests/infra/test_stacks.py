@@ -1,0 +1,440 @@
+"""What `cdktf deploy` would deploy, read from the synthesized JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from synthesis import BUNDLE_BYTES, PARTS, ROOT, synthesize
+
+from relight.config import Role, Settings
+from relight_stacks.environment import load_named
+from relight_stacks.settings import settings_for
+
+if TYPE_CHECKING:
+    from synthesis import Synthesis
+
+HOME = {"vault": "us-west-2", "primary": "us-east-1", "standby": "us-west-2", "dns": "us-west-2"}
+REFERENCE = re.compile(r"\$\{([^}]*)\}")
+ADDRESSES = Path(__file__).parent / "addresses.txt"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_stack_keeps_its_state_at_home(synthesis: Synthesis, part: str) -> None:
+    """State is in the stack's own region, encrypted and locked, and never in the other's."""
+    assert synthesis.stacks[part]["terraform"]["backend"] == {
+        "s3": {
+            "bucket": f"relight-demo-state-000000000000-{HOME[part]}",
+            "key": f"demo-{part}.tfstate",
+            "region": HOME[part],
+            "encrypt": True,
+            "use_lockfile": True,
+        }
+    }
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_stack_reads_the_state_of_another(synthesis: Synthesis, part: str) -> None:
+    """There is no remote state, and the only data source is the zone by its name."""
+    data = synthesis.stacks[part].get("data", {})
+    assert set(data) <= {"aws_route53_zone"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_provider_refuses_any_other_account(synthesis: Synthesis, part: str) -> None:
+    """Credentials of the wrong account deploy nothing; only the vault stack has a provider in the other region."""
+    providers = synthesis.stacks[part]["provider"]["aws"]
+    assert all(provider["allowed_account_ids"] == ["000000000000"] for provider in providers)
+    assert [provider["region"] for provider in providers] == [HOME[part]] + ["us-east-1"] * (part == "vault")
+
+
+def test_no_required_version(synthesis: Synthesis) -> None:
+    """checkov reads nothing of a stack that has one, and passes."""
+    for part in PARTS:
+        assert "required_version" not in synthesis.stacks[part]["terraform"]
+
+
+def test_references_have_one_form(synthesis: Synthesis) -> None:
+    """`${type.name.attribute}` and `${data.type.name.attribute}`, of what the same stack holds: no function."""
+    for part in PARTS:
+        stack = synthesis.stacks[part]
+        references = REFERENCE.findall(synthesis.text(part))
+        assert references or part == "none"
+        for reference in references:
+            names = reference.split(".")
+            kinds = stack["data"] if names[0] == "data" else stack["resource"]
+            type_, name, _attribute = names[-3:]
+            assert len(names) == 3 + (names[0] == "data"), reference
+            assert name in kinds[type_], reference
+
+
+def test_tokens_are_resolved(synthesis: Synthesis) -> None:
+    """Nothing of cdktf's own placeholders is left in the JSON."""
+    for part in PARTS:
+        assert "TfToken" not in synthesis.text(part)
+
+
+def test_resource_addresses_are_a_contract(synthesis: Synthesis) -> None:
+    """Fails when an address changes: Terraform would destroy the old resource and make a new one.
+
+    When that is meant, write the new list with RELIGHT_WRITE_ADDRESSES=1.
+    """
+    found = sorted(
+        f"{part} {type_}.{resource['//']['metadata']['uniqueId']}" for part, type_, _, resource in synthesis.every()
+    )
+    text = "".join(f"{line}\n" for line in found)
+    if os.environ.get("RELIGHT_WRITE_ADDRESSES") == "1":
+        ADDRESSES.write_text(text)
+    assert text == ADDRESSES.read_text()
+
+
+def test_a_synthesis_is_deterministic(synthesis: Synthesis, tmp_path: Path) -> None:
+    """The same input writes the same bytes, in another process and into another folder."""
+    bundle = tmp_path / "relight.zip"
+    bundle.write_bytes(BUNDLE_BYTES)
+    again = synthesize(tmp_path / "again", bundle, "--environment", "demo")
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert files(again) == files(synthesis.folder)
+
+
+# Vault
+
+
+@pytest.mark.parametrize("path", ["vault/primary-vault", "vault/standby-vault", "vault/lease"])
+def test_buckets_are_private_encrypted_and_tls_only(synthesis: Synthesis, path: str) -> None:
+    """No public access of any kind, the owner enforced, KMS with bucket keys, and nothing at all without TLS."""
+    block = synthesis.one("aws_s3_bucket_public_access_block", f"{path}/bucket/public-access")
+    switches = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
+    assert all(block[switch] is True for switch in switches)
+    ownership = synthesis.one("aws_s3_bucket_ownership_controls", f"{path}/bucket/ownership")
+    assert as_block(ownership["rule"])["object_ownership"] == "BucketOwnerEnforced"
+    encryption = synthesis.one("aws_s3_bucket_server_side_encryption_configuration", f"{path}/bucket/encryption")
+    (rule,) = encryption["rule"]
+    assert rule["bucket_key_enabled"] is True
+    assert as_block(rule["apply_server_side_encryption_by_default"])["sse_algorithm"] == "aws:kms"
+    (statement,) = json.loads(synthesis.one("aws_s3_bucket_policy", f"{path}/bucket/policy")["policy"])["Statement"]
+    name = synthesis.one("aws_s3_bucket", f"{path}/bucket/bucket")["bucket"]
+    assert (statement["Effect"], statement["Action"], statement["Principal"]) == ("Deny", "s3:*", "*")
+    assert statement["Resource"] == [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"]
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.parametrize(("source", "target"), [("primary", "standby"), ("standby", "primary")])
+def test_vaults_are_replicated_both_ways(synthesis: Synthesis, source: str, target: str) -> None:
+    """Every object and deletion, encrypted with the peer's key, with Replication Time Control of 15 minutes."""
+    replication = synthesis.one("aws_s3_bucket_replication_configuration", f"vault/{source}-vault/replicate")
+    (rule,) = replication["rule"]
+    destination = as_block(rule["destination"])
+    assert (rule["status"], rule["priority"], as_block(rule["filter"])) == ("Enabled", 1, {"prefix": ""})
+    assert as_block(rule["delete_marker_replication"]) == {"status": "Enabled"}
+    criteria = as_block(rule["source_selection_criteria"])
+    assert as_block(criteria["sse_kms_encrypted_objects"]) == {"status": "Enabled"}
+    time = as_block(destination["replication_time"])
+    assert (time["status"], as_block(time["time"])) == ("Enabled", {"minutes": 15})
+    metrics = as_block(destination["metrics"])
+    assert (metrics["status"], as_block(metrics["event_threshold"])) == ("Enabled", {"minutes": 15})
+    bucket = synthesis.address_of("aws_s3_bucket", f"vault/{target}-vault/bucket/bucket")
+    key = synthesis.address_of("aws_kms_key", f"vault/{target}-vault/key/key")
+    assert destination["bucket"] == f"${{{bucket}.arn}}"
+    assert as_block(destination["encryption_configuration"]) == {"replica_kms_key_id": f"${{{key}.arn}}"}
+    versioned = {synthesis.address_of("aws_s3_bucket_versioning", f"vault/{at}-vault/versioning") for at in HALVES}
+    assert set(replication["depends_on"]) == versioned
+
+
+HALVES = ("primary", "standby")
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_vaults_are_versioned_and_tidied(synthesis: Synthesis, half: str) -> None:
+    """Versions are kept 30 days, points 400, unfinished uploads one; the timelines of runs never end."""
+    versioning = synthesis.one("aws_s3_bucket_versioning", f"vault/{half}-vault/versioning")
+    assert as_block(versioning["versioning_configuration"]) == {"status": "Enabled"}
+    rules = {
+        rule["id"]: rule
+        for rule in synthesis.one("aws_s3_bucket_lifecycle_configuration", f"vault/{half}-vault/lifecycle")["rule"]
+    }
+    assert rules["unfinished-uploads"]["abort_incomplete_multipart_upload"] == [{"days_after_initiation": 1}]
+    assert rules["earlier-versions"]["noncurrent_version_expiration"] == [{"noncurrent_days": 30}]
+    assert rules["points"]["expiration"] == [{"days": 400}]
+    assert rules["points"]["filter"] == [{"prefix": "points/"}]
+
+
+def test_the_lease_is_in_the_standby_and_nowhere_else(synthesis: Synthesis) -> None:
+    """One small bucket in the standby, neither replicated nor versioned."""
+    bucket = synthesis.one("aws_s3_bucket", "vault/lease/bucket/bucket")
+    assert bucket["bucket"] == "relight-demo-lease-000000000000-us-west-2"
+    assert "provider" not in bucket
+    for type_ in ("aws_s3_bucket_versioning", "aws_s3_bucket_replication_configuration"):
+        assert not [path for path in synthesis.resources(type_) if "lease" in path]
+
+
+def test_each_vault_is_in_its_own_region_with_its_own_key(synthesis: Synthesis) -> None:
+    """Everything of the primary's vault goes through the primary's provider; the alias is the same in both."""
+    for _, _, path, resource in synthesis.every():
+        if path.startswith("primary-vault/"):
+            assert resource["provider"] == "aws.primary", path
+        else:
+            assert "provider" not in resource, path
+    aliases = synthesis.resources("aws_kms_alias", part="vault").values()
+    assert {alias["name"] for alias in aliases} == {"alias/relight-demo-vault"}
+
+
+def test_keys_rotate(synthesis: Synthesis) -> None:
+    """Every key rotates by itself and can be saved for 30 days."""
+    for key in synthesis.resources("aws_kms_key").values():
+        assert (key["enable_key_rotation"], key["deletion_window_in_days"]) == (True, 30)
+
+
+# Functions
+
+
+def functions(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
+    return {path.split("/")[1]: body for path, body in synthesis.resources("aws_lambda_function").items()}
+
+
+def test_functions_run_on_arm_with_python_313(synthesis: Synthesis) -> None:
+    """One runtime, one architecture, traced, and with memory enough for a quick start."""
+    for verb, function in functions(synthesis).items():
+        assert function["function_name"] == f"relight-demo-{verb}"
+        assert (function["runtime"], function["architectures"]) == ("python3.13", ["arm64"])
+        assert as_block(function["tracing_config"]) == {"mode": "Active"}
+        assert function["memory_size"] == 1024
+        assert 30 <= function["timeout"] <= 900
+
+
+def test_functions_run_the_bundle(synthesis: Synthesis) -> None:
+    """The zip lies beside the stack's JSON under a path that is the same on every machine, and its hash is its own."""
+    sha256 = base64.b64encode(hashlib.sha256(BUNDLE_BYTES).digest()).decode()
+    for part in ("primary", "standby"):
+        for function in synthesis.resources("aws_lambda_function", part=part).values():
+            assert function["source_code_hash"] == sha256
+            assert not Path(function["filename"]).is_absolute()
+            assert (synthesis.folder / "stacks" / f"demo-{part}" / function["filename"]).read_bytes() == BUNDLE_BYTES
+
+
+def test_every_handler_can_be_imported(synthesis: Synthesis) -> None:
+    """Fails when a stack names a handler that is not there."""
+    for function in functions(synthesis).values():
+        module, _, name = function["handler"].rpartition(".")
+        assert module.startswith("relight_lambdas.")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_functions_and_agents_are_told_the_same(synthesis: Synthesis, role: Role) -> None:
+    """The environment of every function and of the agent is the region's settings, and nothing else."""
+    settings = settings_for(load_named("demo"), role)
+    for function in synthesis.resources("aws_lambda_function", part=role).values():
+        variables = as_block(function["environment"])["variables"]
+        assert Settings.from_env(variables) == settings
+        assert variables == settings.to_env()
+    assert container(synthesis, role, "agent")["environment"] == [
+        {"name": name, "value": value} for name, value in sorted(settings.to_env().items())
+    ]
+
+
+def test_only_what_talks_to_servers_is_in_the_network(synthesis: Synthesis) -> None:
+    """The sentinel and the functions that need AWS's own interfaces only stay outside any network."""
+    inside = {verb for verb, function in functions(synthesis).items() if "vpc_config" in function}
+    assert inside == {"snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate"}
+    config = as_block(functions(synthesis)["hydrate"]["vpc_config"])
+    network = load_named("demo").standby_network
+    assert tuple(config["subnet_ids"]) == network.subnet_ids
+    assert tuple(config["security_group_ids"]) == network.security_group_ids
+
+
+def test_only_snapshot_and_sentinel_are_held_to_one_at_a_time(synthesis: Synthesis) -> None:
+    """Reserved concurrency is for what must not run twice at once."""
+    once = {verb: body.get("reserved_concurrent_executions") for verb, body in functions(synthesis).items()}
+    assert {verb for verb, count in once.items() if count == 1} == {"snapshot", "sentinel"}
+    assert set(once.values()) == {1, None}
+
+
+def test_a_function_may_join_the_network_before_it_is_made(synthesis: Synthesis) -> None:
+    """Lambda refuses a function whose role may not yet make network interfaces."""
+    policy = synthesis.address_of("aws_iam_role_policy", "standby/hydrate/role/join-network")
+    assert policy in functions(synthesis)["hydrate"]["depends_on"]
+
+
+def test_logs_are_encrypted_and_end(synthesis: Synthesis) -> None:
+    """Every log group has a key and a retention, and every function writes to its own."""
+    groups = synthesis.resources("aws_cloudwatch_log_group")
+    assert all(group["retention_in_days"] == 365 and group["kms_key_id"] for group in groups.values())
+    for verb, function in functions(synthesis).items():
+        part = "primary" if verb == "snapshot" else "standby"
+        group = synthesis.address_of("aws_cloudwatch_log_group", f"{part}/{verb}/log/group")
+        assert as_block(function["logging_config"])["log_group"] == f"${{{group}.name}}"
+
+
+# Triggers
+
+
+@pytest.mark.parametrize(
+    ("path", "rate", "verb", "region"),
+    [
+        ("primary/snapshot-schedule/schedule", "rate(5 minutes)", "snapshot", "us-east-1"),
+        ("standby/sentinel-schedule/schedule", "rate(1 minute)", "sentinel", "us-west-2"),
+    ],
+)
+def test_schedules(synthesis: Synthesis, path: str, rate: str, verb: str, region: str) -> None:
+    """A schedule calls its function on time, with an empty event, and drops a call that comes too late to matter."""
+    schedule = synthesis.one("aws_scheduler_schedule", path)
+    target = as_block(schedule["target"])
+    assert (schedule["name"], schedule["schedule_expression"]) == (f"relight-demo-{verb}", rate)
+    assert as_block(schedule["flexible_time_window"]) == {"mode": "OFF"}
+    assert target["arn"] == f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
+    assert target["input"] == "{}"
+    assert as_block(target["retry_policy"])["maximum_event_age_in_seconds"] <= 300
+
+
+def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:
+    """The rule matches a task of the vector service turning RUNNING, and hands its event to hydrate as it is."""
+    rule = synthesis.one("aws_cloudwatch_event_rule", "standby/hydrate-on-boot/rule")
+    assert json.loads(rule["event_pattern"]) == {
+        "source": ["aws.ecs"],
+        "detail-type": ["ECS Task State Change"],
+        "detail": {
+            "clusterArn": ["arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo"],
+            "group": ["service:vector"],
+            "lastStatus": ["RUNNING"],
+        },
+    }
+    target = synthesis.one("aws_cloudwatch_event_target", "standby/hydrate-on-boot/target")
+    assert target["arn"] == "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
+    assert not {"input", "input_path", "input_transformer"} & set(target)
+    permission = synthesis.one("aws_lambda_permission", "standby/hydrate/on-boot")
+    address = synthesis.address_of("aws_cloudwatch_event_rule", "standby/hydrate-on-boot/rule")
+    assert (permission["principal"], permission["source_arn"]) == ("events.amazonaws.com", f"${{{address}.arn}}")
+
+
+# Names
+
+
+def test_health_checks_ask_both_gates(synthesis: Synthesis) -> None:
+    """HTTPS on /ready of each region's own endpoint: every 10 s, three answers move the primary, one the standby."""
+    checks = synthesis.resources("aws_route53_health_check")
+    assert len(checks) == 2
+    for half, threshold in (("primary", 3), ("standby", 1)):
+        check = checks[f"dns/failover/{half}-check"]
+        assert (check["type"], check["port"], check["resource_path"]) == ("HTTPS", 443, "/ready")
+        assert check["fqdn"] == f"{half}.agent.demo.relight.example"
+        assert (check["request_interval"], check["failure_threshold"]) == (10, threshold)
+
+
+def test_failover_records_lead_to_the_endpoints(synthesis: Synthesis) -> None:
+    """One name, two records with a health check each, over the records that each region makes for itself."""
+    for half, kind in (("primary", "PRIMARY"), ("standby", "SECONDARY")):
+        record = synthesis.one("aws_route53_record", f"dns/failover/{half}-record")
+        assert (record["name"], record["type"]) == ("agent.demo.relight.example", "CNAME")
+        assert record["records"] == [f"{half}.agent.demo.relight.example"]
+        assert as_block(record["failover_routing_policy"]) == {"type": kind}
+        check = synthesis.address_of("aws_route53_health_check", f"dns/failover/{half}-check")
+        assert record["health_check_id"] == f"${{{check}.id}}"
+        endpoint = synthesis.one("aws_route53_record", f"{half}/endpoint/record")
+        assert endpoint["name"] == f"{half}.agent.demo.relight.example"
+        assert endpoint["records"] == [load_named("demo").network(Role(half)).load_balancer_dns_name]
+
+
+def test_no_answer_is_remembered_longer_than_a_check(synthesis: Synthesis) -> None:
+    """Every record's TTL is at most 10 s; an alias, which has none, is not used."""
+    for record in synthesis.resources("aws_route53_record").values():
+        assert record["ttl"] <= 10
+        assert "alias" not in record
+
+
+# Containers
+
+
+def container(synthesis: Synthesis, part: str, service: str) -> dict[str, Any]:
+    task = synthesis.one("aws_ecs_task_definition", f"{part}/{service}/task")
+    (only,) = json.loads(task["container_definitions"])
+    assert isinstance(only, dict)
+    return only
+
+
+@pytest.mark.parametrize(("part", "agents"), [("primary", 2), ("standby", 1)])
+def test_services_start_with_what_the_pattern_says(synthesis: Synthesis, part: str, agents: int) -> None:
+    """All agents in the primary, a pilot light in the standby, a vector database in both."""
+    agent = synthesis.one("aws_ecs_service", f"{part}/agent/service")
+    vector = synthesis.one("aws_ecs_service", f"{part}/vector/service")
+    assert (agent["name"], agent["desired_count"]) == ("agent", agents)
+    assert (vector["name"], vector["desired_count"]) == ("vector", 1)
+    for service in (agent, vector):
+        assert service["launch_type"] == "FARGATE"
+        assert as_block(service["network_configuration"])["assign_public_ip"] is False
+        assert service["lifecycle"]["ignore_changes"] == ["desired_count"], "recovery scales, deployments do not"
+
+
+@pytest.mark.parametrize("part", HALVES)
+def test_images_come_from_the_region_itself(synthesis: Synthesis, part: str) -> None:
+    """A standby that pulls from the primary's registry dies with it."""
+    region = HOME[part]
+    for service in ("agent", "vector"):
+        assert f".{region}." in container(synthesis, part, service)["image"]
+
+
+@pytest.mark.parametrize("part", HALVES)
+def test_the_vector_database_starts_with_its_password_and_a_volume_of_its_own(synthesis: Synthesis, part: str) -> None:
+    """The password comes from the secret; the data folder is writable and lives as long as its task."""
+    vector = container(synthesis, part, "vector")
+    secret = synthesis.address_of("aws_secretsmanager_secret", f"{part}/vector-password/secret")
+    assert vector["secrets"] == [{"name": "POSTGRES_PASSWORD", "valueFrom": f"${{{secret}.arn}}"}]
+    assert "/var/lib/postgresql" in [mount["containerPath"] for mount in vector["mountPoints"]]
+    assert vector["readonlyRootFilesystem"] is True
+
+
+def test_no_secret_has_a_value(synthesis: Synthesis) -> None:
+    """Values are put by whoever operates the environment: no state and no JSON holds one."""
+    for part in PARTS:
+        assert "aws_secretsmanager_secret_version" not in synthesis.stacks[part]["resource"]
+        assert "password" not in json.dumps(synthesis.stacks[part].get("output", {}))
+    names = [secret["name"] for secret in synthesis.resources("aws_secretsmanager_secret").values()]
+    assert sorted(set(names)) == ["relight/demo/connections", "relight/demo/vector-password"]
+
+
+# The command
+
+
+def run_app(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "relight_stacks.app", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+
+
+def test_an_unknown_environment_is_refused_without_starting_node(tmp_path: Path) -> None:
+    """The refusal is one line that shows those which exist."""
+    done = run_app("--environment", "nope", "--output", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no environment 'nope'")
+    assert "demo" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pure_modules_do_not_start_node() -> None:
+    """Props, names, settings and policies can be read by the CLI and the drill for nothing."""
+    modules = (
+        "relight_constructs.access, relight_constructs.bundle, relight_constructs.policies, relight_constructs.props,"
+        "relight_constructs.recovery_machine, relight_stacks.app, relight_stacks.environment, relight_stacks.naming,"
+        "relight_stacks.refs, relight_stacks.settings"
+    )
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('jsii', 'cdktf', 'constructs')))"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False, timeout=60).returncode == 0
+
+
+def as_block(value: Any) -> dict[str, Any]:
+    """A nested block that may appear once: Terraform reads it as an object, or as a list of one."""
+    if isinstance(value, list):
+        (value,) = value
+    assert isinstance(value, dict)
+    return value
