@@ -25,9 +25,7 @@ def say(text: str) -> None:
 
 def add_region(parser: argparse.ArgumentParser) -> None:
     """The options that choose a region."""
-    parser.add_argument(
-        "--environment", metavar="NAME", help="an environment file's name; default: RELIGHT_* variables"
-    )
+    parser.add_argument("--environment", metavar="NAME", help="an environment file's name (default: RELIGHT_*)")
     parser.add_argument("--role", choices=[*Role], default=Role.STANDBY.value, help="which region (default: standby)")
 
 

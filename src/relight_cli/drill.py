@@ -5,29 +5,48 @@ Exit code 0: every objective was met and nothing was lost or duplicated; 3: not 
 
 from __future__ import annotations
 
-import argparse
+import json
+import sys
 from pathlib import Path
-
-from relight_drill.scenarios import SCENARIOS
+from typing import TYPE_CHECKING
 
 from relight.objectives import Tier
+from relight_cli.console import DONE, MISSED, say
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        choices=[*SCENARIOS],
-        metavar="NAME",
-        help=f"one of {', '.join(SCENARIOS)}; may be repeated (default: all)",
-    )
-    parser.add_argument("--tier", type=Tier, choices=[*Tier], help="only environments of this tier (default: internal)")
-    parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="decides how and when the fault strikes (default: 1)"
-    )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON")
+    parser.add_argument("--scenario", action="append", metavar="NAME", help="may be repeated (default: all)")
+    parser.add_argument("--tier", type=Tier, default=Tier.INTERNAL, metavar="TIER", help="default: internal")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="how and when the fault strikes (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON: docs/drill-json.md")
     parser.add_argument("--report", type=Path, metavar="PATH", help="write the report as text")
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the world's folder: logs, databases, synthesized stacks"
-    )
+    parser.add_argument("--keep", action="store_true", help="keep the world's folder: logs, databases, stacks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the scenarios and print the report on stdout."""
+    # Late, so that no other verb loads the drill.
+    from relight_drill.run import run_drill
+
+    from relight_drill.report import write
+    from relight_drill.result import drill_json
+
+    for path in (args.json, args.report):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")  # fails now rather than after minutes
+    outcomes = run_drill(names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep)
+    write(outcomes, seed=args.seed, file=sys.stdout)
+    if args.json is not None:
+        args.json.write_text(json.dumps(drill_json(outcomes, seed=args.seed), indent=2) + "\n")
+    if args.report is not None:
+        with args.report.open("w") as file:
+            write(outcomes, seed=args.seed, file=file, width=120)
+    missed = [outcome.name for outcome in outcomes if not outcome.met]
+    if missed:
+        say(f"objectives missed: {', '.join(missed)}")
+    return MISSED if missed else DONE

@@ -1,7 +1,7 @@
 """Prepare an environment for its first day: schema, queue, memory, first epoch, open gate.
 
-Run it once, against the primary, after the stacks are deployed and both connection secrets have their values. Running it
-again changes nothing.
+Run it once, against the primary, after the stacks are deployed and both connection secrets have their values. Running
+it again changes nothing.
 """
 
 from __future__ import annotations

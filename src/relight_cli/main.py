@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
         module = import_module(f"relight_cli.{name}")
-        help_, _, more = module.__doc__.partition("\n")
+        help_, _, more = (module.__doc__ or name).partition("\n")
         verb = verbs.add_parser(name.replace("_", "-"), help=help_, description=f"{help_}{more}")
         module.configure(verb)
         verb.set_defaults(run=module.run)

@@ -6,11 +6,13 @@ For when the state machine itself cannot run, or one state has to be run again: 
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relight.recovery.run import STATES, Run, run_state
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +38,10 @@ def run(args: argparse.Namespace) -> int:
         }
         if not confirmed(args, plan):
             return DONE
+        this_run = Run(run_id=run_id, decided_at=region.clock.now().isoformat())
         done: dict[str, Any] = {"run_id": run_id}
         for name in names:
             say(f"{name} ...")
-            done[name] = run_state(name, region, Run(run_id=run_id, reason="by hand"))
+            done[name] = run_state(name, region, this_run)
         result(args, done)
     return DONE

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relight.clock import parse_time
 from relight.errors import ConflictError
 from relight.queue.jetstream import open_queue
 from relight.tasks.ledger import THE_BEGINNING, Ledger
 from relight.tasks.replay import replay
-from relight.wiring import Region
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from relight.wiring import Region
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from relight.memory.hydrate import hydrate
-
 from relight.errors import NotFoundError
+from relight.memory.hydrate import hydrate
 from relight.vault.points import eligible, find
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result
 

@@ -1,8 +1,8 @@
 """The agent of the drill: a process that remembers, works tasks off a queue, and answers over HTTP.
 
-It is what a user's agent would be: it imports the runtime library, gets its settings from its environment as a container
-of the deployed task definition would, and does not know that it is in a drill. Its summaries are computed and not
-written by a language model; a seeded think time stands in for the model's.
+It is what a user's agent would be: it imports the runtime library, gets its settings from its environment as a
+container of the deployed task definition would, and does not know that it is in a drill. Its summaries are computed and
+not written by a language model; a seeded think time stands in for the model's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from relight.memory.api import Applier, Memory, Point
 
 from relight.errors import ConflictError, LeaseLostError, NotFoundError, PermanentError, RelightError, UnavailableError
+from relight.memory.api import Applier, Memory, Point
 from relight.queue.jetstream import JetStreamQueue
 from relight.recovery.gate import Readiness, readiness
 from relight.tasks.effects import Answer, UnknownEffectError

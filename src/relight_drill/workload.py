@@ -101,7 +101,7 @@ class Callers:
         return len(self._sending)
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """One call to the service; the status and the JSON answer. Raises OSError, TimeoutError, aiohttp.ClientError."""
+        """One call to the service: the status and the JSON answer. Raises OSError or aiohttp.ClientError."""
         assert self._session is not None  # noqa: S101 - start() comes first
         address, port = await self._names.resolve(self._host)
         url = f"https://{address}:{port}{path}"
@@ -152,8 +152,5 @@ def green_since(asks: Sequence[Ask], *, after: float, region: str) -> float | No
     for ask in sorted(asks, key=lambda ask: ask.at):
         if ask.at < after:
             continue
-        if ask.answered and ask.region == region:
-            since = ask.at if since is None else since
-        else:
-            since = None
+        since = (ask.at if since is None else since) if ask.answered and ask.region == region else None
     return since

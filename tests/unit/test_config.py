@@ -49,7 +49,7 @@ def test_what_a_stack_writes_a_handler_reads(settings: Settings) -> None:
 
 def test_missing_variables_are_all_named() -> None:
     """fails when variables are missing: one error names every one of them."""
-    with pytest.raises(ConfigError, match="RELIGHT_REGION.*RELIGHT_AGENT_REPLICAS"):
+    with pytest.raises(ConfigError, match=r"RELIGHT_REGION.*RELIGHT_AGENT_REPLICAS"):
         Settings.from_env({"RELIGHT_ENVIRONMENT": "demo", "RELIGHT_TIER": "internal"})
 
 

@@ -52,7 +52,7 @@ class Epochs:
         self.newest = world.epochs
 
 
-WRONG = {
+WRONG: dict[str, dict[str, object]] = {
     "holds no lease": {"held": None},
     "the lease ran out": {"live": False},
     "database is at epoch 3 of us-east-1": {"newest": epoch(3, "us-east-1")},
@@ -65,13 +65,7 @@ WRONG = {
 
 
 def look(world: World) -> tuple[bool, str]:
-    answer = readiness(
-        region="us-west-2",
-        lease=world,
-        epochs=Epochs(world),
-        memory=world,
-        collection="memory",  # type: ignore[arg-type]
-    )
+    answer = readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=world, collection="memory")
     return answer.ready, answer.reason
 
 

@@ -9,10 +9,18 @@ from relight.errors import LeaseLostError, RelightError
 
 if TYPE_CHECKING:
     from relight.recovery.epoch import HeldLease
-    from relight.tasks.ledger import Epoch, EpochLog
+    from relight.tasks.ledger import Epoch
 
 
-class MemoryStatus(Protocol):
+class Epochs(Protocol):
+    """What the gate asks of the state database."""
+
+    def newest(self) -> Epoch | None:
+        """The newest epoch that the database knows."""
+        ...
+
+
+class Collections(Protocol):
     """What the gate asks of the vector store."""
 
     def describe(self, name: str) -> object | None:
@@ -29,7 +37,7 @@ class Readiness:
     epoch: int | None = None
 
 
-def readiness(*, region: str, lease: HeldLease, epochs: EpochLog, memory: MemoryStatus, collection: str) -> Readiness:
+def readiness(*, region: str, lease: HeldLease, epochs: Epochs, memory: Collections, collection: str) -> Readiness:
     """Ready only while this region holds a live lease on the newest epoch, its memory is there and its gate is open.
 
     Never raises: whatever cannot be found out is a reason not to be ready.

@@ -27,7 +27,7 @@ class Run:
     """One execution of the recovery state machine. Every state gets the same."""
 
     run_id: str
-    reason: str = ""
+    decided_at: str = ""
     failed: bool = False
 
     @classmethod
@@ -39,7 +39,7 @@ class Run:
             run_id = "boot-" + str(event.get("detail", {}).get("taskArn", "")).rpartition("/")[2]
         if not isinstance(run_id, str) or not run_id:
             raise ConfigError(f"the event has run_id={run_id!r}", hint='start the state machine with {"run_id": "..."}')
-        return cls(run_id=run_id, reason=str(event.get("reason", "")), failed=bool(event.get("failed")))
+        return cls(run_id=run_id, decided_at=str(event.get("at", "")), failed=bool(event.get("failed")))
 
 
 def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
@@ -70,8 +70,9 @@ def watch_primary(region: Region) -> Watch:
     )
 
 
-def _assess(region: Region, _: Run) -> dict[str, Any]:
-    return states.assess(vault=region.vault, leases=region.leases, replica=region.replica)
+def _assess(region: Region, run: Run) -> dict[str, Any]:
+    found = states.assess(vault=region.vault, leases=region.leases, replica=region.replica)
+    return {"decided_at": run.decided_at, **found}
 
 
 def _fence(region: Region, run: Run) -> dict[str, Any]:

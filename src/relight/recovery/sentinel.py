@@ -58,7 +58,7 @@ def watch(
         count += 1
         _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
         if decision.verdict is Verdict.RECOVER:
-            # Named by minute: a run that fails before it has fenced is followed by another, and never two at once by one.
+            # Named by minute: a run that fails before it has fenced is followed by another, a minute later.
             run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%MZ}"
             recover(run_id, decision, evidence.at)
             return Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)

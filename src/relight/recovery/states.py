@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import ConflictError, IntegrityError, LeaseLostError
+from relight.errors import ConflictError, IntegrityError, LeaseLostError, NotFoundError
 from relight.memory import journal
 from relight.memory.hydrate import hydrate as hydrate_memory
 from relight.recovery.epoch import take_next
@@ -75,8 +75,9 @@ def scale(*, ecs: Any, cluster: str, service: str, replicas: int) -> dict[str, A
     """Ask for `replicas` agents; never for fewer than there are. The pilot light serves while the others start."""
     with aws.translating():
         answer = ecs.describe_services(cluster=cluster, services=[service])
-        services = answer.get("services", [])
-        before = int(services[0]["desiredCount"]) if services else 0
+        if not answer["services"]:
+            raise NotFoundError(f"there is no service {service!r} in cluster {cluster!r}", hint="deploy the stacks")
+        before = int(answer["services"][0]["desiredCount"])
         if before < replicas:
             ecs.update_service(cluster=cluster, service=service, desiredCount=replicas)
     return {"before": before, "desired": max(before, replicas)}

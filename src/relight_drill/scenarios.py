@@ -1,0 +1,287 @@
+"""The scenarios: what is destroyed, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from relight.config import Role
+from relight.errors import RelightError
+from relight.objectives import OBJECTIVES
+from relight_drill.audit import audit, divergence, read_books, recalled
+from relight_drill.corpus import documents
+from relight_drill.network import Mode
+from relight_drill.processes import DrillError, wait_until
+from relight_drill.result import Moment, Outcome
+from relight_drill.workload import green_since
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from relight.recovery.timeline import Event
+    from relight_drill.audit import Audit
+    from relight_drill.workload import Callers
+    from relight_drill.world import World
+
+# The workload: three steps each, before, during and after the fault.
+TASKS_BEFORE, TASKS_DURING, TASKS_AFTER = 70, 30, 20
+GREEN_S = 15.0
+SENTINEL_WATCHES_S = 120.0
+SETTLED_S = 90.0
+
+
+async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
+    """The primary region dies while tasks are in flight; the sentinel notices, and the standby is relit."""
+    chooser = random.Random(world.seed)  # noqa: S311 - chosen to be repeated
+    mode = chooser.choice([Mode.DEAD, Mode.SILENT])
+    offset_s = chooser.uniform(0.0, 10.0)
+    texts = documents(TASKS_BEFORE + TASKS_DURING + TASKS_AFTER, seed=world.seed + 1)
+    before, during, after = (
+        texts[:TASKS_BEFORE],
+        texts[TASKS_BEFORE : TASKS_BEFORE + TASKS_DURING],
+        texts[TASKS_BEFORE + TASKS_DURING :],
+    )
+    async with world.callers() as callers:
+        say("waiting for the sentinel's first watch, while the agent works")
+        await asyncio.gather(
+            wait_until(world.sentinel_watches, what="the sentinel's first watch", timeout_s=SENTINEL_WATCHES_S),
+            callers.submit(before[: TASKS_BEFORE // 2], prefix="early", over_s=15.0),
+        )
+        await callers.submit(before[TASKS_BEFORE // 2 :], prefix="before", over_s=8.0 + offset_s)
+        fault_at = world.clock.monotonic()
+        say(f"{world.region(Role.PRIMARY)} {'dies' if mode is Mode.DEAD else 'falls silent'}")
+        await world.lose(Role.PRIMARY, mode)
+        submitting = asyncio.create_task(callers.submit(during, prefix="during", over_s=30.0))
+        green_at = await _green(world, callers, fault_at, say)
+        await submitting
+        if green_at is not None:
+            await callers.submit(after, prefix="after", over_s=4.0)
+        found, problems = await _settled(world, callers, fault_at)
+    async with world.autopsy(Role.PRIMARY) as old_dsn:
+        diverged = await asyncio.to_thread(divergence, old_dsn, world.state_dsn(Role.STANDBY))
+    return _outcome(
+        world,
+        found,
+        fault_at=fault_at,
+        green_at=green_at,
+        events=await world.recovery_events(),
+        diverged=diverged,
+        faults=[Moment(at_s=0.0, event="fault", detail=f"{world.region(Role.PRIMARY)}: {mode.value}")],
+        problems=problems,
+    )
+
+
+async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
+    """The standby's vector store loses its volume and starts empty; the rule on its task fills it."""
+    texts = documents(40, seed=world.seed + 2)
+    async with world.callers() as callers:
+        await callers.submit(texts, prefix="before", over_s=6.0)
+        await wait_until(lambda: callers.waiting == 0, what="everything to be acknowledged", timeout_s=30.0)
+        await _done(world, Role.PRIMARY, callers)
+        told = dict(callers.record.memories)
+        known = await world.boot_runs()
+        fault_at = world.clock.monotonic()
+        say(f"the vector store of {world.region(Role.STANDBY)} loses its volume")
+        await world.lose_volume(Role.STANDBY)
+        filled_at: float | None = None
+        try:
+            await wait_until(
+                lambda: world.holds(Role.STANDBY, told), what="the store to be filled again", timeout_s=120.0
+            )
+            filled_at = world.clock.monotonic()
+        except DrillError as exc:
+            say(str(exc))
+        books = await asyncio.to_thread(read_books, world.state_dsn(Role.PRIMARY))
+        found = audit(
+            callers.record,
+            books=books,
+            recalled=await asyncio.to_thread(
+                recalled,
+                world.store(Role.STANDBY),
+                world.collection,
+                {name: vector for name, vector in books.memories.items() if name in told},
+            ),
+            outbox=world.outbox.sent(),
+            fault_at=fault_at,
+        )
+    events = [event for run in await world.boot_runs() - known for event in await world.events_of(run)]
+    moments = {event.status: world.seconds(event.at) for event in events}
+    phases = {}
+    if filled_at is not None and {"started", "done"} <= moments.keys():
+        phases = {
+            "notice": moments["started"] - fault_at,
+            "hydrate": moments["done"] - moments["started"],
+            "serve": max(0.0, filled_at - moments["done"]),
+        }
+    return Outcome(
+        name="standby-boot",
+        tier=world.tier,
+        rto_s=None if filled_at is None else filled_at - fault_at,
+        rpo_s=found.rpo_s,
+        acknowledged=found.acknowledged,
+        lost=found.lost,
+        duplicated_effects=found.duplicated_effects,
+        phases=phases,
+        ours_s=phases.get("hydrate", 0.0),
+        timeline=_moments(world, fault_at, events, [Moment(at_s=0.0, event="fault", detail="volume lost")]),
+        problems=_failures(events) if filled_at is None else (),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A scenario and what it is for."""
+
+    run: Callable[[World, Callable[[str], None]], Awaitable[Outcome]]
+    summary: str
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "standby-boot": Scenario(run=standby_boot, summary="the standby's vector store starts empty and fills itself"),
+    "region-loss": Scenario(run=region_loss, summary="the primary region dies and the standby is relit"),
+}
+
+
+async def _green(world: World, callers: Callers, fault_at: float, say: Callable[[str], None]) -> float | None:
+    """Wait until callers have been served from the standby for a while; None when that does not come."""
+    region = world.region(Role.STANDBY)
+
+    def since() -> float | None:
+        return green_since(callers.record.asks, after=fault_at, region=region)
+
+    def stays() -> bool:
+        start = since()
+        return start is not None and world.clock.monotonic() - start >= GREEN_S
+
+    told: set[str] = set()
+    deadline = fault_at + OBJECTIVES[world.tier].rto_s + GREEN_S
+    while not stays():
+        for event in await world.recovery_events():
+            line = f"{event.state} {event.status}"
+            if line not in told:
+                told.add(line)
+                say(f"{world.seconds(event.at) - fault_at:5.1f} s  {line}")
+        ended = await world.recovery_failed()
+        if ended or world.clock.monotonic() > deadline:
+            say(ended or f"not green after {deadline - fault_at:.0f} s")
+            return None
+        await asyncio.sleep(0.5)
+    return since()
+
+
+async def _settled(world: World, callers: Callers, fault_at: float) -> tuple[Audit, list[str]]:
+    """Wait until everything that was sent is acknowledged and done, and audit; what is not becomes a problem."""
+    problems = []
+    try:
+        await wait_until(lambda: callers.waiting == 0, what="callers to be told", timeout_s=SETTLED_S)
+        await _done(world, Role.STANDBY, callers)
+    except DrillError as exc:
+        problems.append(str(exc))
+    try:
+        books = await asyncio.to_thread(read_books, world.state_dsn(Role.STANDBY))
+        memories = {name: vector for name, vector in books.memories.items() if name in callers.record.memories}
+        known = await asyncio.to_thread(recalled, world.store(Role.STANDBY), world.collection, memories)
+    except RelightError as exc:
+        raise DrillError(f"the standby cannot be audited: {exc}") from exc
+    found = audit(callers.record, books=books, recalled=known, outbox=world.outbox.sent(), fault_at=fault_at)
+    problems += [f"task {name} was acknowledged and is not done" for name in found.unfinished]
+    problems += [f"{name} is lost" for name in found.lost_ids]
+    return found, problems
+
+
+async def _done(world: World, role: Role, callers: Callers) -> None:
+    def all_done() -> bool:
+        books = read_books(world.state_dsn(role))
+        return all(books.tasks.get(name) == "done" for name in callers.record.tasks)
+
+    await wait_until(lambda: asyncio.to_thread(all_done), what="every task to be done", timeout_s=SETTLED_S)
+
+
+def _outcome(
+    world: World,
+    found: Audit,
+    *,
+    fault_at: float,
+    green_at: float | None,
+    events: Sequence[Event],
+    diverged: dict[str, list[str]],
+    faults: Sequence[Moment],
+    problems: Sequence[str],
+) -> Outcome:
+    done = {event.state: world.seconds(event.at) for event in events if event.status == "done"}
+    decided = [event.detail["decided_at"] for event in events if event.detail.get("decided_at")]
+    phases: dict[str, float] = {}
+    ours_s = 0.0
+    if green_at is not None and decided and done.keys() >= {*STATE_OF_PHASE.values()}:
+        decided_at = world.seconds(datetime.fromisoformat(decided[0]))
+        phases = {"detect": decided_at - fault_at}
+        before = decided_at
+        for phase, state in STATE_OF_PHASE.items():
+            phases[phase] = done[state] - before
+            # Scale runs beside hydrate: both are counted from the same moment, and what follows waits for the later.
+            if phase == "hydrate":
+                before = max(done["scale"], done["hydrate"])
+            elif phase != "scale":
+                before = done[state]
+        phases["dns"] = green_at - done["open-gate"]
+        ours_s = done["open-gate"] - decided_at
+    back = [Moment(at_s=green_at - fault_at, event="served", detail="and stayed green")] if green_at is not None else []
+    return Outcome(
+        name="region-loss",
+        tier=world.tier,
+        rto_s=None if green_at is None else green_at - fault_at,
+        rpo_s=found.rpo_s,
+        acknowledged=found.acknowledged,
+        lost=found.lost,
+        duplicated_effects=found.duplicated_effects,
+        divergence=diverged,
+        phases=phases,
+        ours_s=ours_s,
+        timeline=_moments(world, fault_at, events, [*faults, *back]),
+        problems=[*problems, *(_failures(events) if green_at is None else [])],
+    )
+
+
+# The phases of the report and the states of the recovery, in the order of a run.
+STATE_OF_PHASE = {
+    "assess": "assess",
+    "fence": "fence",
+    "promote": "promote",
+    "scale": "scale",
+    "hydrate": "hydrate",
+    "verify": "verify",
+    "replay": "replay",
+    "gate": "open-gate",
+}
+
+
+def _moments(world: World, fault_at: float, events: Sequence[Event], more: Sequence[Moment]) -> list[Moment]:
+    found = [
+        Moment(
+            at_s=world.seconds(event.at) - fault_at,
+            event=f"{event.state} {event.status}",
+            detail=", ".join(f"{name}={value}" for name, value in event.detail.items()),
+        )
+        for event in events
+    ]
+    switches = [
+        Moment(at_s=at - fault_at, event=f"health check {name}", detail="healthy" if healthy else "unhealthy")
+        for at, name, healthy in world.health_changes()
+        if at >= fault_at
+    ]
+    return sorted([*found, *switches, *more], key=lambda moment: moment.at_s)
+
+
+def _failures(events: Sequence[Event]) -> list[str]:
+    """What went wrong, for a person; the last failure of each state, because a state may have been tried again."""
+    if not events:
+        return ["no recovery was started: see the sentinel's log"]
+    last = {event.state: event for event in events}
+    return [
+        f"{event.state}: {event.detail.get('error', 'did not end')}"
+        for event in last.values()
+        if event.status != "done"
+    ]

@@ -1,0 +1,131 @@
+"""The calls that Relight makes to AWS, in their shape; what must really happen is tested on the emulator."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from relight.config import Connections
+from relight.errors import ConfigError, ConflictError, NotFoundError
+from relight.recovery.epoch import Lease, LeaseStore
+from relight.recovery.evidence import HistoryStore, ProbeHistory
+from relight.recovery.states import announce, scale
+from relight.recovery.timeline import Timeline
+from relight.vault.store import Vault
+from relight.wiring import Region
+from unit.test_config import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
+REGION = "us-west-2"
+
+
+class Clock:
+    """Every look is a second later."""
+
+    def __init__(self) -> None:
+        self.at = NOW
+
+    def now(self) -> datetime:
+        self.at += timedelta(seconds=1)
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def s3(aws: None) -> Any:
+    client = boto3.client("s3", region_name=REGION)
+    client.create_bucket(Bucket="lease", CreateBucketConfiguration={"LocationConstraint": REGION})
+    return client
+
+
+def test_the_history_survives(s3: Any) -> None:
+    """What the sentinel writes it reads again, and there is nothing before the first time."""
+    store = HistoryStore(s3, "lease")
+    assert store.read() == ProbeHistory()
+    history = ProbeHistory(ever_answered=True).after("timed out", NOW)
+    store.write(history)
+    assert store.read() == history
+
+
+def test_a_lease_is_created_once(s3: Any) -> None:
+    """The first lease is written only where there is none."""
+    store = LeaseStore(s3, "lease")
+    assert store.read() is None
+    lease = Lease(epoch=1, region="us-east-1", run_id="first", expires_at=NOW)
+    tag = store.write(lease, instead_of=None)
+    assert store.read() == (lease, tag)
+    with pytest.raises(ConflictError):
+        store.write(lease, instead_of=None)
+
+
+def test_scaling_asks_for_more_and_never_for_less(aws: None) -> None:
+    """The desired count is raised to the number of replicas, and a higher one is left alone."""
+    ecs = boto3.client("ecs", region_name=REGION)
+    ecs.create_cluster(clusterName="relight-demo")
+    ecs.register_task_definition(family="agent", containerDefinitions=[{"name": "a", "image": "a", "memory": 64}])
+    ecs.create_service(cluster="relight-demo", serviceName="agent", taskDefinition="agent", desiredCount=1)
+    ask = {"ecs": ecs, "cluster": "relight-demo", "service": "agent"}
+    assert scale(**ask, replicas=3) == {"before": 1, "desired": 3}
+    assert scale(**ask, replicas=3) == {"before": 3, "desired": 3}
+    assert scale(**ask, replicas=2) == {"before": 3, "desired": 3}
+    with pytest.raises(NotFoundError, match="no service 'ghost'"):
+        scale(ecs=ecs, cluster="relight-demo", service="ghost", replicas=2)
+
+
+def test_an_announcement_tells_the_run(s3: Any) -> None:
+    """One message with the outcome, the seconds and every state's end."""
+    sns, sqs = boto3.client("sns", region_name=REGION), boto3.client("sqs", region_name=REGION)
+    topic = sns.create_topic(Name="incidents")["TopicArn"]
+    queue = sqs.create_queue(QueueName="q")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    timeline = Timeline(Vault(s3, "lease", region=REGION), "epoch-2", clock=Clock())
+    with timeline.state("fence") as detail:
+        detail["epoch"] = 2
+    with pytest.raises(ConflictError), timeline.state("promote"):
+        raise ConflictError("too late")
+    told = announce(sns=sns, topic_arn=topic, timeline=timeline, environment="demo", failed=True)
+    body = json.loads(sqs.receive_message(QueueUrl=queue)["Messages"][0]["Body"])
+    message = json.loads(body["Message"])
+    assert told == {"outcome": "FAILED", "seconds": 3.0}
+    assert body["Subject"] == "Relight demo: recovery FAILED after 3 s"
+    assert message["states"] == [
+        {"state": "fence", "status": "done", "epoch": 2},
+        {"state": "promote", "status": "failed", "error": "ConflictError: too late"},
+    ]
+
+
+def test_connections_come_from_the_secret(aws: None) -> None:
+    """The region's secret is read once; one that was never given a value says so."""
+    secrets = boto3.client("secretsmanager", region_name=REGION)
+    connections = Connections(state_dsn="a", memory_dsn="b", queue_url="c")
+    with Region(SETTINGS) as region, pytest.raises(NotFoundError):
+        _ = region.connections
+    secrets.create_secret(Name=SETTINGS.connections_secret, SecretString="{}")
+    with Region(SETTINGS) as region, pytest.raises(ConfigError, match="relight/demo/connections"):
+        _ = region.connections
+    secrets.put_secret_value(SecretId=SETTINGS.connections_secret, SecretString=connections.to_json())
+    with Region(SETTINGS) as region:
+        assert region.connections == connections
