@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import select
 import threading
@@ -409,9 +410,9 @@ def _compose(name: str, *, table: str, dimension: int = 0, operator: Distance | 
 def _new_table(collection: str, origin: str) -> str:
     """A name not used before that says which collection it is of and which point it came from.
 
-    A long collection's name is cut; the catalogue has it in full.
+    Of the collection's name only the beginning is in it, and only its letters and digits; the catalogue has the whole.
     """
-    start = collection.encode()[:_NAME_BYTES].decode(errors="ignore")
+    start = re.sub(r"\W", "_", collection).encode()[:_NAME_BYTES].decode(errors="ignore")
     return f"{start}__{origin}_{secrets.token_hex(4)}"
 
 
