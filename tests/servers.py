@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import ProcessGroup
@@ -73,5 +74,13 @@ def vector_server(server_group: ProcessGroup, server_dir: Path) -> PostgresServe
 def nats_server(server_group: ProcessGroup, server_dir: Path) -> NatsServer:
     """JetStream, shared by the session: name your streams after your test."""
     server = NatsServer(server_group, server_dir / "nats", name="nats")
+    asyncio.run(server.start())
+    return server
+
+
+@pytest.fixture(scope="session")
+def emulator(server_group: ProcessGroup, server_dir: Path) -> Emulator:
+    """AWS in every region with IAM enforced, shared by the session: name your resources after your test."""
+    server = Emulator(server_group, server_dir / "aws")
     asyncio.run(server.start())
     return server
