@@ -19,7 +19,7 @@ RUNS = "runs/"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
 
-SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject")
+SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject")
 RESTORE_ACTIONS = ("s3:GetObject",)
 RECORD_ACTIONS = ("s3:PutObject",)
 REVIEW_ACTIONS = ("s3:GetObject",)
@@ -73,7 +73,7 @@ class VaultRef(BucketRef):
     """A region's vault: recovery points under `points/`, the timelines of recovery runs under `runs/`."""
 
     def grant_seal(self, grantee: Grantee) -> None:
-        """Upload recovery points and seal them."""
+        """Upload recovery points and seal them. KMS asks for `Decrypt` to put a multipart upload together."""
         grantee.allow(
             f"seal-{self.label}",
             self._listing(POINTS),

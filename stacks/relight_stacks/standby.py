@@ -62,12 +62,10 @@ class StandbyStack(RegionStack):
         self.connections.grant_read(hydrate)
         self.own_vault.grant_restore(hydrate)
         self.own_vault.grant_record(hydrate)
-        self.own_vault.grant_review(hydrate)
 
         verify = self.function("verify", timeout_s=300, networked=True)
         self.connections.grant_read(verify)
         self.lease.grant_read(verify)
-        self.own_vault.grant_restore(verify)
         self.own_vault.grant_record(verify)
 
         replay = self.function("replay", timeout_s=300, networked=True)
@@ -85,8 +83,8 @@ class StandbyStack(RegionStack):
         self.own_vault.grant_review(announce)
         self.own_vault.grant_record(announce)
 
-        # Two sentinels at once would both count the same failures.
-        sentinel = self.function("sentinel", timeout_s=60, networked=False, at_once=1)
+        # Two sentinels at once would both count the same failures. One takes most of its minute.
+        sentinel = self.function("sentinel", timeout_s=75, networked=False, at_once=1)
         self.lease.grant_read(sentinel)
         self.lease.grant_remember(sentinel)
 
@@ -111,6 +109,7 @@ class StandbyStack(RegionStack):
             ),
         )
         machine.grant_start(sentinel)
+        topic.grant_publish(sentinel)
         Schedule(
             self,
             "sentinel-schedule",

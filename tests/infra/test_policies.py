@@ -38,11 +38,12 @@ RECORD = {"s3:PutObject standby-vault/runs/*", "kms:GenerateDataKey us-west-2-ke
 REVIEW = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/runs/*", "kms:Decrypt us-west-2-keys"}
 RESTORE = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/points/*", "kms:Decrypt us-west-2-keys"}
 READ_LEASE = {"s3:ListBucket lease", "s3:GetObject lease/lease.json", "kms:Decrypt us-west-2-keys"}
+PUBLISH = {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
 HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
 
 
 def seal(vault: str) -> set[str]:
-    points = {f"s3:{action} {vault}/points/*" for action in ("AbortMultipartUpload", "GetObject", "PutObject")}
+    points = {f"s3:{action} {vault}/points/*" for action in ("AbortMultipartUpload", "PutObject")}
     return {f"s3:ListBucket {vault}"} | points
 
 
@@ -57,14 +58,13 @@ TABLE: dict[str, set[str]] = {
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "scale": {"ecs:DescribeServices agent", "ecs:UpdateService agent"} | RECORD,
-    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | RECORD | REVIEW,
-    "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RESTORE | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | RECORD,
+    "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
-    "announce": {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
-    | REVIEW
-    | RECORD,
+    "announce": PUBLISH | REVIEW | RECORD,
     "sentinel": READ_LEASE
+    | PUBLISH
     | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
     | ENCRYPT_WEST,
 }
