@@ -40,10 +40,10 @@ def open_region(args: argparse.Namespace) -> Region:
     """The region that the options or, without them, the environment variables describe."""
     if args.environment:
         # Late, because reading environment files is only needed here and on no function.
-        from relight_stacks.environment import load_environment
+        from relight_stacks.environment import load_named
         from relight_stacks.settings import settings_for
 
-        return Region(settings_for(load_environment(args.environment), Role(args.role)))
+        return Region(settings_for(load_named(args.environment), Role(args.role)))
     if not any(name.startswith(PREFIX) for name in os.environ):
         raise ConfigError("no environment is named", hint="give --environment NAME, or set the RELIGHT_* variables")
     return Region.from_env()

@@ -1,0 +1,89 @@
+"""Runs scenarios, each in a world of its own, and says what happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from relight.errors import ConfigError
+from relight_drill.processes import ProcessGroup
+from relight_drill.scenarios import SCENARIOS
+from relight_drill.world import World
+from relight_stacks.environment import load_environments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relight.objectives import Tier
+    from relight_drill.result import Outcome
+    from relight_stacks.environment import Environment
+
+
+def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool) -> list[Outcome]:
+    """Run the named scenarios (all by default) one after the other and return what was measured.
+
+    Raises ConfigError for a name or a tier that there is no scenario or environment for, DrillError when the drill
+    itself fails. Whatever happens, no process is left behind; the world's folder goes too, unless it is to be kept.
+    """
+    environment = _environment(tier)
+    unknown = [name for name in names or () if name not in SCENARIOS]
+    if unknown:
+        raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
+    say = _speaker()
+    outcomes = []
+    for name in names or SCENARIOS:
+        say(f"{name}: {SCENARIOS[name].summary}")
+        outcomes.append(asyncio.run(_run(name, environment, seed=seed, keep=keep, say=say)))
+        say(f"{name}: {'met' if outcomes[-1].met else 'MISSED'}")
+    return outcomes
+
+
+async def _run(name: str, environment: Environment, *, seed: int, keep: bool, say: Callable[[str], None]) -> Outcome:
+    folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
+    folder.chmod(0o711)  # the databases' own user has to pass through
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 - asyncio.run made one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    with ProcessGroup() as group:
+        if keep:
+            say(f"the world's folder is {folder}, and stays")
+        else:
+            group.remove_at_end(folder)
+        try:
+            async with World(environment, folder=folder, group=group, seed=seed, say=say) as world:
+                return await SCENARIOS[name].run(world, say)
+        finally:
+            if not keep:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _environment(tier: Tier) -> Environment:
+    environments = load_environments()
+    found = [environment for environment in environments if environment.tier is tier]
+    if not found:
+        known = ", ".join(sorted({environment.tier for environment in environments}))
+        raise ConfigError(f"no environment is of tier {tier.value!r}", hint=f"there are environments of: {known}")
+    # `demo` is the drill's own where there are several: its account is the emulator's.
+    return next((environment for environment in found if environment.name == "demo"), found[0])
+
+
+def _speaker() -> Callable[[str], None]:
+    """Progress on stderr: with colours on a terminal, in plain lines elsewhere; seconds since the start before each."""
+    console = Console(file=sys.stderr, highlight=False)
+    began = time.monotonic()
+    # botocore and asyncio say in warnings what the drill does on purpose.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {text}", markup=True, soft_wrap=True)
+
+    return say

@@ -1,0 +1,82 @@
+"""The command line: what it refuses, and how it asks."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+
+import pytest
+
+from relight.errors import ConfigError
+from relight_cli.console import confirmed
+from relight_cli.main import VERBS, main
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RELIGHT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("verb", [verb.replace("_", "-") for verb in VERBS])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` of each verb says what it does and what it takes."""
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    assert "usage: relight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["smoke-test"], "no environment is named; give --environment NAME"),
+        (["replay", "--environment", "nowhere"], "nowhere"),
+        (["restore", "--yes"], "no environment is named"),
+    ],
+)
+def test_wrong_input_is_usage(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when the input is wrong: exit code 2, one line, and the way out."""
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["replay", "--since", "yesterday"], "'yesterday' is not a time with an offset; write it as"),
+        (["replay", "--since", "2026-04-19T02:00:00"], "is not a time with an offset"),
+        (["recover", "--state", "dance"], "invalid choice: 'dance'"),
+        (["drill", "--tier", "gold"], "invalid Tier value: 'gold'"),
+        ([], "required: VERB"),
+    ],
+)
+def test_wrong_options_are_usage(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when an option is wrong: exit code 2 and what is allowed."""
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, answer: str | None, **flags: bool) -> bool:
+    stdin = io.StringIO(answer or "")
+    stdin.isatty = lambda: answer is not None  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", stdin)
+    return confirmed(argparse.Namespace(**({"yes": False, "dry_run": False} | flags)), {"do": "something"})
+
+
+def test_nothing_is_done_without_a_yes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is shown first; only a yes, or --yes, carries it out, and --dry-run wins over both."""
+    assert ask(monkeypatch, "y\n")
+    assert not ask(monkeypatch, "\n")
+    assert not ask(monkeypatch, "no\n")
+    assert ask(monkeypatch, None, yes=True)
+    assert not ask(monkeypatch, "y\n", yes=True, dry_run=True)
+    with pytest.raises(ConfigError, match="add --yes"):
+        ask(monkeypatch, None)
+    assert capsys.readouterr().err.count("something") == 6
