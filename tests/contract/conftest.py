@@ -6,18 +6,19 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from memory_helpers import DIMENSION, StateDsns, make_state
 
-from relight.adapters import postgres
+from relight.adapters import aws, postgres
 from relight.memory.api import Memory
 from relight.memory.pgvector import PgVectorStore
 from relight.memory.store import CollectionSpec
 from relight.vault.store import Vault
-from relight_drill.emulator import Emulator
+from relight_drill.emulator import SECRET_KEY, Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from servers import StatePair
@@ -95,3 +96,11 @@ def bucket(s3: Any) -> str:
 def vault(s3: Any, bucket: str) -> Vault:
     """A vault on that bucket."""
     return Vault(s3, bucket, region="us-east-1")
+
+
+@pytest.fixture
+def own_client(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Makes a client that no other test has, for tests that break it; made as the functions make theirs."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+    session = boto3.Session(aws_access_key_id=emulator.account, aws_secret_access_key=SECRET_KEY)
+    return lambda region: aws.client("s3", region, session=session)
