@@ -166,6 +166,13 @@ def test_a_vector_that_no_store_takes_is_refused(vector: list[float]) -> None:
         pack(vector)
 
 
+@pytest.mark.parametrize("id_", ["", "a\0b", "\ud800"])
+def test_an_id_that_no_store_takes_is_refused(spec: CollectionSpec, id_: str) -> None:
+    """fails when such an id gets as far as a statement."""
+    with pytest.raises(PermanentError):
+        _write(spec, id_)
+
+
 def test_lag_is_the_age_of_the_oldest_entry_not_applied(state: Connection, spec: CollectionSpec) -> None:
     """It is 0 when there is none."""
     assert journal.lag_s(state, spec.name, START) == 0

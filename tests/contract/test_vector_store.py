@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
 import threading
@@ -436,6 +437,48 @@ class TestPgVector(VectorStoreContract):
             cursor.execute("select count(*), min(payload->>'seq') from plain")
             assert cursor.fetchone() == (19, "1")
         connection.close()
+
+    def test_a_restore_killed_half_way_runs_again(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """fails when a restore whose connection died leaves a table behind, or stands in the way of the next one."""
+        store.ensure(spec)
+        apply(store, spec, *[upsert(n, f"p{n}") for n in range(1, 500)])
+        data, part = take(store, spec)
+        admin = postgres.connect(self.dsn, autocommit=True)
+
+        class Deadly(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                if self.tell():
+                    with admin.cursor() as cursor:
+                        cursor.execute(
+                            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                            " where application_name = 'relight-memory' and state = 'active'"
+                        )
+                return super().read(1000)
+
+        with pytest.raises(UnavailableError):
+            self.restore(store, spec, part, Deadly(data), replace=True)
+        assert self.leftovers(spec) == []
+        assert self.restore(store, spec, part, data, replace=True) == store.kept(spec.name)[0]
+        assert len(store.search(spec.name, direction(1), 1000).hits) == 499
+        admin.close()
+
+    def test_a_store_that_lost_its_volume_is_set_up_again(
+        self, vector_server: PostgresServer, spec: CollectionSpec
+    ) -> None:
+        """fails when a client that knew the old database cannot use the new and empty one."""
+        name = f"volume_{secrets.token_hex(4)}"
+        admin = postgres.connect(self.dsn, autocommit=True)
+        store = PgVectorStore(vector_server.dsn(name))
+        for _ in range(2):
+            with admin.cursor() as cursor:
+                cursor.execute(f"drop database if exists {name} with (force)")
+                cursor.execute(f"create database {name}")
+            with contextlib.suppress(NotFoundError):
+                assert store.describe(spec.name) is None
+            store.ensure(spec)
+            apply(store, spec, upsert(1, "a"))
+        store.close()
+        admin.close()
 
     def test_a_connection_that_the_server_ended_is_replaced(self, store: PgVectorStore, spec: CollectionSpec) -> None:
         """fails when a restart of the store costs its clients an error for each idle connection."""

@@ -13,6 +13,7 @@ from psycopg2.extras import execute_values
 
 from relight.adapters.postgres import translating
 from relight.errors import IntegrityError, PermanentError, UnavailableError
+from relight.memory.vectors import is_text
 from relight.tasks.sql import statements
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Write:
     def __post_init__(self) -> None:
         if (self.op is Op.UPSERT) != (self.vector is not None):
             raise PermanentError(f"{self.op} of {self.id!r} {'lacks' if self.vector is None else 'has'} a vector")
-        if not self.id or "\0" in self.id:
+        if not is_text(self.id):
             raise PermanentError(f"{self.id!r} cannot be a point's id", hint="use text without NUL, and not empty")
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.errors import ConfigError
+from relight.memory.vectors import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ class CollectionSpec:
     distance: Distance = Distance.COSINE
 
     def __post_init__(self) -> None:
-        if not self.name or "\0" in self.name or len(self.name.encode("utf-8", "replace")) > 255:
+        if not is_text(self.name) or len(self.name.encode()) > 255:
             raise ConfigError(f"{self.name!r} cannot name a collection", hint="use 1 to 255 bytes without NUL")
         if not 1 <= self.dimension <= 16_000:
             raise ConfigError(f"dimension {self.dimension} of {self.name!r} is not within 1 and 16000")

@@ -1,4 +1,4 @@
-"""Vectors as bytes: 32-bit floats, little end first, the form in which the journal and manifests hold them."""
+"""What every store can hold; vectors as bytes: 32-bit floats, little end first, as in journal and manifests."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def unpack(data: bytes) -> array[float]:
     if sys.byteorder == "big":
         vector.byteswap()
     return vector
+
+
+def is_text(value: str) -> bool:
+    """Whether every store takes it as an id or a name: not empty, no NUL, no half of a surrogate pair."""
+    try:
+        return bool(value) and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False

@@ -88,7 +88,7 @@ class Manifest:
         except ValueError as exc:
             raise IntegrityError(f"{source} is not JSON", hint="the point is damaged: use another") from exc
         version = value.get("version") if isinstance(value, dict) else None
-        if version != VERSION:
+        if version != VERSION or isinstance(version, bool):
             raise IntegrityError(
                 f"{source} has manifest version {version!r}, and this Relight reads version {VERSION}",
                 hint="use the Relight that wrote it (its `software` field), or a newer one",
