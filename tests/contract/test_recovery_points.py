@@ -484,6 +484,12 @@ def test_a_point_of_a_history_that_was_lost_is_passed_over(
     primary = postgres.connect(dsns.primary)
     remember(primary, memory, some_points(10))
     good = take(store, spec, primary, vault, clock)
+    # This one has the lower transaction id and commits when nobody receives it any more: the last entry of the point
+    # below is known everywhere, and only the place in the log tells that one before it is not.
+    late = postgres.connect(dsns.primary)
+    with late.cursor() as cursor:
+        memory.upsert(cursor, some_points(5, seed=2, prefix="divergent"), epoch=EPOCH)
+    remember(primary, memory, some_points(10))
     wait_for_standby(pair)
     # The standby's receiver stops; what the primary commits from here on never arrives there.
     standby = postgres.connect(dsns.standby, autocommit=True)
@@ -491,7 +497,8 @@ def test_a_point_of_a_history_that_was_lost_is_passed_over(
         cursor.execute("alter system set primary_conninfo = ''")
         cursor.execute("select pg_reload_conf()")
         cursor.execute("select pg_sleep(0.5)")
-    remember(primary, memory, some_points(5, seed=2, prefix="divergent"))
+    late.commit()
+    late.close()
     bad = take(store, spec, primary, vault, clock)
     primary.close()
     pair.primary.kill()

@@ -8,13 +8,14 @@ import secrets
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from memory_helpers import DIMENSION
 
 from relight.adapters import postgres
 from relight.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from relight.memory import pgvector
 from relight.memory.journal import START, Entry, Op, Position
 from relight.memory.pgvector import PgVectorStore
 from relight.memory.store import CollectionSpec, Distance
@@ -437,6 +438,25 @@ class TestPgVector(VectorStoreContract):
             cursor.execute("select count(*), min(payload->>'seq') from plain")
             assert cursor.fetchone() == (19, "1")
         connection.close()
+
+    def test_count_and_canaries_are_of_the_same_moment_as_the_bytes(
+        self, store: PgVectorStore, again: VectorStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when a write between the count and the stream shows in one of them."""
+        store.ensure(spec)
+        apply(store, spec, *[upsert(n, f"p{n}") for n in range(1, 30)])
+        take_canaries = pgvector._take_canaries
+
+        def interrupted(*arguments: Any) -> Any:
+            apply(again, spec, upsert(50, "new"), since=Position(10, 29))
+            return take_canaries(*arguments)
+
+        monkeypatch.setattr(pgvector, "_take_canaries", interrupted)
+        data, part = take(store, spec)
+        other = replace(spec, name=f"{spec.name}-copy")
+        assert (part.points, part.position) == (29, "10:29")
+        self.restore(store, other, part, data, floor=1.0)
+        assert "new" in {hit.id for hit in store.search(spec.name, direction(1), 100).hits}
 
     def test_a_restore_killed_half_way_runs_again(self, store: PgVectorStore, spec: CollectionSpec) -> None:
         """fails when a restore whose connection died leaves a table behind, or stands in the way of the next one."""
