@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,3 +87,31 @@ def emulator(server_group: ProcessGroup, server_dir: Path) -> Emulator:
     server = Emulator(server_group, server_dir / "aws")
     asyncio.run(server.start())
     return server
+
+
+# What stands in for the bundle where a test needs functions that run and not what they do: it calls AWS as it is told.
+PUPPET = """
+import botocore.session
+
+def handler(event, context):
+    client = botocore.session.get_session().create_client(event["service"], region_name=event["region"])
+    answer = getattr(client, event["call"])(**event["with"])
+    return sorted(key for key in answer if key != "ResponseMetadata")
+"""
+
+
+@pytest.fixture(scope="session")
+def demo_stacks(server_dir: Path) -> Path:
+    """The synthesized stacks of the environment `demo`, whose functions are puppets."""
+    bundle, out = server_dir / "puppets.zip", server_dir / "cdktf.out"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr("relight_lambdas/__init__.py", "")
+        for verb in (
+            *("snapshot", "hydrate", "replay", "sentinel", "assess", "fence", "promote", "scale", "verify"),
+            *("open_gate", "announce"),
+        ):
+            archive.writestr(f"relight_lambdas/{verb}.py", PUPPET)
+    command = [sys.executable, "-P", "-m", "relight_stacks.app", "--environment", "demo", "--bundle", str(bundle)]
+    done = subprocess.run([*command, "--output", str(out)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return out

@@ -34,6 +34,8 @@ class Emulator:
         self._process: Process | None = None
         self._clients: dict[tuple[str, str], Any] = {}
         self._making = threading.Lock()
+        # One session for every region: reading a service's model is what a client costs.
+        self._session: Any = boto3.Session(aws_access_key_id=account, aws_secret_access_key=SECRET_KEY)
         self.folder = folder
         self.account = account
         self.port = port or free_port()
@@ -99,9 +101,6 @@ class Emulator:
             return self._clients[service, region]
 
     def _make_client(self, service: str, region: str) -> Any:
-        session: Any = boto3.Session(
-            aws_access_key_id=self.account, aws_secret_access_key=SECRET_KEY, region_name=region
-        )
         config = Config(
             connect_timeout=3,
             read_timeout=30,
@@ -110,7 +109,7 @@ class Emulator:
             s3={"addressing_style": "path"},
             max_pool_connections=20,
         )
-        client = session.client(service, endpoint_url=self.url, config=config)
+        client = self._session.client(service, region_name=region, endpoint_url=self.url, config=config)
         # Bucket policies that ask for TLS are for callers; the emulator believes this header.
         client.meta.events.register("before-sign", _over_tls)
         return client
