@@ -9,9 +9,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import ConflictError, IntegrityError, LeaseLostError, NotFoundError
-from relight.memory import journal
+from relight.errors import ConflictError, LeaseLostError, NotFoundError
 from relight.memory.hydrate import hydrate as hydrate_memory
+from relight.memory.hydrate import verify_memory
 from relight.recovery.epoch import take_next
 from relight.tasks.replay import replay as replay_tasks
 from relight.vault.points import eligible
@@ -94,17 +94,9 @@ def verify(
     *, store: VectorStore, state: Connection, spec: CollectionSpec, epochs: EpochLog, lease: Lease
 ) -> dict[str, Any]:
     """Prove that memory holds all that the journal promises, and record it; IntegrityError otherwise."""
-    collection = store.describe(spec.name)
-    if collection is None:
-        raise IntegrityError(f"there is no collection {spec.name!r} in the vector store", hint="run hydrate again")
-    left = journal.read(state, spec.name, collection.position, limit=1).entries
-    if left:
-        raise IntegrityError(
-            f"collection {spec.name!r} stands at {collection.position} and the journal has more",
-            hint="run hydrate again",
-        )
+    verified = verify_memory(store=store, state=state, spec=spec)
     epochs.mark_verified(lease.epoch)
-    return {"points": collection.points, "position": str(collection.position)}
+    return {"points": verified.points, "position": str(verified.position)}
 
 
 async def replay(*, ledger: Ledger, queue: TaskQueue, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
