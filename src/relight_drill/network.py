@@ -254,12 +254,16 @@ class Internet:
         """Make `name:port` reachable: it is served on the loopback port `at`."""
         self._published[name.lower(), port] = at
 
+    def locate(self, name: str, port: int) -> int | None:
+        """The loopback port of a published name; None when there is none."""
+        return self._published.get((name.lower().rstrip("."), port))
+
     async def add_side(self, name: str, *, canonical: Callable[[str], str | None] | None = None) -> Side:
         """Open a side's proxy."""
 
         def find(host: str, port: int) -> int | None:
             end = canonical(host) if canonical is not None else host
-            return None if end is None else self._published.get((end.lower().rstrip("."), port))
+            return None if end is None else self.locate(end, port)
 
         side = self.sides[name] = Side(name, find)
         await side.start()

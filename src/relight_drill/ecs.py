@@ -1,0 +1,242 @@
+"""ECS of the drill: makes worker processes match the desired count of the deployed services.
+
+A played part: it stands for ECS's scheduler and Fargate. It asks the emulator for each service of its region, starts
+and stops tasks through a callback, gives each the environment of its task definition and credentials of its task role,
+and puts "ECS Task State Change" events on the region's bus. It dies with its region.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from relight_drill.processes import DrillError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from relight_drill.applier import Service
+    from relight_drill.emulator import Emulator
+
+POLL_S = 0.5
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)
+SETTLED_S = 15.0
+
+
+class Task(Protocol):
+    """What the callback started."""
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        ...
+
+    async def stop(self) -> None:
+        """End it in an orderly way, within bounds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """A change of a task, as it went to the bus. `at` is monotonic seconds."""
+
+    at: float
+    service: str
+    task: str
+    status: str
+    reason: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    id: str
+    task: Task
+    definition: str
+    started: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    service: Service
+    running: list[_Running] = field(default_factory=list)
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class EcsPlayer:
+    """Keeps the tasks of one region's services at their desired counts.
+
+    `start(service, task_definition_arn, environment, credentials)` starts a task and returns once it can be called
+    RUNNING; when it is cancelled it must leave nothing behind. A task that ends by itself is replaced, later and later
+    when it keeps ending early, as ECS throttles. What went wrong meanwhile is in `errors`; it is tried again.
+    """
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        region: str,
+        services: Iterable[Service],
+        start: Callable[[Service, str, Mapping[str, str], Mapping[str, str]], Awaitable[Task]],
+    ) -> None:
+        self._emulator = emulator
+        self._states = {service.name: _State(service=service) for service in services if service.region == region}
+        self._start = start
+        self._jobs: list[asyncio.Task[None]] = []
+        self._asking = asyncio.Lock()
+        self._asked = float("-inf")
+        self._answer: dict[str, tuple[int, str]] = {}
+        self.region = region
+        self.history: list[TaskEvent] = []
+        self.errors: list[str] = []
+
+    @property
+    def running(self) -> dict[str, list[Task]]:
+        """The living tasks of each service."""
+        return {
+            name: [item.task for item in state.running if item.task.alive()] for name, state in self._states.items()
+        }
+
+    def play(self) -> None:
+        """Begin: each service is looked after by a job of its own."""
+        self._jobs = [
+            asyncio.create_task(self._look_after(state), name=f"ecs {self.region} {name}")
+            for name, state in self._states.items()
+        ]
+
+    async def lose(self) -> None:
+        """The region is lost: look after nothing any more, and say nothing. The processes are the caller's to end."""
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        self._jobs = []
+
+    async def close(self) -> None:
+        """Look after nothing any more, and stop every task."""
+        await self.lose()
+        tasks = [item.task for state in self._states.values() for item in state.running if item.task.alive()]
+        await asyncio.gather(*(task.stop() for task in tasks))
+
+    async def _look_after(self, state: _State) -> None:
+        while True:
+            try:
+                await self._match(state)
+            except (ClientError, BotoCoreError, DrillError, OSError) as exc:
+                self.errors.append(f"{state.service.name}: {exc}")
+                self._delay(state)
+            await asyncio.sleep(POLL_S)
+
+    async def _match(self, state: _State) -> None:
+        """One look: replace what ended, then start or stop until the count is right."""
+        for item in [item for item in state.running if not item.task.alive()]:
+            state.running.remove(item)
+            if time.monotonic() - item.started < SETTLED_S:
+                self._delay(state)
+            await self._tell(state, item, "STOPPED", "Essential container in task exited")
+        wanted = (await self._wanted()).get(state.service.name)
+        if wanted is None:
+            return
+        count, definition = wanted
+        while len(state.running) > count:
+            item = state.running[-1]
+            await item.task.stop()
+            state.running.remove(item)
+            await self._tell(state, item, "STOPPED", "Scaling activity initiated by deployment")
+        missing = count - len(state.running)
+        if missing > 0 and time.monotonic() >= state.not_before:
+            environment, role = await asyncio.to_thread(self._definition, definition)
+            starts = [self._start_one(state, definition, environment, role) for _ in range(missing)]
+            for outcome in await asyncio.gather(*starts, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _start_one(
+        self, state: _State, definition: str, environment: Mapping[str, str], role: str | None
+    ) -> None:
+        number = uuid.uuid4().hex
+        credentials = await asyncio.to_thread(self._credentials, role, number) if role else {}
+        task = await self._start(state.service, definition, environment, credentials)
+        item = _Running(id=number, task=task, definition=definition, started=time.monotonic())
+        state.running.append(item)
+        await self._tell(state, item, "RUNNING", "")
+
+    def _delay(self, state: _State) -> None:
+        state.failures = min(state.failures + 1, len(BACKOFF_S) - 1)
+        state.not_before = time.monotonic() + BACKOFF_S[state.failures]
+
+    async def _wanted(self) -> dict[str, tuple[int, str]]:
+        """Desired count and task definition of each service that is there; asked once for all of a region."""
+        async with self._asking:
+            if time.monotonic() >= self._asked + POLL_S * 0.9:
+                self._answer = await asyncio.to_thread(self._describe)
+                self._asked = time.monotonic()
+            return self._answer
+
+    def _describe(self) -> dict[str, tuple[int, str]]:
+        client = self._emulator.client("ecs", self.region)
+        found: dict[str, tuple[int, str]] = {}
+        for cluster in {state.service.cluster for state in self._states.values()}:
+            names = [name for name, state in self._states.items() if state.service.cluster == cluster]
+            for service in client.describe_services(cluster=cluster, services=names)["services"]:
+                if service["status"] == "ACTIVE":
+                    found[service["serviceName"]] = (service["desiredCount"], service["taskDefinition"])
+        return found
+
+    def _definition(self, arn: str) -> tuple[dict[str, str], str | None]:
+        """The environment of the first container, and the task role."""
+        found = self._emulator.client("ecs", self.region).describe_task_definition(taskDefinition=arn)["taskDefinition"]
+        container = found["containerDefinitions"][0]
+        environment = {item["name"]: item["value"] for item in container.get("environment", [])}
+        return environment, found.get("taskRoleArn")
+
+    def _credentials(self, role: str, task: str) -> dict[str, str]:
+        given = self._emulator.client("sts", self.region).assume_role(
+            RoleArn=role, RoleSessionName=task, DurationSeconds=3600
+        )["Credentials"]
+        return {
+            "AWS_ACCESS_KEY_ID": given["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": given["SessionToken"],
+        }
+
+    async def _tell(self, state: _State, item: _Running, status: str, reason: str) -> None:
+        """Put a change on the region's bus, in ECS's own form."""
+        event = TaskEvent(at=time.monotonic(), service=state.service.name, task=item.id, status=status, reason=reason)
+        self.history.append(event)
+        await asyncio.to_thread(self._put_event, state.service, item, status, reason)
+
+    def _put_event(self, service: Service, item: _Running, status: str, reason: str) -> None:
+        cluster = service.cluster.rpartition("/")[2]
+        arn = f"arn:aws:ecs:{self.region}:{self._emulator.account}:task/{cluster}/{item.id}"
+        now = datetime.now(UTC)
+        detail: dict[str, Any] = {
+            "taskArn": arn,
+            "clusterArn": f"arn:aws:ecs:{self.region}:{self._emulator.account}:cluster/{cluster}",
+            "group": f"service:{service.name}",
+            "taskDefinitionArn": item.definition,
+            "launchType": "FARGATE",
+            "lastStatus": status,
+            "desiredStatus": "STOPPED" if status == "STOPPED" else "RUNNING",
+            "updatedAt": now.isoformat(),
+            "version": 1,
+        }
+        if reason:
+            detail["stoppedReason"] = reason
+        answer = self._emulator.client("events", self.region).put_events(
+            Entries=[
+                {
+                    "Source": "aws.ecs",
+                    "DetailType": "ECS Task State Change",
+                    "Detail": json.dumps(detail),
+                    "Resources": [arn],
+                    "Time": now,
+                }
+            ]
+        )
+        if answer.get("FailedEntryCount"):
+            raise DrillError(f"the bus of {self.region} refused an event: {answer['Entries']}", hint="")
