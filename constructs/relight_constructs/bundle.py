@@ -73,6 +73,7 @@ def build_bundle(target: Target, cache_dir: Path) -> Path:
 
     Its name holds a hash of everything that goes into it. Raises UnavailableError when the dependencies cannot be had.
     """
+    cache_dir = cache_dir.absolute()
     cache_dir.mkdir(parents=True, exist_ok=True)
     sources = dict(_sources())
     requirements = _requirements()

@@ -167,6 +167,7 @@ class ServiceProps:
     `desired_count` is where it starts; recovery scales it, so a later deployment leaves the count alone. `writable`
     are the folders that may be written, each on a volume that lives as long as its task. `secrets` are environment
     variables taken from secrets when the container starts. Without `target_group_arn` no load balancer sends to it.
+    With `health_command`, which the image must be able to run, ECS replaces a container that fails it.
     """
 
     place: Place
@@ -180,11 +181,11 @@ class ServiceProps:
     port: int
     network: Attachment
     logs_key: Key
-    health_command: str
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     writable: tuple[str, ...] = ("/tmp",)  # noqa: S108 - a folder inside the container
+    health_command: str | None = None
     target_group_arn: str | None = None
     log_retention_days: int = LOG_RETENTION_DAYS
 

@@ -134,7 +134,6 @@ def _container(props: ServiceProps, log_group: LogGroup) -> dict[str, Any]:
         "environment": [{"name": name, "value": value} for name, value in sorted(props.environment.items())],
         "secrets": [{"name": name, "valueFrom": secret.arn} for name, secret in sorted(props.secrets.items())],
         "mountPoints": [{"sourceVolume": _volume(path), "containerPath": path} for path in props.writable],
-        "healthCheck": {"command": ["CMD-SHELL", props.health_command], "interval": 10, "timeout": 5, "retries": 3},
         "logConfiguration": {
             "logDriver": "awslogs",
             "options": {
@@ -144,6 +143,13 @@ def _container(props: ServiceProps, log_group: LogGroup) -> dict[str, Any]:
             },
         },
     }
+    if props.health_command is not None:
+        container["healthCheck"] = {
+            "command": ["CMD-SHELL", props.health_command],
+            "interval": 10,
+            "timeout": 5,
+            "retries": 3,
+        }
     if props.command:
         container["command"] = list(props.command)
     return container

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relight.errors import RelightError
+from relight.errors import ConfigError, RelightError
 from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.environment import load_environments, load_named
 
@@ -60,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         named = options.environment
-        environments = [load_named(name) for name in named] if named else load_environments()
+        environments = [load_named(name) for name in dict.fromkeys(named)] if named else load_environments()
+        if options.bundle and not options.bundle.is_file():
+            raise ConfigError(
+                f"--bundle {options.bundle} is not a file", hint="name a zip, or leave it out to build one"
+            )
         bundle = options.bundle or build_bundle(LAMBDA, CACHE)
         synthesize(environments, bundle=bundle.absolute(), output=options.output)
     except RelightError as exc:

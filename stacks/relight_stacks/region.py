@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
     from relight_stacks.environment import Environment
 
-# Where the agent's container listens, and the paths it answers: /health for the load balancer, /ready for Route 53.
+# Where the agent's container listens, and answers /health to the load balancer and /ready to Route 53. Its health is
+# the load balancer's to judge, because an image need not hold a client to ask with.
 AGENT_PORT = 8080
 # The vector database is a PostgreSQL; its data is on a volume that lives as long as its task.
 VECTOR_PORT = 5432
@@ -98,7 +99,6 @@ class RegionStack(HomeStack):
                 port=AGENT_PORT,
                 network=self.network,
                 logs_key=self.key,
-                health_command=f"wget -q -O /dev/null http://127.0.0.1:{AGENT_PORT}/health || exit 1",
                 environment=self.settings.to_env(),
                 target_group_arn=network.target_group_arn,
             ),

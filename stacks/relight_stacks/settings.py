@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from relight_stacks.environment import Environment
 
 
+# The ECS services of both regions.
+AGENT_SERVICE = "agent"
+VECTOR_SERVICE = "vector"
+
+
 def settings_for(environment: Environment, role: Role) -> Settings:
     """The settings of everything that runs in the region deployed as `role`."""
     names = environment.names
@@ -39,7 +44,3 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         confirm_timeout_s=environment.confirm_timeout_s,
         on_lease_lost=environment.on_lease_lost,
     )
-
-
-AGENT_SERVICE = "agent"
-VECTOR_SERVICE = "vector"

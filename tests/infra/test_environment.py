@@ -148,7 +148,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_environment_is_answered_with_those_that_exist() -> None:
     """A typing error in a name shows the names."""
     with pytest.raises(ConfigError, match="demo"):
-        load_named("prod")
+        load_named("nope")
 
 
 def test_the_longest_name_fits_every_limit(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from synthesis import BUNDLE_BYTES, PARTS, ROOT, synthesize
 
 from relight.config import Role, Settings
+from relight_constructs.props import FailoverProps
 from relight_stacks.environment import load_named
 from relight_stacks.settings import settings_for
 
@@ -419,6 +420,21 @@ def test_an_unknown_environment_is_refused_without_starting_node(tmp_path: Path)
     assert done.stderr.startswith("error: no environment 'nope'")
     assert "demo" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
+    """The path that was given is named."""
+    done = run_app("--bundle", str(tmp_path / "none.zip"), "--output", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "none.zip is not a file" in done.stderr
+
+
+@pytest.mark.parametrize(("key", "value"), [("interval_s", 20), ("ttl_s", 60)])
+def test_a_failover_that_cannot_be_quick_is_refused(key: str, value: int) -> None:
+    """Route 53 offers two intervals, and an answer must not be remembered for longer than one."""
+    names = {"domain": "a.example", "host": "x.a.example", "primary_host": "p.a.example", "standby_host": "s.a.example"}
+    with pytest.raises(ValueError, match=f"{key}={value}"):
+        FailoverProps(**names, **{key: value})  # type: ignore[arg-type]
 
 
 def test_the_pure_modules_do_not_start_node() -> None:

@@ -70,6 +70,14 @@ def test_a_second_call_does_nothing(bundle: Path, cache: Path, monkeypatch: pyte
     assert bundle.stat().st_mtime_ns == stamp
 
 
+def test_a_cache_may_be_named_relatively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    """The path that comes back works from any folder."""
+    monkeypatch.chdir(tmp_path)
+    built = build_bundle(host_target(), Path("cache"))
+    monkeypatch.chdir("/")
+    assert built.read_bytes() == bundle.read_bytes()
+
+
 def names_of(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
