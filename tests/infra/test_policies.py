@@ -57,7 +57,10 @@ TABLE: dict[str, set[str]] = {
     "assess": JOIN_NETWORK | READ_SECRET | RESTORE | READ_LEASE | RECORD,
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
-    "scale": {"ecs:DescribeServices agent", "ecs:UpdateService agent"} | RECORD,
+    "scale": {
+        f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
+    }
+    | RECORD,
     "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | RECORD,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -104,6 +107,7 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
         "arn:aws:kms:us-east-1:000000000000:key/*": "us-east-1-keys",
         "arn:aws:kms:us-west-2:000000000000:key/*": "us-west-2-keys",
         "arn:aws:ecs:us-west-2:000000000000:service/relight-demo/agent": "agent",
+        "arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo": "cluster",
         "arn:aws:states:us-west-2:000000000000:stateMachine:relight-demo-recovery": "recovery",
     }
     if part in ("primary", "standby"):
