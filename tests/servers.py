@@ -8,19 +8,39 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
-from relight_drill.processes import ProcessGroup
+from relight_drill.processes import ProcessGroup, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], context: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """A small HTTP server on loopback; its port."""
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

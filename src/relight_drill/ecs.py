@@ -2,12 +2,15 @@
 
 A played part: it stands for ECS's scheduler and Fargate. It asks the emulator for each service of its region, starts
 and stops tasks through a callback, gives each the environment of its task definition and credentials of its task role,
-and puts "ECS Task State Change" events on the region's bus. It dies with its region.
+and sends "ECS Task State Change" events to the functions of the region's rules that match them. It does that itself,
+because the emulator, as AWS, takes no event from an `aws.` source; the emulator decides which patterns match, and the
+function's own policy must let the rule call it. It dies with its region.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import json
 import time
 import uuid
@@ -44,7 +47,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """A change of a task, as it went to the bus. `at` is monotonic seconds."""
+    """A change of a task, as its region's rules heard of it. `at` is monotonic seconds."""
 
     at: float
     service: str
@@ -88,6 +91,7 @@ class EcsPlayer:
         self._states = {service.name: _State(service=service) for service in services if service.region == region}
         self._start = start
         self._jobs: list[asyncio.Task[None]] = []
+        self._deliveries: set[asyncio.Task[None]] = set()
         self._asking = asyncio.Lock()
         self._asked = float("-inf")
         self._answer: dict[str, tuple[int, str]] = {}
@@ -111,10 +115,10 @@ class EcsPlayer:
 
     async def lose(self) -> None:
         """The region is lost: look after nothing any more, and say nothing. The processes are the caller's to end."""
-        for job in self._jobs:
+        jobs, self._jobs = [*self._jobs, *self._deliveries], []
+        for job in jobs:
             job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
-        self._jobs = []
+        await asyncio.gather(*jobs, return_exceptions=True)
 
     async def close(self) -> None:
         """Look after nothing any more, and stop every task."""
@@ -205,38 +209,100 @@ class EcsPlayer:
         }
 
     async def _tell(self, state: _State, item: _Running, status: str, reason: str) -> None:
-        """Put a change on the region's bus, in ECS's own form."""
-        event = TaskEvent(at=time.monotonic(), service=state.service.name, task=item.id, status=status, reason=reason)
-        self.history.append(event)
-        await asyncio.to_thread(self._put_event, state.service, item, status, reason)
+        """Let the region's rules hear of a change, in ECS's own form."""
+        change = TaskEvent(at=time.monotonic(), service=state.service.name, task=item.id, status=status, reason=reason)
+        self.history.append(change)
+        event = self._event(state.service, item, status, reason)
+        for target in await asyncio.to_thread(self._targets, event):
+            job = asyncio.create_task(self._deliver(target, event), name=f"event to {target.arn}")
+            self._deliveries.add(job)
+            job.add_done_callback(self._deliveries.discard)
 
-    def _put_event(self, service: Service, item: _Running, status: str, reason: str) -> None:
+    def _event(self, service: Service, item: _Running, status: str, reason: str) -> dict[str, Any]:
         cluster = service.cluster.rpartition("/")[2]
-        arn = f"arn:aws:ecs:{self.region}:{self._emulator.account}:task/{cluster}/{item.id}"
-        now = datetime.now(UTC)
+        where = f"arn:aws:ecs:{self.region}:{self._emulator.account}"
+        arn, now = f"{where}:task/{cluster}/{item.id}", datetime.now(UTC)
         detail: dict[str, Any] = {
             "taskArn": arn,
-            "clusterArn": f"arn:aws:ecs:{self.region}:{self._emulator.account}:cluster/{cluster}",
+            "clusterArn": f"{where}:cluster/{cluster}",
             "group": f"service:{service.name}",
             "taskDefinitionArn": item.definition,
             "launchType": "FARGATE",
             "lastStatus": status,
-            "desiredStatus": "STOPPED" if status == "STOPPED" else "RUNNING",
+            "desiredStatus": status,
             "updatedAt": now.isoformat(),
             "version": 1,
         }
         if reason:
             detail["stoppedReason"] = reason
-        answer = self._emulator.client("events", self.region).put_events(
-            Entries=[
-                {
-                    "Source": "aws.ecs",
-                    "DetailType": "ECS Task State Change",
-                    "Detail": json.dumps(detail),
-                    "Resources": [arn],
-                    "Time": now,
-                }
-            ]
-        )
-        if answer.get("FailedEntryCount"):
-            raise DrillError(f"the bus of {self.region} refused an event: {answer['Entries']}", hint="")
+        return {
+            "version": "0",
+            "id": str(uuid.uuid4()),
+            "detail-type": "ECS Task State Change",
+            "source": "aws.ecs",
+            "account": self._emulator.account,
+            "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "region": self.region,
+            "resources": [arn],
+            "detail": detail,
+        }
+
+    def _targets(self, event: dict[str, Any]) -> list[_Target]:
+        """The functions that the region's deployed rules send an event to; the emulator says which patterns match."""
+        events = self._emulator.client("events", self.region)
+        found = []
+        for rule in events.list_rules()["Rules"]:
+            pattern = rule.get("EventPattern")
+            if rule["State"] != "ENABLED" or not pattern:
+                continue
+            if not events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]:
+                continue
+            for target in events.list_targets_by_rule(Rule=rule["Name"])["Targets"]:
+                if ":lambda:" not in target["Arn"]:
+                    raise DrillError(f"the rule {rule['Name']} has a target that is not a function", hint=target["Arn"])
+                retries = target.get("RetryPolicy", {}).get("MaximumRetryAttempts", 185)
+                found.append(_Target(arn=target["Arn"], rule=rule["Arn"], input=target.get("Input"), retries=retries))
+        return found
+
+    async def _deliver(self, target: _Target, event: dict[str, Any]) -> None:
+        """Call a function until it takes the event, as often as the rule's target says."""
+        for attempt in range(target.retries + 1):
+            try:
+                await asyncio.to_thread(self._invoke, target, event)
+            except (ClientError, BotoCoreError, DrillError) as exc:
+                self.errors.append(f"{target.rule}: {exc}")
+                await asyncio.sleep(min(2.0**attempt, 60.0))
+            else:
+                return
+
+    def _invoke(self, target: _Target, event: dict[str, Any]) -> None:
+        """Call the function, if its own policy lets this rule."""
+        lambdas = self._emulator.client("lambda", self.region)
+        policy = json.loads(lambdas.get_policy(FunctionName=target.arn)["Policy"])
+        if not any(_lets(statement, target.rule) for statement in policy["Statement"]):
+            raise DrillError(f"the function {target.arn} does not let {target.rule} call it", hint="add a permission")
+        payload = target.input if target.input is not None else json.dumps(event)
+        lambdas.invoke(FunctionName=target.arn, InvocationType="Event", Payload=payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """A function that a rule sends an event to."""
+
+    arn: str
+    rule: str
+    input: str | None
+    retries: int
+
+
+def _lets(statement: dict[str, Any], rule: str) -> bool:
+    """Whether a statement of a function's policy lets EventBridge call it for a rule."""
+    principal = statement.get("Principal")
+    service = principal.get("Service") if isinstance(principal, dict) else principal
+    source = statement.get("Condition", {}).get("ArnLike", {}).get("AWS:SourceArn", rule)
+    return bool(
+        statement["Effect"] == "Allow"
+        and service == "events.amazonaws.com"
+        and statement["Action"] == "lambda:InvokeFunction"
+        and fnmatch.fnmatchcase(rule, source)
+    )

@@ -35,7 +35,7 @@ CHAIN = 8
 class Probe(Protocol):
     """Asks an endpoint once."""
 
-    async def __call__(self, check: HealthCheck) -> bool:
+    async def __call__(self, check: HealthCheck, /) -> bool:
         """Whether the endpoint answered well in time; never raises on an endpoint's account."""
         ...
 
@@ -47,7 +47,7 @@ class HttpProbe:
         self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
 
-    async def __call__(self, check: HealthCheck) -> bool:
+    async def __call__(self, check: HealthCheck, /) -> bool:
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0))
         timeout = aiohttp.ClientTimeout(total=CONNECT_S + RESPONSE_S, connect=CONNECT_S, sock_read=RESPONSE_S)
@@ -240,7 +240,7 @@ class Resolver:
         return "127.0.0.1", port
 
     def _answer(self, name: str) -> Record | None:
-        now = self._monotonic()
+        now, name = self._monotonic(), _plain(name)
         expires, record = self._kept.get(name, (float("-inf"), None))
         if now >= expires:
             record = self._player.answer(name)

@@ -9,31 +9,14 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 from aiohttp import web
+from servers import serving
 
 from relight_drill.network import Authority, Ingress, Internet, Link, Mode
-from relight_drill.processes import free_port, wait_until
+from relight_drill.processes import wait_until
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-@asynccontextmanager
-async def serving(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], context: ssl.SSLContext | None = None
-) -> AsyncIterator[int]:
-    """A small HTTP server on loopback; its port."""
-    app = web.Application(client_max_size=1 << 30)
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
-    try:
-        yield port
-    finally:
-        await runner.cleanup()
 
 
 async def echo_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
