@@ -91,6 +91,20 @@ def trust(service: str, *, account: str, source_arn: str | None = None) -> str:
     return _document([statement])
 
 
+def trust_tasks(*, account: str, region: str) -> str:
+    """Who may take on a container's role: ECS, on behalf of this account's tasks in this region.
+
+    ECS says on whose behalf it asks; `IfExists`, so that the drill, which plays ECS and cannot say so, may ask too.
+    A role can be handed to a task from within its own account only, whatever this says.
+    """
+    condition = {
+        "StringEqualsIfExists": {"aws:SourceAccount": account},
+        "ArnLikeIfExists": {"aws:SourceArn": f"arn:aws:ecs:{region}:{account}:*"},
+    }
+    principal = {"Service": "ecs-tasks.amazonaws.com"}
+    return _document([{"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole", "Condition": condition}])
+
+
 def trust_lambda() -> str:
     """Lambda's trust: it takes on a function's role without naming the account, so a condition would shut it out."""
     principal = {"Service": "lambda.amazonaws.com"}

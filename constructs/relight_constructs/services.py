@@ -18,7 +18,7 @@ from relight_constructs.bindings import (
     TerraformResourceLifecycle,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, trust
+from relight_constructs.policies import Statement, trust_tasks
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Service(Construct):
         self.name = props.name
         self.cluster_arn = props.cluster.arn
         self.arn = f"arn:aws:ecs:{place.region}:{place.account}:service/{props.cluster.name}/{props.name}"
-        tasks = trust("ecs-tasks.amazonaws.com", account=place.account)
+        tasks = trust_tasks(account=place.account, region=place.region)
         self._role = Role(self, "role", name=place.role_name(props.name), trust=tasks)
         execution = Role(self, "execution", name=place.role_name(f"{props.name}-execution"), trust=tasks)
         log_group = LogGroup(

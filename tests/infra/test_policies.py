@@ -247,6 +247,8 @@ def test_who_may_take_on_a_role_is_one_service(synthesis: Synthesis) -> None:
         assert statement["Action"] == "sts:AssumeRole"
         if service == "lambda.amazonaws.com":
             assert "Condition" not in statement
+        elif service == "ecs-tasks.amazonaws.com":
+            assert statement["Condition"]["StringEqualsIfExists"] == {"aws:SourceAccount": "000000000000"}, path
         else:
             assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "000000000000"}, path
 
