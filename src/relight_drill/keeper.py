@@ -175,7 +175,9 @@ class Keeper:
         for pid in asked:
             with suppress(ProcessLookupError):
                 os.kill(pid, self.living[pid])
-                os.kill(pid, signal.SIGCONT)
+            # What was frozen could not answer, and a server waits for its own children.
+            for process in [*descendants(pid), *([psutil.Process(pid)] if psutil.pid_exists(pid) else [])]:
+                send(process, signal.SIGCONT)
         deadline = time.monotonic() + GRACE_S
         while asked & self.living.keys() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -180,3 +180,23 @@ def test_waiting_for_the_standby_is_bounded(state_pair: StatePair) -> None:
         )
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("way", ["running", "frozen"])
+def test_a_closed_group_leaves_no_segment_of_a_server_behind(way: str, server_dir: Path) -> None:
+    """A server that runs, or is frozen, when its group closes goes in a way that frees its shared memory."""
+
+    async def scenario(group: ProcessGroup) -> int | None:
+        server = PostgresServer(group, server_dir / f"closed-{way}", name="closed", database="x")
+        await server.create()
+        connection = await asyncio.to_thread(psycopg2.connect, server.dsn())
+        if way == "frozen":
+            server.process.freeze()
+        segment = server._shared_memory()
+        group.close()
+        connection.close()
+        return segment
+
+    segment = asyncio.run(scenario(ProcessGroup()))
+    assert segment is not None
+    assert segment not in shared_memory()
