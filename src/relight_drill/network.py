@@ -316,11 +316,12 @@ async def carry_request(
     *,
     headers: Mapping[str, str],
     body: bytes | None = None,
+    begun: Callable[[web.StreamResponse], None] = lambda _: None,
 ) -> web.StreamResponse:
     """Send a request onward and its answer back, both streamed, with every header but those of the connection.
 
-    `headers` replace the request's; `body` is what was read of it already. Raises aiohttp.ClientError when the server
-    cannot be reached.
+    `headers` replace the request's; `body` is what was read of it already; `begun` is told when an answer begins.
+    Raises aiohttp.ClientError when the server cannot be reached.
     """
     sent: CIMultiDict[str] = CIMultiDict((k, v) for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP)
     for name, value in headers.items():
@@ -338,6 +339,7 @@ async def carry_request(
         for name, value in answer.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 response.headers.add(name, value)
+        begun(response)
         await response.prepare(request)
         async for chunk in answer.content.iter_any():
             await response.write(chunk)

@@ -93,6 +93,18 @@ class _Flight:
     side: str
     call: Call
     cut: asyncio.Future[tuple[str, str]] = field(repr=False)
+    response: web.StreamResponse | None = None
+
+    def begin(self, response: web.StreamResponse) -> None:
+        self.response = response
+
+    @property
+    def answered(self) -> bool:
+        """Whether the caller has its whole answer already."""
+        response = self.response
+        if response is None or not response.prepared:
+            return False
+        return response.body_length >= response.content_length if response.content_length is not None else False
 
 
 def classify(
@@ -204,7 +216,7 @@ class Gate:
         self._freed[region] = asyncio.Event()
         for flight in self._flights:
             reason = self._reason(flight.side, flight.call)
-            if reason is not None and not flight.cut.done():
+            if reason is not None and not flight.answered and not flight.cut.done():
                 flight.cut.set_result(reason)
 
     def restore(self, region: str) -> None:
@@ -241,7 +253,14 @@ class Gate:
         flight = _Flight(side, call, asyncio.get_running_loop().create_future())
         self._flights.add(flight)
         carried = asyncio.ensure_future(
-            carry_request(request, self._session, self._emulator.url, headers={"X-Forwarded-Proto": "https"}, body=body)
+            carry_request(
+                request,
+                self._session,
+                self._emulator.url,
+                headers={"X-Forwarded-Proto": "https"},
+                body=body,
+                begun=flight.begin,
+            )
         )
         try:
             await asyncio.wait((carried, flight.cut), return_when=asyncio.FIRST_COMPLETED)
