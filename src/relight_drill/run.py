@@ -42,14 +42,16 @@ def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool)
     outcomes = []
     for name in names or SCENARIOS:
         say(f"{name}: {SCENARIOS[name].summary}")
-        outcomes.append(asyncio.run(_run(name, environment, seed=seed, keep=keep, say=say)))
+        folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
+        folder.chmod(0o711)  # the databases' own user has to pass through
+        outcomes.append(asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say)))
         say(f"{name}: {'met' if outcomes[-1].met else 'MISSED'}")
     return outcomes
 
 
-async def _run(name: str, environment: Environment, *, seed: int, keep: bool, say: Callable[[str], None]) -> Outcome:
-    folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
-    folder.chmod(0o711)  # the databases' own user has to pass through
+async def _run(
+    name: str, environment: Environment, *, folder: Path, seed: int, keep: bool, say: Callable[[str], None]
+) -> Outcome:
     this = asyncio.current_task()
     assert this is not None  # noqa: S101 - asyncio.run made one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)

@@ -31,6 +31,7 @@ TASKS_BEFORE, TASKS_DURING, TASKS_AFTER = 70, 30, 20
 GREEN_S = 15.0
 SENTINEL_WATCHES_S = 120.0
 SETTLED_S = 90.0
+BOOT_S = 120.0
 
 
 async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
@@ -67,7 +68,7 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         found,
         fault_at=fault_at,
         green_at=green_at,
-        events=await world.recovery_events(),
+        events=recovery_events(world),
         diverged=diverged,
         faults=[Moment(at_s=0.0, event="fault", detail=f"{world.region(Role.PRIMARY)}: {mode.value}")],
         problems=problems,
@@ -82,18 +83,17 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
         await wait_until(lambda: callers.waiting == 0, what="everything to be acknowledged", timeout_s=30.0)
         await _done(world, Role.PRIMARY, callers)
         told = dict(callers.record.memories)
-        known = await world.boot_runs()
+        known = set(world.runs("boot-"))
         fault_at = world.clock.monotonic()
         say(f"the vector store of {world.region(Role.STANDBY)} loses its volume")
         await world.lose_volume(Role.STANDBY)
         filled_at: float | None = None
+        problems: list[str] = []
         try:
-            await wait_until(
-                lambda: world.holds(Role.STANDBY, told), what="the store to be filled again", timeout_s=120.0
-            )
+            await world.until_memory_is_whole(Role.STANDBY, timeout_s=BOOT_S)
             filled_at = world.clock.monotonic()
         except DrillError as exc:
-            say(str(exc))
+            problems.append(str(exc))
         books = await asyncio.to_thread(read_books, world.state_dsn(Role.PRIMARY))
         found = audit(
             callers.record,
@@ -107,7 +107,7 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
             outbox=world.outbox.sent(),
             fault_at=fault_at,
         )
-    events = [event for run in await world.boot_runs() - known for event in await world.events_of(run)]
+    events = [event for run in sorted(set(world.runs("boot-")) - known) for event in world.events(run)]
     moments = {event.status: world.seconds(event.at) for event in events}
     phases = {}
     if filled_at is not None and {"started", "done"} <= moments.keys():
@@ -127,7 +127,7 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
         phases=phases,
         ours_s=phases.get("hydrate", 0.0),
         timeline=_moments(world, fault_at, events, [Moment(at_s=0.0, event="fault", detail="volume lost")]),
-        problems=_failures(events) if filled_at is None else (),
+        problems=[*problems, *(_failures(events) if filled_at is None else [])],
     )
 
 
@@ -159,12 +159,12 @@ async def _green(world: World, callers: Callers, fault_at: float, say: Callable[
     told: set[str] = set()
     deadline = fault_at + OBJECTIVES[world.tier].rto_s + GREEN_S
     while not stays():
-        for event in await world.recovery_events():
+        for event in await asyncio.to_thread(recovery_events, world):
             line = f"{event.state} {event.status}"
             if line not in told:
                 told.add(line)
                 say(f"{world.seconds(event.at) - fault_at:5.1f} s  {line}")
-        ended = await world.recovery_failed()
+        ended = await asyncio.to_thread(world.recovery_failure)
         if ended or world.clock.monotonic() > deadline:
             say(ended or f"not green after {deadline - fault_at:.0f} s")
             return None
@@ -198,6 +198,12 @@ async def _done(world: World, role: Role, callers: Callers) -> None:
         return all(books.tasks.get(name) == "done" for name in callers.record.tasks)
 
     await wait_until(lambda: asyncio.to_thread(all_done), what="every task to be done", timeout_s=SETTLED_S)
+
+
+def recovery_events(world: World) -> list[Event]:
+    """The timeline of the newest recovery; one that failed early may have been followed by another."""
+    runs = world.runs("epoch-")
+    return world.events(runs[-1]) if runs else []
 
 
 def _outcome(

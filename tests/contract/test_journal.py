@@ -118,6 +118,30 @@ def test_batches_meet_without_gap_or_overlap(state: Connection, memory: Memory, 
     assert seen == [f"{part}-{i}" for part in range(3) for i in range(25)]
 
 
+def test_the_order_is_that_of_numbers(state: Connection, memory: Memory, spec: CollectionSpec) -> None:
+    """fails when transaction ids are ordered as text: the first with one digit more would come before the one before."""
+    with state.cursor() as cursor:
+        cursor.execute("select pg_current_xact_id()::text::bigint")
+        now = (cursor.fetchone() or (0,))[0]
+    state.commit()
+    state.autocommit = True
+    with state.cursor() as cursor:
+        # Spend transaction ids until three before the next power of ten.
+        spend = 10 ** len(str(now)) - now - 4
+        cursor.execute(
+            "do $$ begin for i in 1..%s loop perform pg_current_xact_id(); commit; end loop; end $$", [max(0, spend)]
+        )
+    state.autocommit = False
+    names = [f"{part}" for part in range(8)]
+    for name in names:
+        remember(state, memory, some_points(1, prefix=name))
+    entries = journal.read(state, spec.name, START).entries
+    digits = [len(str(entry.position.xid)) for entry in entries]
+    assert digits[0] < digits[-1]
+    assert [entry.id for entry in entries] == [f"{name}0" for name in names]
+    assert [entry.id for entry in journal.pending(state, spec.name, START, limit=9)] == [f"{name}0" for name in names]
+
+
 def test_collections_are_read_apart(state: Connection, spec: CollectionSpec) -> None:
     """One collection's entries never show in another's."""
     other = Write(collection=f"{spec.name}-other", op=Op.DELETE, id="x")

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import ConfigError
+from relight.errors import ConfigError, TransientError
 from relight.queue.jetstream import open_queue
 from relight.recovery import states
 from relight.recovery.decide import Policy
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # The schedule's shortest rate is a minute; a probe more would overlap the next invocation.
 WATCH_S = 60.0
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +44,21 @@ class Run:
 
 
 def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
-    """Run one state by its name and return what it found and did, which its timeline has too."""
+    """Run one state by its name and return what it found and did, which its timeline has too.
+
+    A transient error is tried again for about eight seconds, here and not by the caller: an operator's shell has no
+    state machine around it. What was tried is in the detail.
+    """
     with region.timeline(run.run_id).state(name) as detail:
-        detail.update(STATES[name](region, run))
+        for pause_s in (*PAUSES_S, None):
+            try:
+                detail.update(STATES[name](region, run))
+                break
+            except TransientError as exc:
+                if pause_s is None:
+                    raise
+                detail.setdefault("tried", []).append(str(exc))
+                region.clock.sleep(pause_s)
     return detail
 
 

@@ -8,7 +8,7 @@ select xid::text, seq, at, epoch, collection, op, id, vector, payload, task_id
  where collection = %(collection)s
    and (xid, seq) > (%(xid)s::xid8, %(seq)s)
    and xid < (select pg_snapshot_xmin(pg_current_snapshot()))
- order by xid, seq
+ order by journal.xid, journal.seq
  limit %(limit)s
 
 -- name: pending
@@ -16,7 +16,7 @@ select xid::text, seq, at, epoch, collection, op, id, vector, payload, task_id
   from relight.journal
  where collection = %(collection)s
    and (xid, seq) > (%(xid)s::xid8, %(seq)s)
- order by xid, seq
+ order by journal.xid, journal.seq
  limit %(limit)s
 
 -- name: knows

@@ -1,0 +1,577 @@
+"""Two regions on one machine: everything that a scenario needs, raised, destroyed and asked.
+
+The infrastructure is what the synthesized stacks say. Servers, agents and load balancers are processes and sockets of
+this machine; which of them are played is said in the modules that play them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from relight.adapters import postgres
+from relight.clock import SystemClock
+from relight.config import Connections, Role
+from relight.errors import RelightError
+from relight.memory.api import Memory, Point
+from relight.memory.hydrate import verify_memory
+from relight.memory.pgvector import PgVectorStore
+from relight.memory.store import CollectionSpec
+from relight.recovery.evidence import HistoryStore
+from relight.recovery.timeline import Timeline
+from relight.tasks.database import Database
+from relight.vault.store import Vault
+from relight_constructs.bundle import build_bundle, host_target
+from relight_drill.applier import apply
+from relight_drill.corpus import Embedder, documents
+from relight_drill.ecs import EcsPlayer
+from relight_drill.emulator import Emulator
+from relight_drill.nats import NatsServer
+from relight_drill.network import Authority, Ingress, Internet, Link, Mode
+from relight_drill.outbox import Outbox
+from relight_drill.postgres import STANDBY_NAME, PostgresServer
+from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
+from relight_drill.route53 import HttpProbe, Resolver, Route53Player
+from relight_drill.tools import python_of
+from relight_drill.wire import Gate, darken
+from relight_drill.workload import Callers
+from relight_stacks.settings import AGENT_SERVICE, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from relight.config import Settings
+    from relight.recovery.timeline import Event
+    from relight_drill.applier import Deployment, Service
+    from relight_drill.ecs import Task
+    from relight_drill.wire import Denial
+    from relight_stacks.environment import Environment
+
+OUTSIDE = "outside"
+OUTBOX_HOST = "outbox.example"
+CORPUS = 600
+STARTED_S = 60.0
+COMMAND_S = 180.0
+
+
+class _AgentTask:
+    """An agent, as ECS sees it."""
+
+    def __init__(self, process: Process, ingress: Ingress, port: int) -> None:
+        self.process = process
+        self._ingress = ingress
+        self._port = port
+
+    def alive(self) -> bool:
+        return self.process.alive
+
+    async def stop(self) -> None:
+        self._ingress.deregister(self._port)
+        await self.process.terminate()
+
+
+class _VectorTask:
+    """A vector store, as ECS sees it: its volume is its task's, so a new task starts empty."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+
+    def alive(self) -> bool:
+        return self._server.running
+
+    async def stop(self) -> None:
+        await self._server.stop(immediate=True)
+
+
+class RegionPlay:
+    """One region's servers, load balancer and players."""
+
+    def __init__(
+        self, settings: Settings, *, group: ProcessGroup, folder: Path, state: PostgresServer, ingress: Ingress
+    ) -> None:
+        folder.mkdir(mode=0o711)
+        self.settings = settings
+        self.name = settings.region
+        self.folder = folder
+        self.state = state
+        self.ingress = ingress
+        self.vector = PostgresServer(group, folder / "vector", name=f"vector-{self.name}", database="memory")
+        self.queue = NatsServer(group, folder / "nats", name=f"nats-{self.name}")
+        self.store = PgVectorStore(self.vector.dsn())
+        self.ecs: EcsPlayer | None = None
+
+    def connections(self) -> Connections:
+        """What an operator puts into the region's secret."""
+        return Connections(state_dsn=self.state.dsn(), memory_dsn=self.vector.dsn(), queue_url=self.queue.url())
+
+    @property
+    def agents(self) -> list[_AgentTask]:
+        """The agents that run."""
+        running = self.ecs.running.get(AGENT_SERVICE, []) if self.ecs is not None else []
+        return [task for task in running if isinstance(task, _AgentTask)]
+
+
+class World:
+    """The two regions of an environment. Entering raises them; leaving ends everything that was started."""
+
+    def __init__(
+        self, environment: Environment, *, folder: Path, group: ProcessGroup, seed: int, say: Callable[[str], None]
+    ) -> None:
+        self.environment = environment
+        self.tier = environment.tier
+        self.seed = seed
+        self.clock = SystemClock()
+        self.outbox = Outbox()
+        self.emulator = Emulator(group, folder / "emulator", account=environment.account)
+        self.gate = Gate(self.emulator)
+        self.lost: dict[Role, Mode] = {}
+        self._settings = {role: settings_for(environment, role) for role in Role}
+        self._folder = folder
+        self._group = group
+        self._say = say
+        self._open = AsyncExitStack()
+        self._wall_clock_offset_s = self.clock.now().timestamp() - self.clock.monotonic()
+        self._authority = Authority(folder)
+        self._internet = Internet()
+        self._regions: dict[Role, RegionPlay] = {}
+        self._deployment: Deployment | None = None
+        self._dns: Route53Player | None = None
+        self._agents_started = 0
+
+    # -- raising
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._raise()
+        except BaseException:
+            await self._open.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._open.aclose()
+
+    async def _raise(self) -> None:
+        self._say("raising two regions: servers, bundle, stacks")
+        async with asyncio.TaskGroup() as group:
+            stacks = group.create_task(self._synthesize())
+            group.create_task(self._start_servers())
+        await self._deploy(stacks.result())
+        self._say("the operator's first day: secrets, schema, epoch")
+        primary, standby = self._regions[Role.PRIMARY], self._regions[Role.STANDBY]
+        for region in (primary, standby):
+            await asyncio.to_thread(self._put_connections, region)
+        self._play(primary)
+        await wait_until(lambda: primary.vector.running, what="the primary's vector store", timeout_s=STARTED_S)
+        await self.relight("init", "--yes", role=Role.PRIMARY)
+        loaded = await asyncio.to_thread(self._load_corpus)
+        point = await self.invoke("snapshot", role=Role.PRIMARY)
+        self._say(f"remembered {loaded} docstrings; recovery point {point['id']} is sealed in {point['region']}")
+        self._play(standby)
+        await self.until_memory_is_whole(Role.STANDBY, timeout_s=STARTED_S)
+        await self._until_primary_serves()
+        self._say(f"{primary.name} serves with {len(primary.agents)} agents; {standby.name} is a pilot light")
+
+    async def _synthesize(self) -> Path:
+        bundles = Path.cwd() / ".relight" / "bundles"
+        bundle = await asyncio.to_thread(build_bundle, host_target(), bundles)
+        out = self._folder / "cdktf.out"
+        await self._group.run(
+            "synth",
+            [
+                *(sys.executable, "-P", "-m", "relight_stacks.app", "--output", out),
+                *("--environment", self.environment.name, "--bundle", bundle),
+            ],
+            log_path=self._folder / "synth.log",
+            timeout_s=COMMAND_S,
+        )
+        return out
+
+    async def _start_servers(self) -> None:
+        """PostgreSQL with its replica, queues, the emulator behind its gate, and the network between them."""
+        names = {role: self._settings[role].region for role in Role}
+        settings = {"synchronous_standby_names": STANDBY_NAME}
+        states = {
+            Role.PRIMARY: PostgresServer(
+                self._group, self._folder / "state-primary", name="state-primary", database="relight", settings=settings
+            ),
+            Role.STANDBY: PostgresServer(
+                self._group, self._folder / "state-standby", name="state-standby", database="relight"
+            ),
+        }
+        self.replication = Link(states[Role.PRIMARY].port)
+        await self.replication.start()
+        self._open.push_async_callback(self.replication.close)
+        await self.outbox.start()
+        self._open.push_async_callback(self.outbox.close)
+        self._open.push_async_callback(self._internet.close)
+        self._open.push_async_callback(self.gate.close)
+        for side in (*names.values(), OUTSIDE):
+            await self._internet.add_side(side, canonical=self._canonical)
+            await self.gate.add_side(side)
+        self._internet.publish(OUTBOX_HOST, 80, at=self.outbox.port)
+        for role, name in names.items():
+            balancer = self.environment.network(role).load_balancer_dns_name
+            host = self.environment.names
+            ingress = Ingress(self._authority, [host.service_host, host.endpoint_host(role), balancer])
+            await ingress.start()
+            self._open.push_async_callback(ingress.close)
+            self._internet.publish(balancer, 443, at=ingress.port)
+            self._regions[role] = RegionPlay(
+                self._settings[role],
+                group=self._group,
+                folder=self._folder / name,
+                state=states[role],
+                ingress=ingress,
+            )
+            self._open.callback(self._regions[role].store.close)
+
+        async def state_pair() -> None:
+            await states[Role.PRIMARY].create()
+            await states[Role.STANDBY].base_backup(states[Role.PRIMARY], source_port=self.replication.port)
+            await states[Role.STANDBY].start()
+
+        async def emulator() -> None:
+            python = await asyncio.to_thread(lambda: python_of("emulator", group=self._group, say=self._say))
+            await self.emulator.start(python)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(state_pair())
+            group.create_task(emulator())
+            for region in self._regions.values():
+                group.create_task(region.queue.start())
+        self._open.push_async_callback(self._stop_everything)
+
+    async def _deploy(self, stacks: Path) -> None:
+        self._deployment = await apply(self.emulator, stacks, environment=lambda region, _: self._surroundings(region))
+        self.gate.buckets.update(self._deployment.buckets)
+        await asyncio.to_thread(self._let_ecs_in)
+        probe = HttpProbe(self._internet.sides[OUTSIDE].url)
+        self._open.push_async_callback(probe.close)
+        self._dns = Route53Player(self._deployment.health_checks, self._deployment.records, probe=probe, seed=self.seed)
+        self._open.push_async_callback(self._dns.close)
+        self._dns.play()
+
+    def _let_ecs_in(self) -> None:
+        """Let the account itself take on task roles.
+
+        On AWS they trust ECS on behalf of this account alone. The player is not that service and cannot present itself
+        as such to the emulator; what the role may do stays as it was deployed.
+        """
+        assert self._deployment is not None  # noqa: S101 - deployed before
+        iam = self.emulator.client("iam", self.region(Role.PRIMARY))
+        root = {"AWS": f"arn:aws:iam::{self.environment.account}:root"}
+        trust = {"Effect": "Allow", "Principal": root, "Action": "sts:AssumeRole"}
+        for definition in self._deployment.of("aws_ecs_task_definition"):
+            role = definition.arguments["task_role_arn"].rpartition("/")[2]
+            document = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+            document["Statement"].append(trust)
+            iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(document))
+
+    def _surroundings(self, side: str) -> dict[str, str]:
+        """The variables by which a process finds the world that it is in; nothing else tells it."""
+        proxy = self._internet.sides[side].url
+        return {
+            "AWS_ENDPOINT_URL": self.gate.url(side),
+            "HTTPS_PROXY": proxy,
+            "HTTP_PROXY": proxy,
+            "https_proxy": proxy,
+            "http_proxy": proxy,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "SSL_CERT_FILE": str(self._authority.bundle),
+        }
+
+    def _canonical(self, name: str) -> str | None:
+        return self._dns.canonical(name) if self._dns is not None else name
+
+    def _put_connections(self, region: RegionPlay) -> None:
+        self.emulator.client("secretsmanager", region.name).put_secret_value(
+            SecretId=region.settings.connections_secret, SecretString=region.connections().to_json()
+        )
+
+    def _play(self, region: RegionPlay) -> None:
+        """Let ECS look after the region's services from now on."""
+        assert self._deployment is not None  # noqa: S101 - deployed before
+
+        async def start(
+            service: Service, _definition: str, environment: Mapping[str, str], credentials: Mapping[str, str]
+        ) -> Task:
+            if service.name == AGENT_SERVICE:
+                return self._start_agent(region, environment, credentials)
+            region.vector.destroy()
+            await region.vector.create()
+            return _VectorTask(region.vector)
+
+        region.ecs = EcsPlayer(self.emulator, region.name, self._deployment.services, start)
+        self._open.push_async_callback(region.ecs.close)
+        region.ecs.play()
+
+    def _start_agent(
+        self, region: RegionPlay, environment: Mapping[str, str], credentials: Mapping[str, str]
+    ) -> _AgentTask:
+        self._agents_started += 1
+        port = free_port()
+        process = self._group.start(
+            f"agent-{region.name}-{self._agents_started}",
+            [sys.executable, "-P", "-m", "relight_drill.agent"],
+            log_path=region.folder / f"agent-{self._agents_started}.log",
+            env={
+                "PATH": os.defpath,
+                "HOME": str(region.folder),
+                "LANG": "C.UTF-8",
+                # One thread each: several agents share the cores, and an embedding takes milliseconds.
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "PORT": str(port),
+                "SEED": str(self.seed * 100 + self._agents_started),
+                **environment,
+                **credentials,
+                **self._surroundings(region.name),
+            },
+            cwd=region.folder,
+        )
+        region.ingress.register(port)
+        return _AgentTask(process, region.ingress, port)
+
+    def _load_corpus(self) -> int:
+        """Remember real text, through the journal, as an agent would have over the months before."""
+        texts = documents(CORPUS, seed=self.seed)
+        vectors = Embedder().embed([text.text for text in texts])
+        region = self._regions[Role.PRIMARY]
+        memory = Memory(store=region.store, spec=self._spec)
+        database = Database(region.state.dsn())
+        try:
+            with database.transaction(confirmed=True) as cur:
+                points = [
+                    Point(id=f"doc/{text.name}", vector=vector, payload={"text": text.text})
+                    for text, vector in zip(texts, vectors, strict=True)
+                ]
+                memory.upsert(cur, points, epoch=1)
+        finally:
+            database.close()
+        return len(texts)
+
+    async def _until_primary_serves(self) -> None:
+        dns = self._dns
+        assert dns is not None  # noqa: S101 - deployed before
+        checked = {role: self.environment.names.endpoint_host(role) for role in Role}
+        async with self.callers() as callers:
+
+            async def served() -> bool:
+                return bool(callers.record.asks) and callers.record.asks[-1].answered
+
+            await wait_until(served, what="the primary to serve its callers", timeout_s=STARTED_S)
+        # The standby's check starts out as healthy, as Route 53's do, and must have seen that it is not.
+        await dns.until(
+            lambda: dns.healthy(checked[Role.PRIMARY]) and not dns.healthy(checked[Role.STANDBY]),
+            what="the health checks to tell the regions apart",
+            timeout_s=STARTED_S,
+        )
+
+    async def _stop_everything(self) -> None:
+        for process in self._group.processes:
+            process.kill()
+
+    # -- destroying
+
+    async def lose(self, role: Role, mode: Mode) -> None:
+        """Lose a region: its processes die or fall silent, its AWS goes dark, its schedules and functions stop."""
+        region = self._regions[role]
+        self.lost[role] = mode
+        self.gate.lose(region.name, mode)
+        if region.ecs is not None:
+            await region.ecs.lose()
+        await asyncio.gather(
+            self.replication.set_mode(mode),
+            region.ingress.set_mode(mode),
+            self._internet.set_mode(region.name, mode),
+        )
+        if mode is Mode.DEAD:
+            for agent in region.agents:
+                agent.process.kill()
+            region.state.kill()
+            region.vector.kill()
+            region.queue.kill()
+        await asyncio.to_thread(darken, self.emulator, region.name)
+
+    async def lose_volume(self, role: Role) -> None:
+        """The vector store's task dies, and its volume with it; ECS will start another."""
+        await asyncio.to_thread(self._regions[role].vector.destroy)
+
+    @asynccontextmanager
+    async def autopsy(self, role: Role) -> AsyncIterator[str]:
+        """The DSN of a lost region's database, which is started again where it was killed, and cut off from all."""
+        server = self._regions[role].state
+        started = not server.running
+        if started:
+            await server.start()
+        try:
+            yield server.dsn()
+        finally:
+            if started:
+                await server.stop(immediate=True)
+
+    # -- asking
+
+    def settings(self, role: Role) -> Settings:
+        """What everything in that region is told."""
+        return self._settings[role]
+
+    def region(self, role: Role) -> str:
+        """The region's name."""
+        return self._settings[role].region
+
+    def play_of(self, role: Role) -> RegionPlay:
+        """The region's servers."""
+        return self._regions[role]
+
+    @property
+    def _spec(self) -> CollectionSpec:
+        settings = self._settings[Role.PRIMARY]
+        return CollectionSpec(
+            name=settings.collection, dimension=settings.dimension, embedding_model=settings.embedding_model
+        )
+
+    @property
+    def collection(self) -> str:
+        """The collection that the agent remembers in."""
+        return self._spec.name
+
+    @property
+    def denials(self) -> list[Denial]:
+        """What the gate refused."""
+        return list(self.gate.denials)
+
+    def state_dsn(self, role: Role) -> str:
+        """The region's state database."""
+        return self._regions[role].state.dsn()
+
+    def store(self, role: Role) -> PgVectorStore:
+        """The region's vector store."""
+        return self._regions[role].store
+
+    def memory_lacks(self, role: Role) -> str:
+        """What the region's vector store lacks of what the region's journal promises; empty when it is whole."""
+        region = self._regions[role]
+        try:
+            with closing(postgres.connect(region.state.dsn())) as state:
+                verify_memory(store=region.store, state=state, spec=self._spec)
+        except RelightError as exc:
+            return str(exc)
+        return ""
+
+    async def until_memory_is_whole(self, role: Role, *, timeout_s: float) -> None:
+        """Wait until the region's vector store lacks nothing; DrillError that says what it lacks."""
+        lacks = ""
+
+        async def whole() -> bool:
+            nonlocal lacks
+            lacks = await asyncio.to_thread(self.memory_lacks, role)
+            return not lacks
+
+        try:
+            what = f"the vector store of {self.region(role)} to be whole"
+            await wait_until(whole, what=what, timeout_s=timeout_s, interval_s=0.2)
+        except DrillError as exc:
+            raise DrillError(exc.problem, hint=lacks) from None
+
+    def vault(self, role: Role) -> Vault:
+        """The region's vault, with an auditor's rights."""
+        settings = self._settings[role]
+        return Vault(self.emulator.client("s3", settings.region), settings.vault_bucket, region=settings.region)
+
+    def sentinel_watches(self) -> bool:
+        """Whether the sentinel has seen the primary answer."""
+        settings = self._settings[Role.STANDBY]
+        client = self.emulator.client("s3", settings.lease_region)
+        return HistoryStore(client, settings.lease_bucket).read().ever_answered
+
+    def runs(self, prefix: str) -> list[str]:
+        """The ids of the runs with a timeline in the standby's vault, oldest first."""
+        keys = self.vault(Role.STANDBY).list_keys(f"runs/{prefix}")
+        return sorted({key.split("/")[1] for key in keys})
+
+    def events(self, run_id: str) -> list[Event]:
+        """A run's timeline."""
+        return Timeline(self.vault(Role.STANDBY), run_id, clock=self.clock).events()
+
+    def recovery_failure(self) -> str:
+        """Why the newest execution of the state machine failed; empty while it has not."""
+        client = self.emulator.client("stepfunctions", self.region(Role.STANDBY))
+        arn = self._settings[Role.STANDBY].state_machine_arn
+        executions = client.list_executions(stateMachineArn=arn)["executions"]
+        if not executions:
+            return ""
+        newest = max(executions, key=lambda item: item["startDate"])
+        if newest["status"] in ("RUNNING", "SUCCEEDED"):
+            return ""
+        described = client.describe_execution(executionArn=newest["executionArn"])
+        return f"the recovery {newest['status'].lower()}: {described.get('error', '')}: {described.get('cause', '')}"
+
+    def seconds(self, moment: Any) -> float:
+        """A time of the wall clock on the drill's monotonic clock."""
+        return float(moment.timestamp() - self._wall_clock_offset_s)
+
+    def health_changes(self) -> list[tuple[float, str, bool]]:
+        """When which endpoint's health check changed, and to what."""
+        return [(item.at, item.fqdn, item.healthy) for item in self._dns.history] if self._dns else []
+
+    @asynccontextmanager
+    async def callers(self) -> AsyncIterator[Callers]:
+        """Callers from outside, with a DNS cache of their own."""
+        assert self._dns is not None  # noqa: S101 - deployed before
+        callers = Callers(
+            host=self.environment.names.service_host,
+            names=Resolver(self._dns, locate=lambda name: self._internet.locate(name, 443)),
+            trust=self._authority.client(),
+            clock=self.clock,
+            seed=self.seed,
+        )
+        await callers.start()
+        try:
+            yield callers
+        finally:
+            await callers.close()
+
+    # -- operating
+
+    def operator_env(self, role: Role) -> dict[str, str]:
+        """The environment of an operator outside both regions who works on one of them."""
+        return {
+            "PATH": os.defpath,
+            "HOME": str(self._folder),
+            "LANG": "C.UTF-8",
+            "AWS_ACCESS_KEY_ID": self.emulator.account,
+            "AWS_SECRET_ACCESS_KEY": "test",
+            **self._surroundings(OUTSIDE),
+            **self._settings[role].to_env(),
+        }
+
+    async def relight(self, *arguments: str, role: Role) -> None:
+        """Run the CLI as an operator; DrillError with its output when it fails."""
+        await self._group.run(
+            f"relight {arguments[0]}",
+            [sys.executable, "-P", "-m", "relight_cli.main", *arguments],
+            log_path=self._folder / "operator.log",
+            timeout_s=COMMAND_S,
+            env=self.operator_env(role),
+            cwd=self._folder,
+        )
+
+    async def invoke(self, verb: str, *, role: Role, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Invoke a deployed function and return its answer; DrillError with the function's own error when it fails."""
+        name = self.environment.names.function(verb)
+        client = self.emulator.client("lambda", self.region(role))
+        payload = json.dumps(event or {}).encode()
+        answer = await asyncio.to_thread(client.invoke, FunctionName=name, Payload=payload)
+        value = json.loads(await asyncio.to_thread(answer["Payload"].read) or b"null")
+        if answer.get("FunctionError"):
+            raise DrillError(f"the function {name} failed: {value.get('errorType')}: {value.get('errorMessage')}")
+        found: dict[str, Any] = value
+        return found
