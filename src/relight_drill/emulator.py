@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
@@ -35,7 +36,9 @@ class Emulator:
         self._clients: dict[tuple[str, str], Any] = {}
         self._making = threading.Lock()
         # One session for every region: reading a service's model is what a client costs.
-        self._session: Any = boto3.Session(aws_access_key_id=account, aws_secret_access_key=SECRET_KEY)
+        self._session: Any = boto3.Session(
+            aws_access_key_id=account, aws_secret_access_key=SECRET_KEY, botocore_session=_apart()
+        )
         self.folder = folder
         self.account = account
         self.port = port or free_port()
@@ -108,6 +111,7 @@ class Emulator:
             signature_version="s3v4" if service == "s3" else None,
             s3={"addressing_style": "path"},
             max_pool_connections=20,
+            proxies={},
         )
         client = self._session.client(service, region_name=region, endpoint_url=self.url, config=config)
         # Bucket policies that ask for TLS are for callers; the emulator believes this header.
@@ -120,6 +124,12 @@ class Emulator:
             self._process.send(signal.SIGKILL, tree=True)
             await self._process.wait_exit(timeout_s=10)
             self._process = None
+
+
+def _apart() -> botocore.session.Session:
+    """A session that looks at no profile and no file of the user's."""
+    nothing = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
+    return botocore.session.Session(session_vars={name: (None, [], value, None) for name, value in nothing.items()})
 
 
 def _over_tls(request: Any, **_: Any) -> None:
