@@ -1,0 +1,323 @@
+"""Policies are enforced, and minimal: without any one of its permissions, a function is refused.
+
+The permissions are those of the deployed roles. The functions are called in the order of a recovery: first without each
+of their permissions, and then with all of them, which is what brings the recovery forward.
+
+The roles of state machines and schedules are not here, because the emulator does not enforce them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from relight.config import Role
+from relight.errors import RelightError
+from relight.recovery.epoch import LeaseStore
+from relight.recovery.evidence import HistoryStore, ProbeHistory
+from relight.recovery.run import STATES
+from relight_drill.network import Mode
+from relight_drill.processes import DrillError, wait_until
+from relight_drill.wire import workers
+from relight_stacks.settings import AGENT_SERVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from drill.conftest import Stage
+
+    from relight_drill.world import World
+
+pytestmark = pytest.mark.drill
+
+UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
+FUNCTIONS = ("snapshot", "sentinel", *STATES)
+AGENTS = tuple(f"agent of the {role}" for role in Role)
+
+# A function's worker starts anew after every failure, which takes the processor and not the emulator.
+TOGETHER = 3
+
+# Permissions whose absence cannot be seen here, as (policy, action), and why they are needed all the same.
+UNSEEN = {
+    ("*", "kms:*"): "S3, SNS and Secrets Manager ask KMS with the caller's permission; the emulator does not",
+    ("log", "logs:*"): "Lambda writes a function's log under its role; the emulator keeps none that way",
+    ("trace", "xray:*"): "Lambda sends traces under the role; the emulator sends none",
+    ("join-network", "ec2:*"): "Lambda joins the network under the role; the handler is denied all of it",
+    ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
+    ("hold-lease", "s3:ListBucket"): "S3 hides a missing lease from who may not list; the emulator says 404 to all",
+    ("read-lease", "s3:ListBucket"): "as above",
+    ("remember", "s3:ListBucket"): "as above, for the notes of a sentinel's first minute",
+}
+
+# What the agent does with its role, in a process that has the role's credentials and nothing else.
+AGENT = """
+from contextlib import suppress
+
+from relight.errors import ConflictError
+from relight.wiring import Region
+
+with Region.from_env() as region:
+    region.connections
+    lease, tag = region.leases.read()
+    with suppress(ConflictError):  # a real agent renewed it in between
+        region.leases.write(lease, instead_of=tag)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One action that one statement of a role's inline policy allows."""
+
+    policy: str
+    statement: int
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.policy}"
+
+    @property
+    def unseen(self) -> list[tuple[str, str]]:
+        """The entries of UNSEEN that speak of it."""
+        return [entry for entry in UNSEEN if fnmatchcase(self.policy, entry[0]) and fnmatchcase(self.action, entry[1])]
+
+
+class DeployedRole:
+    """A role as it was deployed, from which a permission can be taken for a while."""
+
+    def __init__(self, iam: Any, arn: str) -> None:
+        self._iam = iam
+        self._name = arn.rpartition("/")[2]
+
+    def permissions(self) -> list[Permission]:
+        """Everything it allows."""
+        return [
+            Permission(policy=policy, statement=number, action=action)
+            for policy in self._iam.list_role_policies(RoleName=self._name)["PolicyNames"]
+            for number, statement in enumerate(self._document(policy)["Statement"])
+            if statement["Effect"] == "Allow"
+            for action in statement["Action"]
+        ]
+
+    @contextmanager
+    def without(self, permission: Permission) -> Iterator[None]:
+        """Take one permission out, and put it back."""
+        target = {"RoleName": self._name, "PolicyName": permission.policy}
+        whole, less = self._document(permission.policy), self._document(permission.policy)
+        actions = less["Statement"][permission.statement]["Action"]
+        actions.remove(permission.action)
+        if not actions:
+            del less["Statement"][permission.statement]
+        if less["Statement"]:
+            self._iam.put_role_policy(**target, PolicyDocument=json.dumps(less))
+        else:
+            self._iam.delete_role_policy(**target)
+        try:
+            yield
+        finally:
+            self._iam.put_role_policy(**target, PolicyDocument=json.dumps(whole))
+
+    def _document(self, policy: str) -> dict[str, Any]:
+        document: dict[str, Any] = self._iam.get_role_policy(RoleName=self._name, PolicyName=policy)["PolicyDocument"]
+        return document
+
+
+def refusals(
+    role: DeployedRole, call: Callable[[], Any], elsewhere: Mapping[str, Callable[[], Any]] | None = None
+) -> dict[Permission, str]:
+    """What `call` fails with when each permission is taken out, "" when it does not.
+
+    `elsewhere` has the calls that use what a policy allows, where `call` does not come to it.
+    """
+    found = {}
+    for permission in role.permissions():
+        found[permission] = ""
+        if not permission.unseen:
+            with role.without(permission):
+                try:
+                    (elsewhere or {}).get(permission.policy, call)()
+                except DrillError as exc:
+                    found[permission] = str(exc)
+    return found
+
+
+class Walk:
+    """A recovery, state by state, in a world whose own clockwork stands still."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._world: World = stage.world
+        self._standby = self._world.region(Role.STANDBY)
+        self._iam = self._client("iam")
+        settings = self._world.settings(Role.STANDBY)
+        self._machine = settings.state_machine_arn
+        self._leases = LeaseStore(self._client("s3"), settings.lease_bucket)
+        self._history = HistoryStore(self._client("s3"), settings.lease_bucket)
+        self._threshold = settings.probe_threshold
+
+    def to_the_end(self) -> dict[str, dict[Permission, str]]:
+        """Go through all of it; the refusals of each function and agent."""
+        self._stop_the_clockwork()
+        found = {"snapshot": self._snapshot()}
+        for role in Role:
+            found[f"agent of the {role}"] = self._agent(role)
+        self._stage.run(self._world.lose(Role.PRIMARY, Mode.DEAD))
+        found["sentinel"], run_id = self._sentinel()
+        event = {"run_id": run_id, "at": self._world.clock.now().isoformat()}
+        calls = {state: partial(self._invoke, state, Role.STANDBY, event) for state in STATES}
+        self._until_memory_is_empty()
+        # Every state after fence works under the lease that fence takes.
+        for states in (UNTIL_FENCED, AFTERWARDS):
+            with ThreadPoolExecutor(TOGETHER) as threads:
+                refused = [
+                    threads.submit(refusals, self._role_of(state, Role.STANDBY), calls[state]) for state in states
+                ]
+            found.update({state: future.result() for state, future in zip(states, refused, strict=True)})
+            for state in states:
+                calls[state]()
+        return found
+
+    def _stop_the_clockwork(self) -> None:
+        """No schedule and no rule calls a function from now on, and an execution of the state machine does nothing."""
+        for role in Role:
+            scheduler = self._world.emulator.client("scheduler", self._world.region(role))
+            for schedule in scheduler.list_schedules()["Schedules"]:
+                scheduler.delete_schedule(Name=schedule["Name"], GroupName=schedule["GroupName"])
+        for worker in workers(self._world.emulator, self._standby):
+            worker.kill()  # a sentinel that began before would go on for a minute
+        self._client("events").disable_rule(Name=self._world.environment.names.boot_rule)
+        nothing = json.dumps({"StartAt": "Nothing", "States": {"Nothing": {"Type": "Succeed"}}})
+        self._client("stepfunctions").update_state_machine(stateMachineArn=self._machine, definition=nothing)
+        self._stage.run(self._world.lose_volume(Role.STANDBY))
+
+    def _snapshot(self) -> dict[Permission, str]:
+        call = partial(self._invoke, "snapshot", Role.PRIMARY)
+
+        def to_the_own_vault() -> None:
+            """The standby cannot be reached, so that the point goes to the primary's vault."""
+            self._world.gate.lose(self._standby, Mode.DEAD)
+            try:
+                call()
+            finally:
+                self._world.gate.restore(self._standby)
+
+        role = self._role_of("snapshot", Role.PRIMARY)
+        found = refusals(role, call, elsewhere={"seal-primary-vault": to_the_own_vault})
+        call()
+        return found
+
+    def _agent(self, role: Role) -> dict[Permission, str]:
+        region, cluster = self._world.region(role), self._world.settings(role).cluster
+        ecs = self._world.emulator.client("ecs", region)
+        service = ecs.describe_services(cluster=cluster, services=[AGENT_SERVICE])["services"][0]
+        task = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])["taskDefinition"]
+        sts = self._world.emulator.client("sts", region)
+        given = sts.assume_role(RoleArn=task["taskRoleArn"], RoleSessionName="test")["Credentials"]
+        credentials = {
+            "AWS_ACCESS_KEY_ID": given["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": given["SessionToken"],
+        }
+
+        def work() -> None:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", AGENT],
+                env=self._world.operator_env(role) | credentials,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise DrillError(done.stderr)
+
+        found = refusals(DeployedRole(self._iam, task["taskRoleArn"]), work)
+        work()
+        return found
+
+    def _sentinel(self) -> tuple[dict[Permission, str], str]:
+        """Its refusals, and the id of the run that it started at last."""
+
+        def call(*, lease_left_s: float) -> Any:
+            self._history.write(ProbeHistory(failures=self._threshold - 1, ever_answered=True))
+            held = self._leases.read()
+            assert held is not None
+            expires_at = self._world.clock.now() + timedelta(seconds=lease_left_s)
+            self._leases.write(replace(held[0], expires_at=expires_at), instead_of=held[1])
+            return self._invoke("sentinel", Role.STANDBY)
+
+        recovers, pages = partial(call, lease_left_s=-60.0), partial(call, lease_left_s=60.0)
+        found = refusals(self._role_of("sentinel", Role.STANDBY), recovers, elsewhere={"publish": pages})
+        assert not self._executions(), "a sentinel that was refused something started a recovery"
+        run_id = recovers()["run_id"]
+        assert self._executions() == [run_id]
+        return found, run_id
+
+    def _executions(self) -> list[str]:
+        listed = self._client("stepfunctions").list_executions(stateMachineArn=self._machine)
+        return [execution["name"] for execution in listed["executions"]]
+
+    def _until_memory_is_empty(self) -> None:
+        """The vector store's new task has come up on its new volume; otherwise nothing would have to be restored."""
+
+        def empty() -> bool:
+            try:
+                return self._world.store(Role.STANDBY).describe(self._world.collection) is None
+            except RelightError:
+                return False
+
+        self._stage.run(wait_until(empty, what="an empty vector store in the standby", timeout_s=60))
+
+    def _invoke(self, verb: str, role: Role, event: Mapping[str, Any] | None = None) -> Any:
+        return self._stage.run(self._world.invoke(verb, role=role, event=event))
+
+    def _role_of(self, verb: str, role: Role) -> DeployedRole:
+        lambdas = self._world.emulator.client("lambda", self._world.region(role))
+        name = self._world.environment.names.function(verb)
+        return DeployedRole(self._iam, lambdas.get_function_configuration(FunctionName=name)["Role"])
+
+    def _client(self, service: str) -> Any:
+        return self._world.emulator.client(service, self._standby)
+
+
+@pytest.fixture(scope="module")
+def found(stage: Stage) -> dict[str, dict[Permission, str]]:
+    """The refusals of every function and agent, from one walk through a recovery."""
+    return Walk(stage).to_the_end()
+
+
+@pytest.mark.parametrize("who", [*FUNCTIONS, *AGENTS])
+def test_without_any_one_permission_it_is_refused(found: dict[str, dict[Permission, str]], who: str) -> None:
+    """fails when a permission is not enforced, or not needed: then take it out of the stacks."""
+    seen = {permission: said for permission, said in found[who].items() if not permission.unseen}
+    assert len(seen) >= 3
+    for permission, said in seen.items():
+        assert f"not authorized to perform: {permission.action}" in said, f"{who} does its work without {permission}"
+
+
+def test_every_deployed_function_is_tried(stage: Stage, found: dict[str, dict[Permission, str]]) -> None:
+    """fails when a function is deployed that is not called here."""
+    world = stage.world
+    deployed = [
+        function["FunctionName"]
+        for role in Role
+        for function in world.emulator.client("lambda", world.region(role)).list_functions()["Functions"]
+    ]
+    assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in FUNCTIONS)
+    assert found.keys() == {*FUNCTIONS, *AGENTS}
+
+
+def test_what_cannot_be_seen_exists(found: dict[str, dict[Permission, str]]) -> None:
+    """fails when UNSEEN excuses a permission that nobody has, or has two reasons for one."""
+    spoken_of = [permission.unseen for permissions in found.values() for permission in permissions]
+    assert {entry for entries in spoken_of for entry in entries} == UNSEEN.keys()
+    assert all(len(entries) <= 1 for entries in spoken_of)
