@@ -109,13 +109,14 @@ def divergence(old_dsn: str, new_dsn: str) -> dict[str, list[str]]:
 
 
 def recalled(store: VectorStore, collection: str, memories: Mapping[str, bytes]) -> frozenset[str]:
-    """Which of these the vector store gives back when it is asked with their own vectors."""
-    found = set()
-    for name, vector in memories.items():
-        hits = store.search(collection, unpack(vector), _NEIGHBOURS).hits
-        if name in {hit.id for hit in hits}:
-            found.add(name)
-    return frozenset(found)
+    """Which of these the vector store gives back when it is asked with their own vectors; none without a collection."""
+    if store.describe(collection) is None:
+        return frozenset()
+    return frozenset(
+        name
+        for name, vector in memories.items()
+        if name in {hit.id for hit in store.search(collection, unpack(vector), _NEIGHBOURS).hits}
+    )
 
 
 def _rows(dsn: str, query: str) -> set[tuple[Any, ...]]:

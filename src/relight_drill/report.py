@@ -20,36 +20,42 @@ if TYPE_CHECKING:
 
 # What each phase is, in words for somebody who reads the table for the first time.
 EXPLAINED = {
-    "detect": "from the fault to the decision to recover: probes in a row, and the old lease",
+    "detect": "fault to decision: probes in a row, lease run out",
     "assess": "see what there is to recover from",
     "fence": "take the next epoch, wait the old lease out",
     "promote": "make the replica the primary",
-    "scale": "ask for more agents (beside hydrate)",
-    "hydrate": "restore the newest eligible point, then the journal",
+    "scale": "ask for more agents, beside hydrate",
+    "hydrate": "newest eligible point if empty, then the journal",
     "verify": "prove that memory is whole",
     "replay": "rebuild the queue from the ledger",
     "gate": "let traffic in",
-    "dns": "from the open gate until callers are served: checkers, and the name's TTL",
-    "notice": "from the fault to the new store's event",
-    "serve": "from the filled store until callers are served",
+    "dns": "open gate to callers served: checkers, TTL",
+    "notice": "fault to the new store's event",
+    "serve": "until the store was seen to be whole",
 }
 FLOOR = ("detect", "dns", "notice", "serve")
 
 
 def render(outcomes: Sequence[Outcome], *, seed: int) -> RenderableType:
-    """Every scenario's tables, one under the other."""
-    return Group(*[part for outcome in outcomes for part in (_summary(outcome, seed), _phases(outcome), Text())])
+    """Every scenario: a heading, what was measured, and where the time went."""
+    return Group(
+        *[part for outcome in outcomes for part in (_heading(outcome, seed), _measured(outcome), _time(outcome))]
+    )
 
 
 def write(outcomes: Sequence[Outcome], *, seed: int, file: TextIO, width: int | None = None) -> None:
     """Print the report to `file`, with colours only on a terminal."""
-    Console(file=file, width=width).print(render(outcomes, seed=seed))
+    Console(file=file, width=width, highlight=False).print(render(outcomes, seed=seed))
 
 
-def _summary(outcome: Outcome, seed: int) -> Table:
+def _heading(outcome: Outcome, seed: int) -> Text:
+    verdict = Text("objectives met", "bold green") if outcome.met else Text("OBJECTIVES MISSED", "bold red")
+    return Text.assemble((f"\n{outcome.name}", "bold"), f"  tier {outcome.tier}, seed {seed}: ", verdict)
+
+
+def _measured(outcome: Outcome) -> RenderableType:
     objectives = OBJECTIVES[outcome.tier]
-    verdict = "[bold green]objectives met[/]" if outcome.met else "[bold red]OBJECTIVES MISSED[/]"
-    table = Table(title=f"{outcome.name}  ·  tier {outcome.tier}  ·  seed {seed}  ·  {verdict}", title_justify="left")
+    table = Table()
     table.add_column("")
     for name in ("measured", "objective"):
         table.add_column(name, justify="right")
@@ -58,24 +64,25 @@ def _summary(outcome: Outcome, seed: int) -> Table:
     table.add_row("achieved recovery point (RPO)", f"{outcome.rpo_s:.1f} s", f"{objectives.rpo_s:,.0f} s")
     for name in ("tasks", "memories", "effects"):
         told, lost = getattr(outcome.acknowledged, name), getattr(outcome.lost, name)
-        table.add_row(f"{name} acknowledged / lost", f"{told} / {lost}", "- / 0")
+        table.add_row(f"{name} acknowledged / lost", f"{told} / {lost}", "0 lost")
     table.add_row("effects duplicated", str(outcome.duplicated_effects), "0")
     diverged = ", ".join(f"{len(ids)} {name}" for name, ids in outcome.divergence.items() if ids) or "nothing"
     table.add_row("divergence (never acknowledged)", diverged, "")
-    for problem in outcome.problems:
-        table.add_row(Text(f"problem: {problem}", style="red"), "", "")
-    return table
+    # Beside the table and not in it, so that a long one can be read and copied.
+    return Group(table, *(Text(f"problem: {problem}", "red") for problem in outcome.problems))
 
 
-def _phases(outcome: Outcome) -> Table:
-    table = Table(title="where the time went", title_justify="left")
+def _time(outcome: Outcome) -> RenderableType:
+    if not outcome.phases:
+        return Text()
+    table = Table()
     table.add_column("phase")
     table.add_column("seconds", justify="right")
     table.add_column("whose")
     table.add_column("what it is")
     for name, seconds in outcome.phases.items():
-        table.add_row(name, f"{seconds:.1f}", "floor" if name in FLOOR else "ours", EXPLAINED.get(name, ""))
+        table.add_row(name, f"{seconds:.1f}", "floor" if name in FLOOR else "ours", EXPLAINED[name])
     table.add_section()
-    table.add_row("floor", f"{outcome.floor_s:.1f}", "", "interval × threshold of the probes and checkers, TTL")
-    table.add_row("ours", f"{outcome.ours_s:.1f}", "", "decision to gate open")
+    table.add_row("floor", f"{outcome.floor_s:.1f}", "", "decided by intervals, thresholds and TTLs")
+    table.add_row("ours", f"{outcome.ours_s:.1f}", "", "decided by recovery code")
     return table

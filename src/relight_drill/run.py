@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from relight.errors import ConfigError
-from relight_drill.processes import ProcessGroup
+from relight_drill.processes import DrillError, ProcessGroup
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import World
 from relight_stacks.environment import load_environments
@@ -44,7 +44,10 @@ def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool)
         say(f"{name}: {SCENARIOS[name].summary}")
         folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
         folder.chmod(0o711)  # the databases' own user has to pass through
-        outcomes.append(asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say)))
+        try:
+            outcomes.append(asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say)))
+        except asyncio.CancelledError:
+            raise DrillError("the drill was told to end by SIGTERM", hint="nothing was measured") from None
         say(f"{name}: {'met' if outcomes[-1].met else 'MISSED'}")
     return outcomes
 

@@ -55,12 +55,13 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         fault_at = world.clock.monotonic()
         say(f"{world.region(Role.PRIMARY)} {'dies' if mode is Mode.DEAD else 'falls silent'}")
         await world.lose(Role.PRIMARY, mode)
-        submitting = asyncio.create_task(callers.submit(during, prefix="during", over_s=30.0))
-        green_at = await _green(world, callers, fault_at, say)
-        await submitting
+        async with asyncio.TaskGroup() as group:
+            group.create_task(callers.submit(during, prefix="during", over_s=30.0))
+            green_at, problems = await _green(world, callers, fault_at, say)
         if green_at is not None:
             await callers.submit(after, prefix="after", over_s=4.0)
-        found, problems = await _settled(world, callers, fault_at)
+            problems += await _settled(world, Role.STANDBY, callers)
+        found = await _audit(world, Role.STANDBY, callers, fault_at)
     async with world.autopsy(Role.PRIMARY) as old_dsn:
         diverged = await asyncio.to_thread(divergence, old_dsn, world.state_dsn(Role.STANDBY))
     return _outcome(
@@ -71,7 +72,7 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         events=recovery_events(world),
         diverged=diverged,
         faults=[Moment(at_s=0.0, event="fault", detail=f"{world.region(Role.PRIMARY)}: {mode.value}")],
-        problems=problems,
+        problems=[*problems, *_lost(found)],
     )
 
 
@@ -80,33 +81,18 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
     texts = documents(40, seed=world.seed + 2)
     async with world.callers() as callers:
         await callers.submit(texts, prefix="before", over_s=6.0)
-        await wait_until(lambda: callers.waiting == 0, what="everything to be acknowledged", timeout_s=30.0)
-        await _done(world, Role.PRIMARY, callers)
-        told = dict(callers.record.memories)
+        problems = await _settled(world, Role.PRIMARY, callers)
         known = set(world.runs("boot-"))
         fault_at = world.clock.monotonic()
         say(f"the vector store of {world.region(Role.STANDBY)} loses its volume")
         await world.lose_volume(Role.STANDBY)
         filled_at: float | None = None
-        problems: list[str] = []
         try:
             await world.until_memory_is_whole(Role.STANDBY, timeout_s=BOOT_S)
             filled_at = world.clock.monotonic()
         except DrillError as exc:
             problems.append(str(exc))
-        books = await asyncio.to_thread(read_books, world.state_dsn(Role.PRIMARY))
-        found = audit(
-            callers.record,
-            books=books,
-            recalled=await asyncio.to_thread(
-                recalled,
-                world.store(Role.STANDBY),
-                world.collection,
-                {name: vector for name, vector in books.memories.items() if name in told},
-            ),
-            outbox=world.outbox.sent(),
-            fault_at=fault_at,
-        )
+        found = await _audit(world, Role.PRIMARY, callers, fault_at, store=Role.STANDBY)
     events = [event for run in sorted(set(world.runs("boot-")) - known) for event in world.events(run)]
     moments = {event.status: world.seconds(event.at) for event in events}
     phases = {}
@@ -127,7 +113,7 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
         phases=phases,
         ours_s=phases.get("hydrate", 0.0),
         timeline=_moments(world, fault_at, events, [Moment(at_s=0.0, event="fault", detail="volume lost")]),
-        problems=[*problems, *(_failures(events) if filled_at is None else [])],
+        problems=[*problems, *_lost(found), *_failures(events)],
     )
 
 
@@ -145,59 +131,61 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-async def _green(world: World, callers: Callers, fault_at: float, say: Callable[[str], None]) -> float | None:
-    """Wait until callers have been served from the standby for a while; None when that does not come."""
+async def _green(
+    world: World, callers: Callers, fault_at: float, say: Callable[[str], None]
+) -> tuple[float | None, list[str]]:
+    """Wait until callers have been served from the standby for a while; None and why when that does not come."""
     region = world.region(Role.STANDBY)
-
-    def since() -> float | None:
-        return green_since(callers.record.asks, after=fault_at, region=region)
-
-    def stays() -> bool:
-        start = since()
-        return start is not None and world.clock.monotonic() - start >= GREEN_S
-
     told: set[str] = set()
     deadline = fault_at + OBJECTIVES[world.tier].rto_s + GREEN_S
-    while not stays():
+    while True:
+        since = green_since(callers.record.asks, after=fault_at, region=region)
+        if since is not None and world.clock.monotonic() - since >= GREEN_S:
+            return since, []
         for event in await asyncio.to_thread(recovery_events, world):
             line = f"{event.state} {event.status}"
             if line not in told:
                 told.add(line)
-                say(f"{world.seconds(event.at) - fault_at:5.1f} s  {line}")
-        ended = await asyncio.to_thread(world.recovery_failure)
-        if ended or world.clock.monotonic() > deadline:
-            say(ended or f"not green after {deadline - fault_at:.0f} s")
-            return None
+                say(f"  {world.seconds(event.at) - fault_at:5.1f} s after the fault: {line}")
+        failure = await asyncio.to_thread(world.recovery_failure)
+        if failure or world.clock.monotonic() > deadline:
+            return None, [failure or f"nobody was served from {region} within {deadline - fault_at:.0f} s"]
         await asyncio.sleep(0.5)
-    return since()
 
 
-async def _settled(world: World, callers: Callers, fault_at: float) -> tuple[Audit, list[str]]:
-    """Wait until everything that was sent is acknowledged and done, and audit; what is not becomes a problem."""
-    problems = []
-    try:
-        await wait_until(lambda: callers.waiting == 0, what="callers to be told", timeout_s=SETTLED_S)
-        await _done(world, Role.STANDBY, callers)
-    except DrillError as exc:
-        problems.append(str(exc))
-    try:
-        books = await asyncio.to_thread(read_books, world.state_dsn(Role.STANDBY))
-        memories = {name: vector for name, vector in books.memories.items() if name in callers.record.memories}
-        known = await asyncio.to_thread(recalled, world.store(Role.STANDBY), world.collection, memories)
-    except RelightError as exc:
-        raise DrillError(f"the standby cannot be audited: {exc}") from exc
-    found = audit(callers.record, books=books, recalled=known, outbox=world.outbox.sent(), fault_at=fault_at)
-    problems += [f"task {name} was acknowledged and is not done" for name in found.unfinished]
-    problems += [f"{name} is lost" for name in found.lost_ids]
-    return found, problems
+async def _settled(world: World, role: Role, callers: Callers) -> list[str]:
+    """Wait until everything that was sent is acknowledged and every task is done; return what is not."""
 
-
-async def _done(world: World, role: Role, callers: Callers) -> None:
-    def all_done() -> bool:
+    def done() -> bool:
         books = read_books(world.state_dsn(role))
         return all(books.tasks.get(name) == "done" for name in callers.record.tasks)
 
-    await wait_until(lambda: asyncio.to_thread(all_done), what="every task to be done", timeout_s=SETTLED_S)
+    try:
+        await wait_until(lambda: callers.waiting == 0, what="callers to be told", timeout_s=SETTLED_S)
+        await wait_until(lambda: asyncio.to_thread(done), what="every task to be done", timeout_s=SETTLED_S)
+    except DrillError as exc:
+        return [f"{exc.problem}; {callers.waiting} calls are not acknowledged"]
+    return []
+
+
+async def _audit(world: World, role: Role, callers: Callers, fault_at: float, *, store: Role | None = None) -> Audit:
+    """Set what callers were told beside a region's ledger and a region's vector store (the same one's by default)."""
+
+    def look() -> Audit:
+        books = read_books(world.state_dsn(role))
+        memories = {name: vector for name, vector in books.memories.items() if name in callers.record.memories}
+        known = recalled(world.store(store or role), world.collection, memories)
+        return audit(callers.record, books=books, recalled=known, outbox=world.outbox.sent(), fault_at=fault_at)
+
+    try:
+        return await asyncio.to_thread(look)
+    except RelightError as exc:
+        raise DrillError(f"{world.region(store or role)} cannot be audited: {exc}") from exc
+
+
+def _lost(found: Audit) -> list[str]:
+    lost = [f"{name} was acknowledged and is lost" for name in found.lost_ids]
+    return lost + [f"task {name} was acknowledged and is not done" for name in found.unfinished]
 
 
 def recovery_events(world: World) -> list[Event]:
@@ -247,7 +235,7 @@ def _outcome(
         phases=phases,
         ours_s=ours_s,
         timeline=_moments(world, fault_at, events, [*faults, *back]),
-        problems=[*problems, *(_failures(events) if green_at is None else [])],
+        problems=[*problems, *_failures(events)],
     )
 
 
@@ -282,12 +270,21 @@ def _moments(world: World, fault_at: float, events: Sequence[Event], more: Seque
 
 
 def _failures(events: Sequence[Event]) -> list[str]:
-    """What went wrong, for a person; the last failure of each state, because a state may have been tried again."""
+    """What went wrong on the way, for a person: states that did not end well, and points that could not be restored.
+
+    The last word of each state counts, because a state may have been tried again.
+    """
     if not events:
-        return ["no recovery was started: see the sentinel's log"]
+        return ["nothing was started: see the log of the sentinel, or of the rule's function"]
     last = {event.state: event for event in events}
-    return [
+    failed = [
         f"{event.state}: {event.detail.get('error', 'did not end')}"
         for event in last.values()
         if event.status != "done"
     ]
+    passed_over = [
+        f"{event.state}: recovery point {item['point']} was passed over: {item['reason']}"
+        for event in last.values()
+        for item in event.detail.get("passed_over", [])
+    ]
+    return failed + passed_over

@@ -180,7 +180,8 @@ class World:
     async def _synthesize(self) -> Path:
         bundles = Path.cwd() / ".relight" / "bundles"
         bundle = await asyncio.to_thread(build_bundle, host_target(), bundles)
-        out = self._folder / "cdktf.out"
+        out, scratch = self._folder / "cdktf.out", self._folder / "synth"
+        scratch.mkdir()
         await self._group.run(
             "synth",
             [
@@ -189,6 +190,8 @@ class World:
             ],
             log_path=self._folder / "synth.log",
             timeout_s=COMMAND_S,
+            # What node unpacks goes with the world, even when it is killed half-way.
+            env={**os.environ, "TMPDIR": str(scratch)},
         )
         return out
 

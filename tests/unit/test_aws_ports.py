@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from moto import mock_aws
+from unit.test_config import SETTINGS
 
 from relight.config import Connections
 from relight.errors import ConfigError, ConflictError, NotFoundError
@@ -18,7 +19,6 @@ from relight.recovery.states import announce, scale
 from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
 from relight.wiring import Region
-from unit.test_config import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
