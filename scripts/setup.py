@@ -59,7 +59,7 @@ def main() -> None:
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", uv_pin)
     say("installing the pinned dependencies (about 900 MB unpacked, a minute on a good line)")
     uv = VENV / "bin" / "uv"
-    install = [uv, "pip", "install", "--quiet", "--python", python]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python]
     run(*install, "--require-hashes", "--requirement", "constraints.txt")
     say("installing the project")
     run(*install, "--no-deps", "--editable", ".")

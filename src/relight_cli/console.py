@@ -68,9 +68,10 @@ def confirmed(args: argparse.Namespace, plan: Mapping[str, Any]) -> bool:
 
 
 def result(args: argparse.Namespace, value: Mapping[str, Any]) -> None:
-    """Print what was done."""
+    """Print what was done; for a person without what there was none of."""
     if args.json:
         print(json.dumps(value, indent=2, default=str))
     else:
         for name, item in value.items():
-            print(f"{name}: {item}")
+            if item is not None and item != []:
+                print(f"{name.replace('_', ' ')}: {item}")

@@ -30,10 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the scenarios and print the report on stdout."""
     # Late, so that no other verb loads the drill.
-    from relight_drill.run import run_drill
-
     from relight_drill.report import write
     from relight_drill.result import drill_json
+    from relight_drill.run import run_drill
 
     for path in (args.json, args.report):
         if path is not None:

@@ -41,13 +41,19 @@ def run(args: argparse.Namespace) -> int:
         newest = region.epochs.newest()
         if newest is None:
             raise ConflictError("the ledger knows no epoch yet", hint="run `relight init` first")
+        if newest.region != region.settings.region:
+            here = region.settings.region
+            raise ConflictError(
+                f"{newest.region} holds epoch {newest.number}, so nobody works off the queue of {here}",
+                hint="give the other --role; a recovery replays by itself",
+            )
         ledger = Ledger(region.database, epoch=lambda: newest.number)
         tasks = ledger.unfinished(args.since)
         plan = {
             "environment": region.settings.environment,
             "region": region.settings.region,
             "epoch": newest.number,
-            "publish": f"{len(tasks)} unfinished tasks, made since {args.since:%Y-%m-%dT%H:%M:%SZ}",
+            "publish": f"unfinished tasks made since {args.since:%Y-%m-%dT%H:%M:%SZ}: {len(tasks)}",
         }
         if confirmed(args, plan):
             result(args, asyncio.run(_publish(region, ledger, newest.number, args.since)))

@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         plan = {
             "environment": region.settings.environment,
             "region": region.settings.region,
-            "restore": f"{chosen.id}, {sum(part.points for part in chosen.collections)} points",
-            "over": f"{region.spec.name}, {now.points} points, which are kept" if now else "nothing",
+            "restore": f"{chosen.id}, {sum(part.points for part in chosen.collections)} vectors",
+            "over": f"{region.spec.name}, {now.points} vectors, which are kept" if now else "nothing",
             "then": "bring it up to the journal",
         }
         if confirmed(args, plan):

@@ -119,7 +119,7 @@ def test_batches_meet_without_gap_or_overlap(state: Connection, memory: Memory, 
 
 
 def test_the_order_is_that_of_numbers(state: Connection, memory: Memory, spec: CollectionSpec) -> None:
-    """fails when transaction ids are ordered as text: the first with one digit more would come before the one before."""
+    """fails when transaction ids are ordered as text: 1000 would come before 999."""
     with state.cursor() as cursor:
         cursor.execute("select pg_current_xact_id()::text::bigint")
         now = (cursor.fetchone() or (0,))[0]

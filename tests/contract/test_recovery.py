@@ -75,13 +75,14 @@ def pair(
     queues = {name: NatsServer(server_group, folder / f"nats-{name}", name=name) for name in ("east", "west")}
 
     async def start() -> StatePair:
-        state, *_ = await asyncio.gather(
-            start_pair(server_group, folder),
-            emulator.start(),
-            *(store.create() for store in stores.values()),
-            *(queue.start() for queue in queues.values()),
-        )
-        return state
+        async with asyncio.TaskGroup() as group:
+            state = group.create_task(start_pair(server_group, folder))
+            group.create_task(emulator.start())
+            for store in stores.values():
+                group.create_task(store.create())
+            for queue in queues.values():
+                group.create_task(queue.start())
+        return state.result()
 
     state = asyncio.run(start())
     monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.drill
 @pytest.fixture
 def folder(server_dir: Path, request: pytest.FixtureRequest) -> Path:
     """A folder that the databases' user may pass through."""
-    path = server_dir / request.node.name
+    path = server_dir / str(request.node.name)
     path.mkdir(mode=0o711)
     return path
 

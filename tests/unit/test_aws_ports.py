@@ -55,7 +55,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def s3(aws: None) -> Any:
-    client = boto3.client("s3", region_name=REGION)
+    client: Any = boto3.client("s3", region_name=REGION)
     client.create_bucket(Bucket="lease", CreateBucketConfiguration={"LocationConstraint": REGION})
     return client
 
@@ -86,7 +86,7 @@ def test_scaling_asks_for_more_and_never_for_less(aws: None) -> None:
     ecs.create_cluster(clusterName="relight-demo")
     ecs.register_task_definition(family="agent", containerDefinitions=[{"name": "a", "image": "a", "memory": 64}])
     ecs.create_service(cluster="relight-demo", serviceName="agent", taskDefinition="agent", desiredCount=1)
-    ask = {"ecs": ecs, "cluster": "relight-demo", "service": "agent"}
+    ask: dict[str, Any] = {"ecs": ecs, "cluster": "relight-demo", "service": "agent"}
     assert scale(**ask, replicas=3) == {"before": 1, "desired": 3}
     assert scale(**ask, replicas=3) == {"before": 3, "desired": 3}
     assert scale(**ask, replicas=2) == {"before": 3, "desired": 3}

@@ -34,7 +34,7 @@ GOOD = Outcome(
     ours_s=8.0,
     timeline=[Moment(at_s=0.0, event="fault", detail="us-east-1: dead"), Moment(at_s=41.25, event="served")],
 )
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "it never came back": {"rto_s": None},
     "it came back too late": {"rto_s": 900.1},
     "it lost too much": {"rpo_s": 300.1},
@@ -53,8 +53,7 @@ def test_what_is_good_is_met() -> None:
 @pytest.mark.parametrize("why", BAD)
 def test_what_is_bad_is_not_met(why: str) -> None:
     """Every single thing that is wrong makes the scenario missed."""
-    changes: dict[str, Any] = BAD[why]
-    assert not replace(GOOD, **changes).met
+    assert not replace(GOOD, **BAD[why]).met
 
 
 def test_the_json_is_the_contract() -> None:
