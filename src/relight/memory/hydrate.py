@@ -116,7 +116,7 @@ def hydrate(
                 break
         else:
             if explicit:
-                raise NotFoundError(f"{vault!r} holds no eligible point before {before}", hint="name a later time")
+                raise NotFoundError(f"{vault} holds no eligible point before {before}", hint="name a later time")
             skipped = "there is no eligible point: the journal was applied from where the collection was"
     applied = bring_forward(store=store, state=state, spec=spec)
     after = store.describe(spec.name)

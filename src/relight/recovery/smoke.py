@@ -46,8 +46,8 @@ def _vault(region: Region) -> tuple[bool, str]:
         if status.eligible and status.manifest is not None:
             age_s = (region.clock.now() - status.manifest.taken_at).total_seconds()
             points = sum(part.points for part in status.manifest.collections)
-            return True, f"newest eligible point {status.id}, {age_s:.0f} s old, {points} points"
-    return False, f"no eligible point in {region.settings.vault_bucket}"
+            return True, f"the newest eligible recovery point is {status.id}, {age_s:.0f} s old, of {points} vectors"
+    return False, f"no eligible recovery point in {region.settings.vault_bucket}"
 
 
 def _lease(region: Region) -> tuple[bool, str]:
@@ -74,7 +74,7 @@ def _memory(region: Region) -> tuple[bool, str]:
     collection = region.store.describe(region.spec.name)
     if collection is None:
         return False, f"no collection {region.spec.name!r}: it is hydrated on boot, or by `relight restore`"
-    return True, f"{collection.points} points, journal applied to {collection.position}"
+    return True, f"{collection.points} vectors, journal applied to {collection.position}"
 
 
 def _queue(region: Region) -> tuple[bool, str]:

@@ -47,7 +47,7 @@ def find(vault: Vault, point: str) -> Manifest:
         text = vault.get_bytes(key)
     except NotFoundError as exc:
         raise NotFoundError(
-            f"{vault!r} holds no sealed point {point}", hint="`relight points list` shows what is there"
+            f"{vault} holds no sealed point {point}", hint="`relight points list` shows what is there"
         ) from exc
     manifest = Manifest.from_json(text, source=key)
     if manifest.id != point:
@@ -84,9 +84,7 @@ def status_of(vault: Vault, point: str) -> PointStatus:
     manifest_key(point)
     sizes = {item.key: item.bytes for item in vault.objects(f"{PREFIX}{point}/")}
     if not sizes:
-        raise NotFoundError(
-            f"{vault!r} holds nothing of point {point}", hint="`relight points list` shows what is there"
-        )
+        raise NotFoundError(f"{vault} holds nothing of point {point}", hint="`relight points list` shows what is there")
     return _status(vault, point, sizes)
 
 

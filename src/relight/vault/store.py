@@ -40,6 +40,9 @@ class Vault:
     def __repr__(self) -> str:
         return f"Vault(s3://{self._bucket} in {self.region})"
 
+    def __str__(self) -> str:
+        return f"the vault {self._bucket} in {self.region}"
+
     def put_bytes(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Put a small object; with `only_if_absent`, ConflictError when the key holds other bytes.
 
