@@ -340,9 +340,24 @@ async def _errors_as_answers(request: web.Request, handler: Callable[[web.Reques
     return answer
 
 
+class _Lines(logging.Formatter):
+    """One line a record: time, level, event, and what came in `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        line = f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
+        return f"{line} {json.dumps(told, default=str)}" if told else line
+
+
+_PLAIN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
 def main() -> None:
     """Run one agent with the settings of its environment."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     port, seed = int(os.environ["PORT"]), int(os.environ.get("SEED", "0"))
     asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())
 

@@ -43,7 +43,8 @@ class QueueContract:
                 for item in got:
                     await item.ack()
                 assert await queue.depth() == 0
-                assert list(await queue.fetch(1, timeout_s=0.2)) == []
+                for limit in (1, 4):
+                    assert list(await queue.fetch(limit, timeout_s=0.2)) == []
 
         asyncio.run(scenario())
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import nats
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError as StreamNotFoundError
 
@@ -110,7 +109,7 @@ class JetStreamQueue:
                 )
             try:
                 messages = await self._subscription.fetch(limit, timeout=timeout_s)
-            except NatsTimeoutError:
+            except TimeoutError:  # nats.errors.TimeoutError is one; fetching several raises the plain one
                 return []
         return [JetStreamDelivery(message) for message in messages]
 
