@@ -38,6 +38,7 @@ RETRIED_ERRORS = (
     "Lambda.TooManyRequestsException",
     "UnavailableError",
     "UnconfirmedError",
+    "TransientError",
 )
 RETRY_INTERVAL_S = 2
 RETRY_BACKOFF = 1.5

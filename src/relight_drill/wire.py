@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import aiohttp
-import psutil  # type: ignore[import-untyped]
+import psutil
 from aiohttp import hdrs, web
 from botocore.exceptions import ClientError
 

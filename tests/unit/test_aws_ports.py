@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from fakes import FakeClock
 from moto import mock_aws
 from unit.test_config import SETTINGS
 
@@ -25,23 +26,6 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
 REGION = "us-west-2"
-
-
-class Clock:
-    """Every look is a second later."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def now(self) -> datetime:
-        self.at += timedelta(seconds=1)
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -101,7 +85,7 @@ def test_an_announcement_tells_the_run(s3: Any) -> None:
     queue = sqs.create_queue(QueueName="q")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
-    timeline = Timeline(Vault(s3, "lease", region=REGION), "epoch-2", clock=Clock())
+    timeline = Timeline(Vault(s3, "lease", region=REGION), "epoch-2", clock=FakeClock(step_s=1))
     with timeline.state("fence") as detail:
         detail["epoch"] = 2
     with pytest.raises(ConflictError), timeline.state("promote"):

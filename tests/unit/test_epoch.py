@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from fakes import FakeClock
 
 from relight.config import OnLeaseLost
 from relight.errors import ConflictError, IntegrityError, LeaseLostError, NotFoundError, UnavailableError
 from relight.recovery.epoch import Lease, LeaseKeeper, LeaseStore, take_first, take_next
 
 EAST, WEST = "us-east-1", "us-west-2"
-
-
-class FakeClock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.at = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
 
 
 class MemoryLeases(LeaseStore):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.server
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from fakes import FakeClock
 
 from relight.recovery.decide import Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
@@ -16,21 +17,6 @@ from relight.recovery.sentinel import Watch, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.at = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.at += timedelta(seconds=seconds)
 
 
 class Kept:
