@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
 
 POINTS = "points/"
+MANIFESTS = f"{POINTS}*/manifest.json"
 RUNS = "runs/"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
 
 SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject")
+COMPARE_ACTIONS = ("s3:GetObject",)
 RESTORE_ACTIONS = ("s3:GetObject",)
 RECORD_ACTIONS = ("s3:PutObject",)
 REVIEW_ACTIONS = ("s3:GetObject",)
@@ -73,11 +75,16 @@ class VaultRef(BucketRef):
     """A region's vault: recovery points under `points/`, the timelines of recovery runs under `runs/`."""
 
     def grant_seal(self, grantee: Grantee) -> None:
-        """Upload recovery points and seal them. KMS asks for `Decrypt` to put a multipart upload together."""
+        """Upload recovery points and seal them. KMS asks for `Decrypt` to put a multipart upload together.
+
+        A manifest that is there already may be the one that was just put, by an attempt whose answer was lost: reading
+        it tells.
+        """
         grantee.allow(
             f"seal-{self.label}",
             self._listing(POINTS),
             self._objects(SEAL_ACTIONS, f"{POINTS}*"),
+            self._objects(COMPARE_ACTIONS, MANIFESTS),
             self._key(ENCRYPT_ACTIONS),
         )
 

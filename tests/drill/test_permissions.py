@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from relight.clock import point_id
 from relight.config import Role
 from relight.errors import RelightError
 from relight.recovery.epoch import LeaseStore
 from relight.recovery.evidence import HistoryStore, ProbeHistory
 from relight.recovery.run import STATES
+from relight.vault.points import manifest_key
 from relight_drill.network import Mode
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.wire import workers
@@ -132,11 +134,11 @@ class DeployedRole:
 
 
 def refusals(
-    role: DeployedRole, call: Callable[[], Any], elsewhere: Mapping[str, Callable[[], Any]] | None = None
+    role: DeployedRole, call: Callable[[], Any], elsewhere: Mapping[tuple[str, str], Callable[[], Any]] | None = None
 ) -> dict[Permission, str]:
     """What `call` fails with when each permission is taken out, "" when it does not.
 
-    `elsewhere` has the calls that use what a policy allows, where `call` does not come to it.
+    `elsewhere` has the calls that come to a (policy, action) where `call` does not.
     """
     found = {}
     for permission in role.permissions():
@@ -144,7 +146,7 @@ def refusals(
         if not permission.unseen:
             with role.without(permission):
                 try:
-                    (elsewhere or {}).get(permission.policy, call)()
+                    (elsewhere or {}).get((permission.policy, permission.action), call)()
                 except DrillError as exc:
                     found[permission] = str(exc)
     return found
@@ -202,16 +204,50 @@ class Walk:
     def _snapshot(self) -> dict[Permission, str]:
         call = partial(self._invoke, "snapshot", Role.PRIMARY)
 
-        def to_the_own_vault() -> None:
+        @contextmanager
+        def standby_away() -> Iterator[None]:
             """The standby cannot be reached, so that the point goes to the primary's vault."""
             self._world.gate.lose(self._standby, Mode.DEAD)
             try:
-                call()
+                yield
             finally:
                 self._world.gate.restore(self._standby)
 
+        @contextmanager
+        def taken(role: Role) -> Iterator[None]:
+            """The manifest's name is taken by another, whatever the second; one behind them is the newest."""
+            now = self._world.clock.now()
+            keys = [manifest_key(point_id(now + timedelta(seconds=number))) for number in range(30)]
+            bucket = self._world.settings(role).vault_bucket
+            s3 = self._world.emulator.client("s3", self._world.region(role))
+            for key in keys:
+                s3.put_object(Bucket=bucket, Key=key, Body=b"another's")
+            try:
+                yield
+            finally:
+                for key in keys:
+                    s3.delete_object(Bucket=bucket, Key=key)
+
+        def under(*circumstances: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
+            def called() -> None:
+                with ExitStack() as stack:
+                    for circumstance in circumstances:
+                        stack.enter_context(circumstance())
+                    call()
+
+            return called
+
         role = self._role_of("snapshot", Role.PRIMARY)
-        found = refusals(role, call, elsewhere={"seal-primary-vault": to_the_own_vault})
+        own, other = "seal-primary-vault", "seal-standby-vault"
+        elsewhere = {
+            (own, "s3:ListBucket"): under(standby_away),
+            (own, "s3:PutObject"): under(standby_away),
+            (own, "s3:GetObject"): under(partial(taken, Role.PRIMARY), standby_away),
+            (other, "s3:GetObject"): under(partial(taken, Role.STANDBY)),
+        }
+        with pytest.raises(DrillError, match="PreconditionFailed"):
+            elsewhere[other, "s3:GetObject"]()
+        found = refusals(role, call, elsewhere)
         call()
         return found
 
@@ -256,7 +292,8 @@ class Walk:
             return self._invoke("sentinel", Role.STANDBY)
 
         recovers, pages = partial(call, lease_left_s=-60.0), partial(call, lease_left_s=60.0)
-        found = refusals(self._role_of("sentinel", Role.STANDBY), recovers, elsewhere={"publish": pages})
+        role = self._role_of("sentinel", Role.STANDBY)
+        found = refusals(role, recovers, elsewhere={("publish", "sns:Publish"): pages})
         assert not self._executions(), "a sentinel that was refused something started a recovery"
         run_id = recovers()["run_id"]
         assert self._executions() == [run_id]

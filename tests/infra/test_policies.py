@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from relight.recovery.epoch import LEASE_KEY
 from relight.recovery.evidence import HISTORY_KEY
-from relight.vault.points import PREFIX
+from relight.vault.points import PREFIX, manifest_key
 from relight_constructs import access
 from relight_constructs.policies import ANY_RESOURCE, Statement, policy
 
@@ -44,7 +45,7 @@ HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
 
 def seal(vault: str) -> set[str]:
     points = {f"s3:{action} {vault}/points/*" for action in ("AbortMultipartUpload", "PutObject")}
-    return {f"s3:ListBucket {vault}"} | points
+    return {f"s3:ListBucket {vault}", f"s3:GetObject {vault}/points/*/manifest.json"} | points
 
 
 TABLE: dict[str, set[str]] = {
@@ -265,3 +266,4 @@ def test_the_stacks_and_the_handlers_mean_the_same_objects() -> None:
     assert access.LEASE_OBJECT == LEASE_KEY
     assert access.SENTINEL_OBJECT == HISTORY_KEY
     assert access.POINTS == PREFIX
+    assert fnmatchcase(manifest_key("20260419T020000Z"), access.MANIFESTS)
