@@ -11,6 +11,7 @@ import pytest
 from servers import StatePair, start_pair
 from unit.test_config import SETTINGS
 
+from relight.adapters import aws
 from relight.config import Connections, Role
 from relight.errors import ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
@@ -88,6 +89,7 @@ def pair(
     monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", emulator.account)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    aws._session.cache_clear()  # an earlier test may have made it with credentials of its own
     for region, bucket in (("us-east-1", "vault-east"), ("us-west-2", "vault-west"), ("us-west-2", "lease")):
         place: Any = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         emulator.client("s3", region).create_bucket(Bucket=bucket, **place)
