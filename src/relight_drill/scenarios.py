@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from relight_drill.world import World
 
 # The workload: three steps each, before, during and after the fault.
-TASKS_BEFORE, TASKS_DURING, TASKS_AFTER = 70, 30, 20
+TASKS_BEFORE, TASKS_AROUND, TASKS_AFTER = 35, 75, 15
+AROUND_S = 30.0
+# The fault waits for this many: one that struck an idle agent would prove less.
+IN_FLIGHT = 2
 GREEN_S = 15.0
 SENTINEL_WATCHES_S = 120.0
 SETTLED_S = 90.0
@@ -38,28 +41,26 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
     """The primary region dies while tasks are in flight; the sentinel notices, and the standby is relit."""
     chooser = random.Random(world.seed)  # noqa: S311 - chosen to be repeated
     mode = chooser.choice([Mode.DEAD, Mode.SILENT])
-    offset_s = chooser.uniform(0.0, 10.0)
-    texts = documents(TASKS_BEFORE + TASKS_DURING + TASKS_AFTER, seed=world.seed + 1)
-    before, during, after = (
-        texts[:TASKS_BEFORE],
-        texts[TASKS_BEFORE : TASKS_BEFORE + TASKS_DURING],
-        texts[TASKS_BEFORE + TASKS_DURING :],
-    )
+    strike_after_s = chooser.uniform(5.0, 15.0)
+    texts = documents(TASKS_BEFORE + TASKS_AROUND + TASKS_AFTER, seed=world.seed + 1)
+    before, around = texts[:TASKS_BEFORE], texts[TASKS_BEFORE : TASKS_BEFORE + TASKS_AROUND]
     async with world.callers() as callers:
         say("waiting for the sentinel's first watch, while the agent works")
         await asyncio.gather(
             wait_until(world.sentinel_watches, what="the sentinel's first watch", timeout_s=SENTINEL_WATCHES_S),
-            callers.submit(before[: TASKS_BEFORE // 2], prefix="early", over_s=15.0),
+            callers.submit(before, prefix="before", over_s=15.0),
         )
-        await callers.submit(before[TASKS_BEFORE // 2 :], prefix="before", over_s=8.0 + offset_s)
-        fault_at = world.clock.monotonic()
-        say(f"{world.region(Role.PRIMARY)} {'dies' if mode is Mode.DEAD else 'falls silent'}")
-        await world.lose(Role.PRIMARY, mode)
         async with asyncio.TaskGroup() as group:
-            group.create_task(callers.submit(during, prefix="during", over_s=30.0))
+            group.create_task(callers.submit(around, prefix="around", over_s=AROUND_S))
+            await asyncio.sleep(strike_after_s)
+            in_flight = await _tasks_in_flight(world, callers)
+            fault_at = world.clock.monotonic()
+            what = f"{world.region(Role.PRIMARY)} {'dies' if mode is Mode.DEAD else 'falls silent'}"
+            say(f"{what} with {in_flight} tasks in flight")
+            await world.lose(Role.PRIMARY, mode)
             green_at, problems = await _green(world, callers, fault_at, say)
         if green_at is not None:
-            await callers.submit(after, prefix="after", over_s=4.0)
+            await callers.submit(texts[-TASKS_AFTER:], prefix="after", over_s=4.0)
             problems += await _settled(world, Role.STANDBY, callers)
         found = await _audit(world, Role.STANDBY, callers, fault_at)
     async with world.autopsy(Role.PRIMARY) as old_dsn:
@@ -71,7 +72,7 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         green_at=green_at,
         events=recovery_events(world),
         diverged=diverged,
-        faults=[Moment(at_s=0.0, event="fault", detail=f"{world.region(Role.PRIMARY)}: {mode.value}")],
+        faults=[Moment(at_s=0.0, event="fault", detail=f"{what}, tasks_in_flight={in_flight}")],
         problems=[*problems, *_lost(found)],
     )
 
@@ -129,6 +130,17 @@ SCENARIOS: Mapping[str, Scenario] = {
     "standby-boot": Scenario(run=standby_boot, summary="the standby's vector store starts empty and fills itself"),
     "region-loss": Scenario(run=region_loss, summary="the primary region dies and the standby is relit"),
 }
+
+
+async def _tasks_in_flight(world: World, callers: Callers) -> int:
+    """Wait for tasks that were acknowledged and have not sent their report yet; return how many there are."""
+
+    def count() -> int:
+        reported = {message.task for message in world.outbox.sent()}
+        return len(callers.record.tasks.keys() - reported)
+
+    await wait_until(lambda: count() >= IN_FLIGHT, what="tasks in flight", timeout_s=AROUND_S, interval_s=0.01)
+    return count()
 
 
 async def _green(
