@@ -9,7 +9,7 @@ import subprocess
 import zipfile
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from relight_drill.emulator import Emulator

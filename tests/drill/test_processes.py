@@ -11,7 +11,7 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from relight_drill.processes import DrillError, ProcessGroup, free_port, wait_until

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg2
 import pytest
 from servers import start_pair

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from aiohttp import web
 from botocore.config import Config
