@@ -426,6 +426,20 @@ class TestPgVector(VectorStoreContract):
         connection.close()
         return rows
 
+    def test_the_position_is_cheap(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """fails when asking how far a collection is reads its points: it is answered while nobody may read them."""
+        store.ensure(spec)
+        apply(store, spec, upsert(1, "a"))
+        connection = postgres.connect(self.dsn)
+        with connection.cursor() as cursor:
+            cursor.execute("select table_name from relight.collections where name = %s", [spec.name])
+            ((table,),) = cursor.fetchall()
+            cursor.execute(f'lock table relight_memory."{table}" in access exclusive mode')
+            answers: list[Position] = []
+            assert in_parallel(lambda: answers.append(store.position(spec.name))) == []
+            assert answers == [Position(10, 1)]
+        connection.close()
+
     def test_a_snapshot_is_restorable_without_relight(self, store: PgVectorStore, spec: CollectionSpec) -> None:
         """`COPY` alone brings the object back into a table of the documented types."""
         store.ensure(spec)

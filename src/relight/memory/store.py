@@ -139,7 +139,7 @@ class VectorStore(Protocol):
         ...
 
     def position(self, name: str) -> Position:
-        """The last journal entry in the collection."""
+        """The last journal entry in the collection. Cheap however large it is: the gate asks all the time."""
         ...
 
     def search(self, name: str, vector: Sequence[float], k: int) -> Found:

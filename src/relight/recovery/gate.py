@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from relight.errors import LeaseLostError, RelightError
+from relight.errors import LeaseLostError, NotFoundError, RelightError
 
 if TYPE_CHECKING:
     from relight.recovery.epoch import HeldLease
@@ -21,20 +21,27 @@ class Epochs(Protocol):
 
 
 class Collections(Protocol):
-    """What the gate asks of the vector store."""
+    """What the gate asks of the vector store: something cheap, because it asks all the time."""
 
-    def describe(self, name: str) -> object | None:
-        """The collection; None when it is not there."""
+    def position(self, name: str) -> object:
+        """How far the collection is; NotFoundError when it is not there."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether traffic may come in; `reason` says why not."""
+    """Whether traffic may come in; `reason` says why not, in words that anybody may read.
+
+    `detail` is what a driver said, which names hosts and users: it is for the log alone. `opened` says that everything
+    but memory is right: the lease is live, the newest epoch is this region's, and its gate was opened. Memory may then
+    be rebuilt from the journal; before, hydration fills it.
+    """
 
     ready: bool
     reason: str
     epoch: int | None = None
+    opened: bool = False
+    detail: str = ""
 
 
 def readiness(*, region: str, lease: HeldLease, epochs: Epochs, memory: Collections, collection: str) -> Readiness:
@@ -45,19 +52,39 @@ def readiness(*, region: str, lease: HeldLease, epochs: Epochs, memory: Collecti
     try:
         held = lease.epoch
         lease.check()
-        newest = epochs.newest()
-        if newest is None or newest.number != held or newest.region != region:
-            return Readiness(ready=False, reason=f"the database is at {_name(newest)}, the lease at {held}", epoch=held)
-        if newest.opened_at is None:
-            return Readiness(ready=False, reason="recovery has not opened the gate yet", epoch=held)
-        if memory.describe(collection) is None:
-            return Readiness(ready=False, reason="memory is not hydrated", epoch=held)
+        closed = _closed(epochs, region, held)
+        lacking = None if closed else _lacking(memory, collection)
         lease.check()
     except LeaseLostError as exc:
         return Readiness(ready=False, reason=exc.problem)
+    why = closed or lacking
+    if why is None:
+        return Readiness(ready=True, reason="", epoch=held, opened=True)
+    return Readiness(ready=False, reason=why[0], epoch=held, opened=closed is None, detail=why[1])
+
+
+def _closed(epochs: Epochs, region: str, held: int) -> tuple[str, str] | None:
+    """Why the gate of this region is closed, and what the driver said; None when it is open."""
+    try:
+        newest = epochs.newest()
     except RelightError as exc:
-        return Readiness(ready=False, reason=str(exc))
-    return Readiness(ready=True, reason="", epoch=held)
+        return f"the state database: {type(exc).__name__}", str(exc)
+    if newest is None or newest.number != held or newest.region != region:
+        return f"the database is at {_name(newest)}, the lease at {held}", ""
+    if newest.opened_at is None:
+        return "recovery has not opened the gate yet", ""
+    return None
+
+
+def _lacking(memory: Collections, collection: str) -> tuple[str, str] | None:
+    """Why memory cannot be asked, and what the driver said; None when it can."""
+    try:
+        memory.position(collection)
+    except NotFoundError as exc:
+        return "memory is not hydrated", str(exc)
+    except RelightError as exc:
+        return f"the vector store: {type(exc).__name__}", str(exc)
+    return None
 
 
 def _name(epoch: Epoch | None) -> str:
