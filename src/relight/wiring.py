@@ -76,7 +76,9 @@ class Region:
     @cached_property
     def leases(self) -> LeaseStore:
         """The epoch and the lease, wherever they live."""
-        return LeaseStore(aws.client("s3", self.settings.lease_region), self.settings.lease_bucket)
+        # The keeper asks again every few seconds by itself; one answer that hangs must not use the lease up.
+        client = aws.client("s3", self.settings.lease_region, connect_timeout_s=1, read_timeout_s=2, attempts=1)
+        return LeaseStore(client, self.settings.lease_bucket)
 
     @cached_property
     def probe_history(self) -> HistoryStore:

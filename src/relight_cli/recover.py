@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         }
         if not confirmed(args, plan):
             return DONE
-        this_run = Run(run_id=run_id, decided_at=region.clock.now().isoformat())
+        next_epoch = held[0].epoch + 1 if held is not None and held[0].run_id != run_id else None
+        this_run = Run(run_id=run_id, decided_at=region.clock.now().isoformat(), next_epoch=next_epoch)
         done: dict[str, Any] = {"run_id": run_id}
         for name in names:
             say(f"{name} ...")

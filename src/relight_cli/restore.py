@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                     state=state,
                     spec=region.spec,
                     clock=region.clock,
-                    point=chosen.id,
+                    point=args.snapshot,
                     force=True,
                 )
             result(args, done.to_json())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import FakeClock
 from servers import StatePair, start_pair
 
 from relight.errors import (
@@ -102,6 +104,7 @@ def test_a_task_is_started_once(ledger: Ledger) -> None:
     """The task's id is its idempotency key; another payload under it is a conflict."""
     first = ledger.start_task("once", {"topic": "json"})
     assert ledger.start_task("once", {"topic": "json"}) == first
+    assert ledger.start_task("tuple", {"topic": ("json", "xml")}).payload == {"topic": ["json", "xml"]}
     with pytest.raises(ConflictError, match="another payload"):
         ledger.start_task("once", {"topic": "xml"})
     with pytest.raises(NotFoundError, match="'never'"):
@@ -145,7 +148,7 @@ def test_a_zombie_is_refused(ledger: Ledger, task: Task) -> None:
 def test_a_step_runs_once(ledger: Ledger, task: Task) -> None:
     """A step that is done gives back its stored result, in this life and in the next."""
     counter = itertools.count(1)
-    run = TaskRun(ledger, task, lease=Held(), claim_s=30)
+    run = TaskRun(ledger, task, lease=Held(), claim_s=30, clock=FakeClock())
     assert run.step("think", lambda: next(counter)) == 1
     assert run.step("think", lambda: next(counter)) == 1
     assert run.step("think", lambda: next(counter), key="think again") == 2
@@ -158,7 +161,7 @@ def test_a_step_and_its_memory_are_one(ledger: Ledger, task: Task) -> None:
         cur.execute("create table remembered (x int)")
         raise UnavailableError("memory is away")
 
-    run = TaskRun(ledger, task, lease=Held(), claim_s=30)
+    run = TaskRun(ledger, task, lease=Held(), claim_s=30, clock=FakeClock())
     with pytest.raises(UnavailableError):
         run.step("learn", lambda: 1, remember=remember_and_fail)
     assert ledger.step_result(task, "learn") == (False, None)
@@ -227,6 +230,56 @@ def test_no_effect_without_a_lease(ledger: Ledger, task: Task) -> None:
     with pytest.raises(LeaseLostError):
         perform(ledger, task, outbox, {"to": "e", "task": task.id}, lease=held)
     assert outbox.sent == []
+
+
+def test_no_effect_without_a_claim(ledger: Ledger, task: Task) -> None:
+    """A worker that was held up until its claim ran out sends nothing, though the database has not noticed."""
+    clock, outbox = FakeClock(), Outbox()
+    run = TaskRun(ledger, task, lease=Held(), claim_s=30, clock=clock)
+    intend = ledger.intend
+
+    def held_up(*args: Any, **kwargs: Any) -> None:
+        intend(*args, **kwargs)
+        clock.sleep(29.5)
+
+    ledger.intend = held_up  # type: ignore[method-assign]
+    with pytest.raises(LeaseLostError, match="the claim on task"):
+        run.effect(outbox, {"to": "f", "task": task.id})
+    assert outbox.sent == []
+
+
+def test_a_wait_that_somebody_else_ended_is_no_confirmation(state_pair: StatePair, database: Database) -> None:
+    """fails when an operator cancels the wait for the standby: the commit succeeds, and is not acknowledged."""
+    state_pair.standby.process.freeze()
+    canceller = Database(state_pair.primary.dsn())
+
+    def cancel_waiting() -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with canceller.transaction() as cur:
+                cur.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+                if cur.rowcount:
+                    return
+
+    thread = threading.Thread(target=cancel_waiting)
+    try:
+        thread.start()
+        with pytest.raises(UnconfirmedError), database.transaction(confirmed=True) as cur:
+            cur.execute("create table if not exists cancelled (x int)")
+    finally:
+        thread.join()
+        state_pair.standby.process.thaw()
+        canceller.close()
+
+
+def test_a_silent_server_is_given_up(state_pair: StatePair) -> None:
+    """fails when the server accepts and then says nothing: the wait for it is bounded."""
+    hasty = Database(state_pair.primary.dsn())
+    with hasty.transaction() as cur:
+        cur.execute("select 1")
+    with pytest.raises(UnavailableError, match="said nothing"), hasty.transaction(within_s=0.5) as cur:
+        cur.execute("select pg_sleep(20)")
+    hasty.close()
 
 
 def test_the_key_is_what_the_action_is() -> None:

@@ -13,7 +13,7 @@ from unit.test_config import SETTINGS
 
 from relight.adapters import aws
 from relight.config import Connections, Role
-from relight.errors import ConflictError, IntegrityError, NotFoundError, StaleEpochError
+from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
 from relight.queue.jetstream import open_queue
 from relight.recovery.first_day import prepare
@@ -222,9 +222,40 @@ def test_an_old_primary_that_returns_is_not_ready(pair: Pair) -> None:
     newest = pair.east.epochs.newest()
     assert newest is not None
     assert newest.number == 1
+    assert take_point(pair.east) == {"skipped": "us-east-1 does not hold the lease, us-west-2 does"}
     keeper.renew()
     answer = readiness(region="us-east-1", **ask)  # type: ignore[arg-type]
     assert (answer.ready, answer.reason) == (False, "us-east-1 holds no lease")
+
+
+def test_a_former_primary_is_not_made_the_primary_again(pair: Pair) -> None:
+    """fails when somebody recovers back into the old region: its database is no replica, and its past is another."""
+    run = Run(run_id="there")
+    for name in ("assess", "fence", "promote", "promote"):
+        run_state(name, pair.west, run)
+    back = Run(run_id="and-back")
+    with pytest.raises(ConflictError, match="us-east-1 accepts writes, and epoch 2 is held by us-west-2"):
+        run_state("assess", pair.east, back)
+    run_state("fence", pair.east, back)
+    with pytest.raises(ConflictError, match="knows 1 as its newest epoch, and 3 is to be taken"):
+        run_state("promote", pair.east, back)
+    newest = pair.east.epochs.newest()
+    assert newest is not None
+    assert newest.number == 1
+
+
+def test_the_first_day_is_only_once(pair: Pair) -> None:
+    """`init` again changes nothing; in the other region, or without a standby that confirms, it is refused."""
+    assert prepare(pair.east)["migrations"] == []
+    with pytest.raises(ConfigError, match="us-east-1 holds epoch 1"):
+        prepare(pair.west)
+    with pair.east.database.transaction() as cur:
+        cur.execute("commit")
+        cur.execute("alter system set synchronous_standby_names = ''")
+        cur.execute("select pg_reload_conf()")
+    pair.east.database.close()
+    with Region(EAST) as east, pytest.raises(ConfigError, match="synchronous_standby_names is empty"):
+        prepare(east)
 
 
 def test_the_smoke_test_changes_nothing_and_names_what_is_wrong(pair: Pair) -> None:
@@ -232,7 +263,7 @@ def test_the_smoke_test_changes_nothing_and_names_what_is_wrong(pair: Pair) -> N
     found = {check.name: check for check in smoke_test(pair.west)}
     # The lease of these tests lives for a second only, so it may or may not be live here.
     failed = {name for name, check in found.items() if not check.ok} - {"lease"}
-    assert failed == {"vault", "memory", "primary endpoint", "standby endpoint"}
+    assert failed == {"vault", "memory", "service", "primary endpoint", "standby endpoint"}
     assert found["state"].found.startswith("a replica at")
     asyncio.run(pair.state.standby.stop(immediate=True))
     found = {check.name: check for check in smoke_test(pair.west)}

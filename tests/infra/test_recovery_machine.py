@@ -62,7 +62,8 @@ def test_every_state_gets_the_execution_input_and_leaves_it_alone() -> None:
 
 def test_only_transient_errors_are_tried_again() -> None:
     """Lambda's own trouble and the transient classes of the error tree, by the names that Lambda reports."""
-    transient = {error.__name__ for error in (TransientError, *TransientError.__subclasses__())}
+    kinds: list[type[TransientError]] = [TransientError, *TransientError.__subclasses__()]
+    transient = {kind.__name__ for kind in kinds}
     assert transient == {name for name in RETRIED_ERRORS if not name.startswith("Lambda.")}
     for state in states_of(definition(STEPS)).values():
         if state["Type"] == "Task":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def test_the_history_survives(s3: Any) -> None:
     """What the sentinel writes it reads again, and there is nothing before the first time."""
     store = HistoryStore(s3, "lease")
     assert store.read() == ProbeHistory()
-    history = ProbeHistory(ever_answered=True).after("timed out", NOW)
+    history = replace(ProbeHistory().after("timed out", NOW, region="us-east-1"), paged_at=NOW)
     store.write(history)
     assert store.read() == history
 

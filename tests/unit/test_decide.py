@@ -13,18 +13,21 @@ from relight.recovery.epoch import Lease
 from relight.recovery.evidence import Evidence, ProbeHistory
 
 NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
-POLICY = Policy(probe_threshold=3, primary_region="us-east-1", lease_margin_s=2.0)
+POLICY = Policy(probe_threshold=3, recovery_s=450.0, primary_region="us-east-1", lease_margin_s=2.0)
 
 
 def lease(*, region: str = "us-east-1", expired_s: float = 20.0) -> Lease:
     return Lease(epoch=4, region=region, run_id="first", expires_at=NOW - timedelta(seconds=expired_s))
 
 
-def failing(times: int) -> ProbeHistory:
-    history = ProbeHistory().after("", NOW)
+def failing(times: int, region: str = "us-east-1") -> ProbeHistory:
+    history = ProbeHistory().after("", NOW, region=region)
     for _ in range(times):
-        history = history.after("timed out", NOW - timedelta(seconds=10 * times))
+        history = history.after("timed out", NOW - timedelta(seconds=10 * times), region=region)
     return history
+
+
+NEVER_READY = ProbeHistory(region="us-east-1", failures=9, failing_since=NOW, last_error="x")
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,12 @@ def failing(times: int) -> ProbeHistory:
         (failing(0), lease(), Verdict.HOLD, "0 of 3 probes"),
         (failing(9), lease(expired_s=-5), Verdict.PAGE, "is live until 02:00:05Z"),
         (failing(9), lease(expired_s=1), Verdict.PAGE, "is live until"),
-        (failing(9), lease(region="us-west-2"), Verdict.HOLD, "recovery has happened"),
+        (failing(9, "us-west-2"), lease(region="us-west-2"), Verdict.HOLD, "recovery has happened"),
+        (failing(45, "us-west-2"), lease(region="us-west-2"), Verdict.PAGE, "nobody is served there since 01:52:30Z"),
+        (failing(0, "us-west-2"), lease(region="us-west-2"), Verdict.HOLD, "recovery has happened"),
         (failing(9), None, Verdict.HOLD, "first epoch"),
         (
-            ProbeHistory().after("timed out", NOW).after("x", NOW).after("x", NOW),
+            NEVER_READY,
             lease(),
             Verdict.HOLD,
             "never been ready",
@@ -64,7 +69,13 @@ def test_a_live_lease_is_never_taken(failures: int, expired_s: float, region: st
 
 def test_one_answer_forgets_the_failures() -> None:
     """A probe that is answered starts the count again."""
-    assert failing(2).after("", NOW) == ProbeHistory(ever_answered=True)
+    assert failing(2).after("", NOW, region="us-east-1") == ProbeHistory(region="us-east-1", ever_answered=True)
+
+
+def test_another_region_is_another_history() -> None:
+    """What was seen of the region that was lost does not count against the one that took over."""
+    first = failing(9).after("refused", NOW, region="us-west-2")
+    assert (first.failures, first.failing_since, first.ever_answered) == (1, NOW, False)
 
 
 def test_the_run_takes_the_next_epoch() -> None:

@@ -111,6 +111,14 @@ def test_two_recoveries_do_not_share_an_epoch(leases: MemoryLeases, clock: FakeC
     assert (first.epoch, second.epoch) == (2, 3)
 
 
+def test_an_epoch_that_went_to_another_run_is_not_taken_from_it(leases: MemoryLeases, clock: FakeClock) -> None:
+    """A run that was started for an epoch and comes second is refused: it would throw the first one out."""
+    take_next(leases, region=WEST, run_id="a", ttl_s=15, margin_s=2, clock=clock, next_epoch=2)
+    with pytest.raises(ConflictError, match="was to take epoch 2, and epoch 2 is held by us-west-2"):
+        take_next(leases, region=WEST, run_id="b", ttl_s=15, margin_s=2, clock=clock, next_epoch=2)
+    assert take_next(leases, region=WEST, run_id="a", ttl_s=15, margin_s=2, clock=clock, next_epoch=2).epoch == 2
+
+
 def test_two_processes_of_a_region_keep_one_lease(leases: MemoryLeases, clock: FakeClock) -> None:
     """The workers of a region share the lease and do not fight over it."""
     one, two = keeper(leases, clock), keeper(leases, clock)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from fakes import FakeClock
 
+from relight.errors import UnavailableError
 from relight.recovery.decide import Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
 from relight.recovery.evidence import ProbeHistory, probe
@@ -25,6 +29,7 @@ class Kept:
     def __init__(self, lease: Lease, history: ProbeHistory) -> None:
         self.lease = lease
         self.history = history
+        self.broken = 0
 
     def read(self) -> ProbeHistory:
         return self.history
@@ -38,15 +43,18 @@ class Leases:
         self.kept = kept
 
     def read(self) -> tuple[Lease, str]:
+        if self.kept.broken:
+            self.kept.broken -= 1
+            raise UnavailableError("the lease bucket does not answer")
         return self.kept.lease, "tag"
 
 
 def run(kept: Kept, clock: FakeClock, url: str) -> tuple[Watch, list[str], list[Decision]]:
     started: list[str] = []
     paged: list[Decision] = []
-    policy = Policy(probe_threshold=3, primary_region="us-east-1", lease_margin_s=2)
+    policy = Policy(probe_threshold=3, recovery_s=20, primary_region="us-east-1", lease_margin_s=2)
     done = watch(
-        url=url,
+        urls={"us-east-1": url, "us-west-2": url},
         history=kept,  # type: ignore[arg-type]
         leases=Leases(kept),  # type: ignore[arg-type]
         policy=policy,
@@ -95,24 +103,54 @@ def test_a_primary_that_answers_is_left_alone(alive: str) -> None:
 def test_a_lost_primary_is_recovered_once(alive: str) -> None:
     """The third failure in a row under a lease that ran out starts one run, named by epoch and minute."""
     clock = FakeClock()
-    kept = Kept(lease(clock, 5), ProbeHistory(ever_answered=True))
+    kept = Kept(lease(clock, 5), ProbeHistory(region="us-east-1", ever_answered=True))
     done, started, _ = run(kept, clock, DEAD)
     assert (done.verdict, done.probes) == (Verdict.RECOVER, 3)
-    assert started == ["epoch-2-20260419T0200Z"]
+    assert started == ["epoch-2-20260419T020020Z"]
 
 
 def test_failures_count_across_invocations() -> None:
     """What an earlier minute saw is not forgotten by the next."""
     clock = FakeClock()
-    seen = ProbeHistory(failures=2, failing_since=clock.now(), last_error="x", ever_answered=True)
+    seen = ProbeHistory(region="us-east-1", failures=2, failing_since=clock.now(), last_error="x", ever_answered=True)
     done, started, _ = run(Kept(lease(clock, -10), seen), clock, DEAD)
     assert (done.probes, len(started)) == (1, 1)
+
+
+def test_one_recovery_is_started_and_not_two() -> None:
+    """Until the run that was started has fenced, the primary still looks lost: no second run follows at once."""
+    clock = FakeClock()
+    kept = Kept(lease(clock, -10), ProbeHistory(region="us-east-1", ever_answered=True))
+    _, first, _ = run(kept, clock, DEAD)
+    _, second, _ = run(kept, clock, DEAD)
+    assert (len(first), second) == (1, [])
+    clock.sleep(120)
+    _, third, _ = run(kept, clock, DEAD)
+    assert len(third) == 1
+
+
+def test_a_standby_that_serves_nobody_pages() -> None:
+    """After a recovery that did not end, somebody is told, and told once."""
+    clock = FakeClock()
+    held = Lease(epoch=2, region="us-west-2", run_id="r", expires_at=clock.now() + timedelta(seconds=1000))
+    done, started, paged = run(Kept(held, ProbeHistory()), clock, DEAD)
+    assert (done.verdict, started, len(paged)) == (Verdict.PAGE, [], 1)
+    assert "nobody is served" in paged[0].reasons[1]
+
+
+def test_a_passing_error_costs_one_look(alive: str) -> None:
+    """fails when the lease cannot be read for a moment: the watch goes on."""
+    clock = FakeClock()
+    kept = Kept(lease(clock, 1000), ProbeHistory())
+    kept.broken = 2
+    done, _, _ = run(kept, clock, alive)
+    assert (done.verdict, done.probes, kept.history.ever_answered) == (Verdict.HOLD, 6, True)
 
 
 def test_a_live_lease_pages_a_person_once() -> None:
     """A primary that cannot be reached and renews its lease is reported once a minute's watch, and left alone."""
     clock = FakeClock()
-    kept = Kept(lease(clock, 1000), ProbeHistory(ever_answered=True))
+    kept = Kept(lease(clock, 1000), ProbeHistory(region="us-east-1", ever_answered=True))
     done, started, paged = run(kept, clock, DEAD)
     assert (done.verdict, started, len(paged)) == (Verdict.PAGE, [], 1)
 
@@ -122,3 +160,29 @@ def test_a_probe_says_what_was_wrong(alive: str) -> None:
     assert probe(alive, timeout_s=2) == ""
     assert probe(alive.replace("ready", "busy"), timeout_s=2) == "answered 503"
     assert "refused" in probe(DEAD, timeout_s=2)
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "pause_s", "says"),
+    [
+        (b"garbage\r\n\r\n", 0.0, "garbage"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 0.0, "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 40, 0.1, "no whole answer within 1.5 s"),
+    ],
+)
+def test_a_half_dead_endpoint_is_a_failed_probe(bytes_: bytes, pause_s: float, says: str) -> None:
+    """fails when the endpoint answers garbage, or a byte at a time: a reason, within the bound, and no exception."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                for byte in bytes_:
+                    connection.send(bytes([byte]))
+                    time.sleep(pause_s)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        assert says in probe(f"http://127.0.0.1:{server.getsockname()[1]}/ready", timeout_s=0.5)
+        thread.join(10)

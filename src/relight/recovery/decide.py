@@ -22,9 +22,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """When the primary counts as lost."""
+    """When the primary counts as lost, and how long a recovery may take before a person is told."""
 
     probe_threshold: int
+    recovery_s: float
     primary_region: str
     lease_margin_s: float
 
@@ -42,14 +43,22 @@ def decide(evidence: Evidence, policy: Policy) -> Decision:
     """Recover only when two witnesses agree: the public endpoint fails and the lease has run out.
 
     An endpoint that fails under a live lease is a primary that lives and cannot be reached from outside: taking over
-    would fence a region that works, so a person is paged. A primary that never answered and a lease that is not the
-    primary's are left alone.
+    would fence a region that works, so a person is paged. So it is when the standby took over and its endpoint has
+    failed for longer than a recovery takes: nobody is served, and nothing else would say so. A primary that never
+    answered is left alone.
+
+    The probes are of the region that holds the lease.
     """
     lease, probes = evidence.lease, evidence.probes
     if lease is None:
         return _hold(0, "no region has taken the first epoch yet")
     if lease.region != policy.primary_region:
-        return _hold(lease.epoch, f"epoch {lease.epoch} is held by {lease.region}: recovery has happened")
+        failing_s = (evidence.at - probes.failing_since).total_seconds() if probes.failing_since else 0.0
+        held = f"epoch {lease.epoch} is held by {lease.region}: recovery has happened"
+        if failing_s < policy.recovery_s:
+            return _hold(lease.epoch, held)
+        unserved = f"nobody is served there since {_time(probes.failing_since)} ({probes.last_error})"
+        return Decision(verdict=Verdict.PAGE, reasons=(held, unserved), next_epoch=lease.epoch + 1)
     if not probes.ever_answered:
         return _hold(lease.epoch, "the primary has never been ready, so it was not lost")
     if probes.failures < policy.probe_threshold:

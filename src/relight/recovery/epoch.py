@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from relight.clock import Clock
 
 LEASE_KEY = "lease.json"
+# The run id of an epoch that no recovery took.
+FIRST = "first"
 _ATTEMPTS = 5
 
 
@@ -191,7 +193,7 @@ def take_first(store: LeaseStore, *, region: str, ttl_s: float, clock: Clock) ->
     found = store.read()
     if found is not None:
         return found[0]
-    lease = Lease(epoch=1, region=region, run_id="first", expires_at=clock.now() + timedelta(seconds=ttl_s))
+    lease = Lease(epoch=1, region=region, run_id=FIRST, expires_at=clock.now() + timedelta(seconds=ttl_s))
     store.write(lease, instead_of=None)
     return lease
 
@@ -204,12 +206,14 @@ def take_next(
     ttl_s: float,
     margin_s: float,
     clock: Clock,
+    next_epoch: int | None = None,
     waiting: Callable[[float], None] = lambda _: None,
 ) -> Lease:
     """Take the next epoch for `region`, wait the old lease out, and return the new lease.
 
     Called again by the same run, it returns what that run took, after the same wait. The wait is the old lease's own
-    remainder plus `margin_s` for the difference between two machines' clocks.
+    remainder plus `margin_s` for the difference between two machines' clocks. ConflictError when `next_epoch` is given
+    and is no longer the next: another recovery was first, and its region must not lose the lease to this one.
     """
     for _ in range(_ATTEMPTS):
         found = store.read()
@@ -219,6 +223,11 @@ def take_next(
         if old.run_id == run_id:
             _wait_until(old.expires_at - timedelta(seconds=ttl_s), clock, waiting)
             return old
+        if next_epoch is not None and old.epoch + 1 != next_epoch:
+            raise ConflictError(
+                f"run {run_id} was to take epoch {next_epoch}, and epoch {old.epoch} is held by {old.region} already",
+                hint="another recovery was first; see its timeline",
+            )
         until = max(old.expires_at + timedelta(seconds=margin_s), clock.now())
         new = Lease(epoch=old.epoch + 1, region=region, run_id=run_id, expires_at=until + timedelta(seconds=ttl_s))
         try:

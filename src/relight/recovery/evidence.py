@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
@@ -18,26 +21,37 @@ if TYPE_CHECKING:
     from relight.recovery.epoch import Lease
 
 HISTORY_KEY = "sentinel.json"
+_TIMES = ("failing_since", "paged_at", "started_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeHistory:
-    """The probes in a row that failed, kept across invocations, so that a new minute does not start from nothing."""
+    """The probes of one region that failed in a row, and what was done about it; kept across invocations."""
 
+    region: str = ""
     failures: int = 0
     failing_since: datetime | None = None
     last_error: str = ""
     ever_answered: bool = False
+    paged_at: datetime | None = None
+    started_at: datetime | None = None
 
-    def after(self, error: str, at: datetime) -> ProbeHistory:
-        """The history with one more probe: `error` is empty when it was answered with 200."""
+    def after(self, error: str, at: datetime, *, region: str) -> ProbeHistory:
+        """The history with one more probe: `error` is empty when it was answered with 200.
+
+        A probe of another region starts a new history.
+        """
         if not error:
-            return ProbeHistory(ever_answered=True)
+            return ProbeHistory(region=region, ever_answered=True)
+        before = self if self.region == region else ProbeHistory()
         return ProbeHistory(
-            failures=self.failures + 1,
-            failing_since=self.failing_since or at,
+            region=region,
+            failures=before.failures + 1,
+            failing_since=before.failing_since or at,
             last_error=error,
-            ever_answered=self.ever_answered,
+            ever_answered=before.ever_answered,
+            paged_at=before.paged_at,
+            started_at=before.started_at,
         )
 
 
@@ -64,19 +78,31 @@ class HistoryStore:
                 value = json.loads(self._s3.get_object(Bucket=self._bucket, Key=HISTORY_KEY)["Body"].read())
         except NotFoundError:
             return ProbeHistory()
-        since = value.pop("failing_since")
-        return ProbeHistory(**value, failing_since=datetime.fromisoformat(since) if since else None)
+        times = {name: datetime.fromisoformat(value[name]) for name in _TIMES if value[name]}
+        return ProbeHistory(**{**value, **times})
 
     def write(self, history: ProbeHistory) -> None:
         """Replace the history."""
-        value = asdict(history)
-        value["failing_since"] = history.failing_since.isoformat() if history.failing_since else None
+        body = json.dumps(asdict(history), default=datetime.isoformat).encode()
         with aws.translating():
-            self._s3.put_object(Bucket=self._bucket, Key=HISTORY_KEY, Body=json.dumps(value).encode())
+            self._s3.put_object(Bucket=self._bucket, Key=HISTORY_KEY, Body=body)
 
 
 def probe(url: str, *, timeout_s: float) -> str:
-    """Ask `url` once; return "" when it answered 200, else what was wrong, in a few words."""
+    """Ask `url` once; return "" when it answered 200, else what was wrong, in a few words.
+
+    Bounded as a whole, because the socket's limit is for each read alone: an answer that comes byte by byte is none.
+    Never raises on the endpoint's account.
+    """
+    answers: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_ask(url, timeout_s)), name="probe", daemon=True).start()
+    try:
+        return answers.get(timeout=timeout_s + 1.0)
+    except Empty:
+        return f"no whole answer within {timeout_s + 1.0:g} s"
+
+
+def _ask(url: str, timeout_s: float) -> str:
     request = urllib.request.Request(url, headers={"User-Agent": "relight-sentinel"})  # noqa: S310 - the scheme is ours
     try:
         with urllib.request.urlopen(request, timeout=timeout_s, context=ssl.create_default_context()) as answer:  # noqa: S310
@@ -86,13 +112,15 @@ def probe(url: str, *, timeout_s: float) -> str:
         return f"answered {exc.code}"
     except urllib.error.URLError as exc:
         return str(exc.reason) or type(exc.reason).__name__
-    except OSError as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
         return str(exc) or type(exc).__name__
 
 
-def gather(*, url: str, history: HistoryStore, lease: Lease | None, timeout_s: float, clock: Clock) -> Evidence:
-    """Probe once, add it to the history, and return what is known now."""
+def gather(
+    *, url: str, region: str, history: HistoryStore, lease: Lease | None, timeout_s: float, clock: Clock
+) -> Evidence:
+    """Probe a region's `url` once, add it to the history, and return what is known now."""
     at = clock.now()
-    probes = history.read().after(probe(url, timeout_s=timeout_s), at)
+    probes = history.read().after(probe(url, timeout_s=timeout_s), at, region=region)
     history.write(probes)
     return Evidence(at=at, probes=probes, lease=lease)

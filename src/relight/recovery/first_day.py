@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from relight.config import Acknowledge
 from relight.errors import ConfigError
 from relight.queue.jetstream import open_queue
-from relight.recovery.epoch import take_first
+from relight.recovery.epoch import FIRST, take_first
 from relight.tasks.migrate import migrate
 
 if TYPE_CHECKING:
@@ -17,9 +18,22 @@ if TYPE_CHECKING:
 def prepare(region: Region) -> dict[str, Any]:
     """Make the schema, the queue and the collection, take the first epoch for this region and open its gate.
 
-    Idempotent. Refused where another region holds an epoch already, because that is no first day.
+    Idempotent. Refused, before anything is made, where this is no first day because another epoch or region is at work,
+    and where acknowledged would mean nothing because no standby confirms commits.
     """
     settings = region.settings
+    found = region.leases.read()
+    if found is not None and (found[0].region != settings.region or found[0].run_id != FIRST):
+        raise ConfigError(
+            f"{found[0].region} holds epoch {found[0].epoch}, so this is no first day of {settings.region}",
+            hint="this environment is in use; nothing was done",
+        )
+    if settings.acknowledge is Acknowledge.REMOTE and not region.database.promise():
+        raise ConfigError(
+            "synchronous_standby_names is empty on the primary's database, so no standby would confirm what is"
+            " acknowledged",
+            hint='set it to the replica\'s application_name, or acknowledge = "local" in the environment file',
+        )
     applied = migrate(region.database)
 
     async def make_queue() -> None:
@@ -29,11 +43,6 @@ def prepare(region: Region) -> dict[str, Any]:
     asyncio.run(make_queue())
     region.store.ensure(region.spec)
     lease = take_first(region.leases, region=settings.region, ttl_s=settings.lease_ttl_s, clock=region.clock)
-    if lease.region != settings.region:
-        raise ConfigError(
-            f"{lease.region} holds epoch {lease.epoch}, so {settings.region} is not the first",
-            hint="this environment is in use; nothing more was done",
-        )
     region.epochs.take(lease.epoch, region=settings.region, run_id=lease.run_id)
     region.epochs.mark_verified(lease.epoch)
     region.epochs.mark_replayed(lease.epoch)

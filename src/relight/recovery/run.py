@@ -29,6 +29,7 @@ class Run:
 
     run_id: str
     decided_at: str = ""
+    next_epoch: int | None = None
     failed: bool = False
 
     @classmethod
@@ -40,7 +41,15 @@ class Run:
             run_id = "boot-" + str(event.get("detail", {}).get("taskArn", "")).rpartition("/")[2]
         if not isinstance(run_id, str) or not run_id:
             raise ConfigError(f"the event has run_id={run_id!r}", hint='start the state machine with {"run_id": "..."}')
-        return cls(run_id=run_id, decided_at=str(event.get("at", "")), failed=bool(event.get("failed")))
+        next_epoch = event.get("next_epoch")
+        if next_epoch is not None and not isinstance(next_epoch, int):
+            raise ConfigError(f"the event has next_epoch={next_epoch!r}", hint="leave it out, or give a whole number")
+        return cls(
+            run_id=run_id,
+            decided_at=str(event.get("at", "")),
+            next_epoch=next_epoch,
+            failed=bool(event.get("failed")),
+        )
 
 
 def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
@@ -66,12 +75,16 @@ def watch_primary(region: Region) -> Watch:
     """One invocation of the sentinel: watch for most of a minute, so that the next one follows without a gap."""
     settings = region.settings
     return watch(
-        url=f"{settings.primary_url}/ready",
+        urls={
+            settings.primary_region: f"{settings.primary_url}/ready",
+            settings.standby_region: f"{settings.standby_url}/ready",
+        },
         history=region.probe_history,
         leases=region.leases,
         policy=Policy(
             probe_threshold=settings.probe_threshold,
             primary_region=settings.primary_region,
+            recovery_s=settings.objectives.rto_s / 2,
             lease_margin_s=settings.lease_margin_s,
         ),
         recover=start_execution(region.aws("stepfunctions"), settings.state_machine_arn),
@@ -84,7 +97,9 @@ def watch_primary(region: Region) -> Watch:
 
 
 def _assess(region: Region, run: Run) -> dict[str, Any]:
-    found = states.assess(vault=region.vault, leases=region.leases, replica=region.replica)
+    found = states.assess(
+        vault=region.vault, leases=region.leases, replica=region.replica, region=region.settings.region
+    )
     return {"decided_at": run.decided_at, **found}
 
 
@@ -93,6 +108,7 @@ def _fence(region: Region, run: Run) -> dict[str, Any]:
         leases=region.leases,
         region=region.settings.region,
         run_id=run.run_id,
+        next_epoch=run.next_epoch,
         ttl_s=region.settings.lease_ttl_s,
         margin_s=region.settings.lease_margin_s,
         clock=region.clock,

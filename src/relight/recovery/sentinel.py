@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import ConflictError
+from relight.errors import ConflictError, TransientError
 from relight.recovery.decide import Decision, Policy, Verdict, decide
 from relight.recovery.evidence import HistoryStore, gather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from relight.clock import Clock
     from relight.recovery.epoch import LeaseStore
 
 _log = logging.getLogger(__name__)
+
+# A run that has not fenced by then has failed: until it has fenced, the primary still looks lost.
+START_AGAIN_S = 120.0
+PAGE_AGAIN_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class Watch:
 
 def watch(
     *,
-    url: str,
+    urls: Mapping[str, str],
     history: HistoryStore,
     leases: LeaseStore,
     policy: Policy,
@@ -45,39 +49,76 @@ def watch(
     for_s: float,
     clock: Clock,
 ) -> Watch:
-    """Probe every `interval_s` for `for_s` seconds; start one recovery and return when the primary is lost.
+    """Probe the region that holds the lease every `interval_s` for `for_s` seconds, and act on what is decided.
 
-    A page is sent when the threshold is reached under a live lease, and then once for every tenfold of it.
+    Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
+    while. A passing error of the lease's own store costs one look and not the watch.
     """
     began = clock.monotonic()
     count = 0
     while True:
-        found = leases.read()
-        evidence = gather(url=url, history=history, lease=found[0] if found else None, timeout_s=timeout_s, clock=clock)
-        decision = decide(evidence, policy)
+        done: Watch | None = None
+        try:
+            done = _look(urls, history, leases, policy, recover, page, timeout_s, clock, count + 1)
+        except TransientError as exc:
+            _log.warning("look_failed", extra={"error": str(exc)})
         count += 1
-        _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-        if decision.verdict is Verdict.RECOVER:
-            # Named by minute: a run that fails before it has fenced is followed by another, a minute later.
-            run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%MZ}"
-            recover(run_id, decision, evidence.at)
-            return Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)
-        if decision.verdict is Verdict.PAGE and evidence.probes.failures % (10 * policy.probe_threshold) in (
-            policy.probe_threshold,
-            0,
-        ):
-            page(decision)
+        if done is not None and done.run_id:
+            return done
         next_at = count * interval_s
         if next_at >= for_s:
-            return Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons)
+            return done or Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
         clock.sleep(began + next_at - clock.monotonic())
+
+
+def _look(
+    urls: Mapping[str, str],
+    history: HistoryStore,
+    leases: LeaseStore,
+    policy: Policy,
+    recover: Callable[[str, Decision, datetime], None],
+    page: Callable[[Decision], None],
+    timeout_s: float,
+    clock: Clock,
+    count: int,
+) -> Watch:
+    found = leases.read()
+    region = found[0].region if found else policy.primary_region
+    evidence = gather(
+        url=urls[region],
+        region=region,
+        history=history,
+        lease=found[0] if found else None,
+        timeout_s=timeout_s,
+        clock=clock,
+    )
+    decision = decide(evidence, policy)
+    run_id = ""
+    _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
+    if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, START_AGAIN_S):
+        run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
+        recover(run_id, decision, evidence.at)
+        history.write(replace(evidence.probes, started_at=evidence.at))
+    if decision.verdict is Verdict.PAGE and _is_over(evidence.probes.paged_at, evidence.at, PAGE_AGAIN_S):
+        page(decision)
+        history.write(replace(evidence.probes, paged_at=evidence.at))
+    return Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)
+
+
+def _is_over(moment: datetime | None, now: datetime, wait_s: float) -> bool:
+    return moment is None or (now - moment).total_seconds() >= wait_s
 
 
 def start_execution(stepfunctions: Any, state_machine_arn: str) -> Callable[[str, Decision, datetime], None]:
     """A `recover` that starts the state machine; starting the same run twice starts it once."""
 
     def start(run_id: str, decision: Decision, at: datetime) -> None:
-        event = {"run_id": run_id, "reason": "; ".join(decision.reasons), "at": at.isoformat()}
+        event = {
+            "run_id": run_id,
+            "next_epoch": decision.next_epoch,
+            "reason": "; ".join(decision.reasons),
+            "at": at.isoformat(),
+        }
         try:
             with aws.translating():
                 stepfunctions.start_execution(stateMachineArn=state_machine_arn, name=run_id, input=json.dumps(event))
@@ -94,7 +135,7 @@ def publish_page(sns: Any, topic_arn: str, environment: str) -> Callable[[Decisi
         with aws.translating():
             sns.publish(
                 TopicArn=topic_arn,
-                Subject=f"Relight {environment}: the primary cannot be reached and is alive"[:100],
+                Subject=f"Relight {environment}: nobody is served, and no recovery was started"[:100],
                 Message="\n".join(decision.reasons),
             )
 

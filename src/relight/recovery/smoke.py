@@ -70,6 +70,14 @@ def _state(region: Region) -> tuple[bool, str]:
     return True, f"a replica at {position.replayed_lsn}{at}"
 
 
+def _acknowledged(region: Region) -> tuple[bool, str]:
+    if not region.replica.position().promoted:
+        return True, "commits are confirmed by this replica, where the primary waits for it"
+    if region.database.promise():
+        return True, "the standby confirms commits"
+    return False, "NOBODY confirms commits: what is acknowledged is in this region alone; build a standby"
+
+
 def _memory(region: Region) -> tuple[bool, str]:
     collection = region.store.describe(region.spec.name)
     if collection is None:
@@ -100,8 +108,10 @@ CHECKS: dict[str, Callable[[Region], tuple[bool, str]]] = {
     "vault": _vault,
     "lease": _lease,
     "state": _state,
+    "acknowledged": _acknowledged,
     "memory": _memory,
     "queue": _queue,
+    "service": _endpoint("service_url"),
     "primary endpoint": _endpoint("primary_url"),
     "standby endpoint": _endpoint("standby_url"),
 }

@@ -37,14 +37,21 @@ def held_by_run(leases: LeaseStore, *, region: str, run_id: str) -> Lease:
     return found[0]
 
 
-def assess(*, vault: Vault, leases: LeaseStore, replica: Replica) -> dict[str, Any]:
+def assess(*, vault: Vault, leases: LeaseStore, replica: Replica, region: str) -> dict[str, Any]:
     """What there is to recover from; changes nothing.
 
-    The replica must answer. Having no eligible point is not an error here: a store that holds data needs none.
+    The replica must answer, and be one: a database that accepts writes while another region holds the lease is a former
+    primary, and acting on it would drop all that happened since. Having no eligible point is not an error here: a store
+    that holds data needs none.
     """
     position = replica.position()
-    newest = next(iter(eligible(vault)), None)
     found = leases.read()
+    if position.promoted and found is not None and found[0].region != region:
+        raise ConflictError(
+            f"the database of {region} accepts writes, and epoch {found[0].epoch} is held by {found[0].region}",
+            hint="it is no replica of the holder: build a new one from it before going back",
+        )
+    newest = next(iter(eligible(vault)), None)
     return {
         "replica_replayed_lsn": position.replayed_lsn,
         "replica_last_commit_at": position.last_commit_at.isoformat() if position.last_commit_at else None,
@@ -54,18 +61,44 @@ def assess(*, vault: Vault, leases: LeaseStore, replica: Replica) -> dict[str, A
 
 
 def fence(
-    *, leases: LeaseStore, region: str, run_id: str, ttl_s: float, margin_s: float, clock: Clock
+    *,
+    leases: LeaseStore,
+    region: str,
+    run_id: str,
+    next_epoch: int | None,
+    ttl_s: float,
+    margin_s: float,
+    clock: Clock,
 ) -> dict[str, Any]:
     """Take the next epoch for `region` and wait the old lease out: from here on the old primary cannot act."""
     waits: list[float] = []
     lease = take_next(
-        leases, region=region, run_id=run_id, ttl_s=ttl_s, margin_s=margin_s, clock=clock, waiting=waits.append
+        leases,
+        region=region,
+        run_id=run_id,
+        next_epoch=next_epoch,
+        ttl_s=ttl_s,
+        margin_s=margin_s,
+        clock=clock,
+        waiting=waits.append,
     )
     return {"epoch": lease.epoch, "waited_s": round(sum(waits), 3)}
 
 
 def promote(*, replica: Replica, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
-    """Make the replica the primary, and let its database refuse every older epoch."""
+    """Make the replica the primary, and let its database refuse every older epoch.
+
+    ConflictError on a database that accepts writes and does not know the epoch before this one: that is no replica of
+    its holder.
+    """
+    if replica.position().promoted:
+        newest = epochs.newest()
+        if newest is None or newest.number < lease.epoch - 1:
+            raise ConflictError(
+                f"the database accepts writes and knows {newest.number if newest else 'no epoch'} as its newest epoch,"
+                f" and {lease.epoch} is to be taken",
+                hint="it is no replica of the last holder: build a new one from it first",
+            )
     newly = replica.promote()
     epochs.take(lease.epoch, region=lease.region, run_id=lease.run_id)
     return {"epoch": lease.epoch, "newly_promoted": newly}

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection, cursor
 
+# A server that accepts and then says nothing is given up after this. Statements take milliseconds; a migration asks for
+# more.
+TRANSACTION_S = 15.0
+# What PostgreSQL says when a commit's wait for the standby was ended early, by anybody; the commit then succeeds.
+_NOT_CONFIRMED = "canceling wait for synchronous replication"
+
 
 class Database:
     """A small pool of connections to one PostgreSQL.
@@ -32,28 +38,28 @@ class Database:
         self._closed = False
 
     @contextmanager
-    def transaction(self, *, confirmed: bool = False) -> Iterator[cursor]:
+    def transaction(self, *, confirmed: bool = False, within_s: float = TRANSACTION_S) -> Iterator[cursor]:
         """Commit on leaving, roll back on an error.
 
         With `confirmed`, leaving means that the standby has received the commit (`synchronous_commit = remote_write`).
         Where no synchronous standby is configured there is nobody to confirm, and the commit counts at once: see
-        `promise`. Raises UnconfirmedError when the commit is durable here but was not confirmed within the bound; other
-        errors leave nothing behind, but for one: a connection lost during the commit leaves it undecided, so callers
-        use idempotent statements.
+        `promise`. Raises UnconfirmedError when the commit is durable here but was not confirmed within the bound, and
+        UnavailableError when the server says nothing for `within_s`; other errors leave nothing behind, but for one: a
+        connection lost during the commit leaves it undecided, so callers use idempotent statements.
         """
         with postgres.translating():
             conn = self._take()
             try:
-                with conn.cursor() as cur:
+                with postgres.deadline(conn, within_s), conn.cursor() as cur:
                     cur.execute(
                         "select set_config('synchronous_commit', %s, true)",
                         ["remote_write" if confirmed else "local"],
                     )
                     yield cur
-                if confirmed:
-                    self._commit_confirmed(conn)
-                else:
-                    conn.commit()
+                    if confirmed:
+                        self._commit_confirmed(conn)
+                    else:
+                        conn.commit()
             except BaseException:
                 self._discard(conn)
                 raise
@@ -87,6 +93,7 @@ class Database:
             gave_up.set()
             conn.cancel()
 
+        conn.notices.clear()
         timer = threading.Timer(self._confirm_timeout_s, give_up)
         timer.daemon = True
         timer.start()
@@ -94,7 +101,7 @@ class Database:
             conn.commit()
         finally:
             timer.cancel()
-        if gave_up.is_set():
+        if gave_up.is_set() or any(_NOT_CONFIRMED in notice for notice in conn.notices):
             raise UnconfirmedError(
                 f"the standby did not confirm a commit within {self._confirm_timeout_s:g} s",
                 hint="it is committed here and not acknowledged; call again with the same id",

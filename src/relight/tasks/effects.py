@@ -51,18 +51,16 @@ def effect_key(tool: str, request: dict[str, Any]) -> str:
 def perform(ledger: Ledger, task: Task, tool: Tool, request: dict[str, Any], *, lease: HeldLease) -> Any:
     """Do `request` with `tool` at most once, across crashes and regions, and return its response.
 
-    The intent is confirmed in the standby, and the lease is live for longer than the call may take, before the tool is
-    called. An intent that an earlier life left without a record is UNKNOWN: the tool is asked, and where it cannot
-    tell, UnknownEffectError is raised and nothing is sent. That answer is final because an earlier holder's call had
-    to end before its lease did.
+    The intent is confirmed in the standby, and the lease (and with it the worker's claim on the task) is live for
+    longer than the call may take, before the tool is called. An intent that an earlier life left without a record is
+    UNKNOWN: the tool is asked, and where it cannot tell, UnknownEffectError is raised and nothing is sent. Its answer
+    is final because an earlier holder's call had to end before its lease and its claim did.
     """
     key = effect_key(tool.name, request)
     known = ledger.effect(key)
     if known is not None and known.status == "done":
         return known.response
-    if known is None:
-        ledger.intend(task, key=key, tool=tool.name, request=request)
-    else:
+    if known is not None:
         lease.check(tool.timeout_s)
         found = tool.find(request, key=key)
         if found is Answer.CANNOT_TELL:
@@ -73,7 +71,7 @@ def perform(ledger: Ledger, task: Task, tool: Tool, request: dict[str, Any], *, 
         if found is not Answer.NOT_SENT:
             ledger.settle(key, status="done", response=found)
             return found
-        ledger.renew_intent(key)
+    ledger.intend(task, key=key, tool=tool.name, request=request)
     lease.check(tool.timeout_s)
     response = tool.send(request, key=key)
     ledger.settle(key, status="done", response=response)

@@ -87,11 +87,11 @@ class Ledger:
             cur.execute(SQL["start_task"], {"id": task_id, "payload": Json(payload), "epoch": self._epoch()})
             is_new = cur.rowcount == 1
             task = _read_task(cur, task_id)
-            if not is_new and task.status == "pending":
+            if not is_new:
                 # An earlier call may have left it unconfirmed. A transaction that writes nothing has nothing to be
                 # confirmed; this one writes, and its confirmation covers whatever was committed before it.
                 cur.execute(SQL["touch_task"], {"id": task_id, "epoch": self._epoch()})
-        if task.payload != payload:
+        if canonical(task.payload) != canonical(payload):
             raise ConflictError(f"task {task_id!r} exists with another payload", hint="use a new id for a new task")
         return task
 
@@ -161,17 +161,16 @@ class Ledger:
         return Effect(**dict(zip(Effect.__dataclass_fields__, row, strict=True))) if row else None
 
     def intend(self, task: Task, *, key: str, tool: str, request: dict[str, Any]) -> None:
-        """Record the intent of an effect; on return it is confirmed in the standby, whatever the environment trades."""
+        """Record the intent of an effect, or bring one that was never settled under the newest epoch.
+
+        On return it is confirmed in the standby, whatever the environment trades. LeaseLostError when the task is no
+        longer this worker's.
+        """
         with self.database.transaction(confirmed=True) as cur:
             values = {"key": key, "tool": tool, "request": Json(request), "task_id": task.id, "claim": task.claim}
             cur.execute(SQL["intend_effect"], {**values, "epoch": self._epoch()})
             if cur.rowcount == 0:
                 raise _not_ours(task)
-
-    def renew_intent(self, key: str) -> None:
-        """Bring an unsettled effect under the newest epoch, confirmed in the standby."""
-        with self.database.transaction(confirmed=True) as cur:
-            cur.execute(SQL["renew_intent"], {"key": key, "epoch": self._epoch()})
 
     def settle(self, key: str, *, status: str, response: Any = None) -> None:
         """Record what became of an effect: `done` or `unknown`. One that is done stays done."""

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 # Any constant: it only has to be the same in every process that migrates.
 _LOCK = 0x52454C49
+MIGRATION_S = 600.0
 
 
 def migrate(database: Database) -> list[str]:
     """Apply what is missing, in order and in one transaction, and return the names; safe to run by two at once."""
     applied = []
-    with database.transaction(confirmed=True) as cur:
+    with database.transaction(confirmed=True, within_s=MIGRATION_S) as cur:
         cur.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         cur.execute("create schema if not exists relight")
         cur.execute(

@@ -51,15 +51,13 @@ select %(task_id)s, %(key)s, %(name)s, %(result)s, %(epoch)s
 -- name: read_effect
 select key, task_id, tool, request, status, response, epoch from relight.effects where key = %(key)s
 
+-- An intent that an earlier life left is taken over, and moves under the newest epoch.
 -- name: intend_effect
 insert into relight.effects (key, task_id, tool, request, status, epoch)
 select %(key)s, %(task_id)s, %(tool)s, %(request)s, 'intent', %(epoch)s
  where exists (select from relight.tasks
                 where id = %(task_id)s and claimed_by = %(claim)s and status = 'running' for update)
-
--- An effect is settled by whoever asked the tool; asking again under a newer epoch moves the intent there first.
--- name: renew_intent
-update relight.effects set status = 'intent', epoch = %(epoch)s where key = %(key)s and status <> 'done'
+on conflict (key) do update set status = 'intent', epoch = excluded.epoch where effects.status <> 'done'
 
 -- name: settle_effect
 update relight.effects
