@@ -33,8 +33,8 @@ pytestmark = pytest.mark.drill
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ID = r"\d{8}T\d{6}Z"
 CHECKS = (
-    *("connections", "vault", "lease", "state", "memory", "queue"),
-    *("primary endpoint", "standby endpoint"),
+    *("connections", "vault", "lease", "state", "acknowledged", "memory", "queue"),
+    *("service", "primary endpoint", "standby endpoint"),
 )
 
 
@@ -102,10 +102,17 @@ def ledger(stage: Stage) -> Iterator[Ledger]:
 
 
 @pytest.mark.parametrize(
-    ("role", "state"),
-    [(Role.STANDBY, r"a replica at [0-9A-F/]+, last commit at [0-9:]+Z"), (Role.PRIMARY, "accepts writes")],
+    ("role", "state", "acknowledged"),
+    [
+        (
+            Role.STANDBY,
+            r"a replica at [0-9A-F/]+, last commit at [0-9:]+Z",
+            "commits are confirmed by this replica, where the primary waits for it",
+        ),
+        (Role.PRIMARY, "accepts writes", "the standby confirms commits"),
+    ],
 )
-def test_a_healthy_region_passes(operator: Operator, role: Role, state: str) -> None:
+def test_a_healthy_region_passes(operator: Operator, role: Role, state: str, acknowledged: str) -> None:
     """Every check is one line that says what was found; the exit code is 0."""
     done = operator.runs("dr-smoke-test.sh", role=role, by_name=True)
     assert (done.code, done.err) == (0, ["all checks passed"])
@@ -114,8 +121,10 @@ def test_a_healthy_region_passes(operator: Operator, role: Role, state: str) -> 
         "vault": rf"the newest eligible recovery point is {ID}, \d+ s old, of \d+ vectors",
         "lease": r"epoch 1 of us-east-1, live for \d+ s",
         "state": state,
+        "acknowledged": acknowledged,
         "memory": r"\d+ vectors, journal applied to \d+:\d+",
         "queue": "answers",
+        "service": r"https://agent\.demo\.relight\.example answers",
         "primary endpoint": r"https://primary\.agent\.demo\.relight\.example answers",
         "standby endpoint": r"https://standby\.agent\.demo\.relight\.example answers",
     }
@@ -261,7 +270,7 @@ def test_a_lost_memory_is_named_and_mended(operator: Operator) -> None:
 
     operator.stage.run(wait_until(empty, what="an empty vector store in the standby", timeout_s=60))
     done = operator.runs("dr-smoke-test.sh")
-    assert (done.code, done.err) == (1, ["1 of 8 checks failed: memory"])
+    assert (done.code, done.err) == (1, ["1 of 10 checks failed: memory"])
     (failed,) = [line for line in done.out if not line.startswith("ok    ")]
     assert re.fullmatch("FAIL  memory +no collection 'memory': it is hydrated on boot, or by `relight restore`", failed)
     assert operator.runs("restore-vector-snapshot.sh", "--yes").code == 0
