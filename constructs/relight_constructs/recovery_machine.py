@@ -59,7 +59,9 @@ class Step:
 def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
     """The state machine in Amazon States Language, over one step for each of `VERBS`.
 
-    Input: `{"run_id", "reason", "at"}`. A state that fails for good pages somebody, and the execution then fails.
+    Input: `{"run_id", "reason", "at"}`. A state that fails for good pages somebody, and the execution then fails. When
+    it is the announcement that fails, the recovery has worked: paging, through the function that has just failed, would
+    say otherwise, so the execution only fails.
     """
     missing = [verb for verb in VERBS if verb not in steps]
     if missing:
@@ -68,7 +70,8 @@ def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
     states: dict[str, Any] = {}
     for position, together in enumerate(RECOVERY):
         after = {"Next": names[position + 1]} if position + 1 < len(names) else {"End": True}
-        states[names[position]] = _state(together, steps) | {"ResultPath": None, "Catch": [_catch()]} | after
+        paging = {} if together == (ANNOUNCE,) else {"Catch": [_catch()]}
+        states[names[position]] = _state(together, steps) | {"ResultPath": None} | paging | after
     states[PAGE] = _invoke(steps[ANNOUNCE], {"run_id.$": "$.run_id", "failed": True}) | {
         "ResultPath": None,
         "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "failed"}],

@@ -80,9 +80,9 @@ def test_a_state_outlives_its_function() -> None:
 
 
 def test_fails_when_a_state_fails_and_pages_first() -> None:
-    """Whatever goes wrong, somebody is told and the execution fails with the state's own error."""
+    """Whatever goes wrong until the gate opens, somebody is told, and the execution fails with the state's own error."""
     document = definition(STEPS)
-    for name in chain(document):
+    for name in chain(document)[:-1]:
         assert document["States"][name]["Catch"] == [
             {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "page"}
         ]
@@ -94,6 +94,15 @@ def test_fails_when_a_state_fails_and_pages_first() -> None:
     assert page["Next"] == "failed"
     assert [catch["Next"] for catch in page["Catch"]] == ["failed"]
     assert document["States"]["failed"]["Type"] == "Fail"
+
+
+def test_fails_without_paging_when_only_the_announcement_fails() -> None:
+    """The gate is open by then: nobody is told that a recovery failed which worked."""
+    document = definition(STEPS)
+    announce = document["States"]["announce"]
+    assert "Catch" not in announce
+    assert announce["End"] is True
+    assert announce["Retry"], "transient trouble is tried again all the same"
 
 
 def test_a_missing_function_is_refused() -> None:
