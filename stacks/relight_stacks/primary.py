@@ -30,6 +30,8 @@ class PrimaryStack(RegionStack):
         # Two snapshots at once would compete for the same name.
         snapshot = self.function("snapshot", timeout_s=SNAPSHOT_TIMEOUT_S, networked=True, at_once=1)
         self.connections.grant_read(snapshot)
+        # Without the lease it seals nothing: a former primary's points must not reach the standby's vault.
+        self.lease.grant_read(snapshot)
         self.own_vault.grant_seal(snapshot)
         vault_of(environment, Role.STANDBY).grant_seal(snapshot)
         Schedule(

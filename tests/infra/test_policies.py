@@ -51,6 +51,7 @@ def seal(vault: str) -> set[str]:
 TABLE: dict[str, set[str]] = {
     "snapshot": JOIN_NETWORK
     | READ_SECRET
+    | READ_LEASE
     | seal("primary-vault")
     | seal("standby-vault")
     | ENCRYPT_EAST
