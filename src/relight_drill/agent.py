@@ -20,12 +20,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from nats.errors import Error as NatsError
 
-from relight.errors import ConflictError, LeaseLostError, NotFoundError, PermanentError, RelightError, UnavailableError
+from relight.config import Acknowledge
+from relight.errors import ConflictError, LeaseLostError, NotFoundError, RelightError, UnavailableError
 from relight.memory.api import Applier, Memory, Point
 from relight.queue.jetstream import JetStreamQueue
 from relight.recovery.gate import Readiness, readiness
@@ -36,7 +38,7 @@ from relight.wiring import Region
 from relight_drill.corpus import Embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from psycopg2.extensions import cursor
 
@@ -47,6 +49,11 @@ CONCURRENCY = 4
 READINESS_EVERY_S = 0.5
 READINESS_LASTS_S = 3.0
 APPLY_EVERY_S = 0.3
+CLOSE_S = 2.0
+# A task that is given back comes again later and later, and not before a tool's call that broke off has surely ended.
+# One that keeps failing is parked, for a person, after a quarter of an hour.
+ATTEMPTS = 20
+AGAIN_S, AGAIN_AT_MOST_S = 4.0, 60.0
 OUTBOX = "http://outbox.example/messages"
 
 _log = logging.getLogger(__name__)
@@ -96,33 +103,42 @@ class Agent:
         self._readiness = Readiness(ready=False, reason="starting")
         self._readiness_at = float("-inf")
         self._queue: JetStreamQueue | None = None
+        self._connecting = asyncio.Lock()
 
     async def run(self) -> None:
-        """Serve until SIGTERM."""
+        """Serve until SIGTERM. Raises what ended a part of the agent: without it the agent must not stay in service."""
         loop = asyncio.get_running_loop()
-        stopped = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, stopped.set)
-        threads = [
-            threading.Thread(target=self._lease.run, args=[self._stop], name="lease", daemon=True),
-            threading.Thread(target=self._watch_readiness, name="readiness", daemon=True),
-            threading.Thread(target=self._apply_journal, name="applier", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        runner = web.AppRunner(self._app(), access_log=None)
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_signal_handler(signal.SIGTERM, _settle, ended, None)
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=CLOSE_S)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self._port).start()
+        for name, part in (
+            ("lease", lambda: self._lease.run(self._stop)),
+            ("readiness", self._watch_readiness),
+            ("applier", self._apply_journal),
+        ):
+            threading.Thread(target=self._live, args=[part, loop, ended], name=name, daemon=True).start()
         worker = asyncio.create_task(self._work())
+        worker.add_done_callback(lambda done: _settle(ended, None if done.cancelled() else done.exception()))
         try:
-            await stopped.wait()
+            await ended
         finally:
             self._stop.set()
             worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await worker
+            await asyncio.gather(worker, return_exceptions=True)
             await runner.cleanup()
+            if self._queue is not None:
+                await self._drop(self._queue)
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._region.close()
+
+    def _live(self, part: Callable[[], None], loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+        """Run a part in its thread; it may not end before the agent does."""
+        try:
+            part()
+        except BaseException as exc:  # noqa: BLE001 - raised again by run()
+            loop.call_soon_threadsafe(_settle, ended, exc)
 
     # -- what runs all the time
 
@@ -131,13 +147,16 @@ class Agent:
         settings = self._region.settings
         while not self._stop.wait(READINESS_EVERY_S):
             before = self._region.clock.monotonic()
-            self._readiness = readiness(
+            found = readiness(
                 region=settings.region,
                 lease=self._lease,
                 epochs=self._region.epochs,
                 memory=self._region.store,
                 collection=settings.collection,
             )
+            if found.ready != self._readiness.ready or (found.detail and found.reason != self._readiness.reason):
+                _log.info("gate", extra={"ready": found.ready, "reason": found.reason, "detail": found.detail})
+            self._readiness = found
             self._readiness_at = before
 
     def ready(self) -> Readiness:
@@ -145,16 +164,21 @@ class Agent:
         age_s = self._region.clock.monotonic() - self._readiness_at
         if age_s > READINESS_LASTS_S:
             return Readiness(ready=False, reason=f"no answer from the servers for {age_s:.0f} s")
-        if self._readiness.ready:
+        found = self._readiness
+        if found.opened:
             try:
                 self._lease.check()
             except LeaseLostError as exc:
                 return Readiness(ready=False, reason=exc.problem)
-        return self._readiness
+        return found
 
     def _apply_journal(self) -> None:
+        """Keep memory at the journal, from nothing where the store came back without its volume.
+
+        Only behind an open gate: before that hydration fills the store, and begins with a snapshot.
+        """
         while not self._stop.wait(APPLY_EVERY_S):
-            if self.ready().ready:
+            if self.ready().opened:
                 try:
                     with self._region.state() as state:
                         Applier(store=self._region.store, spec=self._region.spec, state=state).catch_up()
@@ -162,31 +186,52 @@ class Agent:
                     _log.warning("applier_failed", extra={"error": str(exc)})
 
     async def _work(self) -> None:
-        running: set[asyncio.Task[None]] = set()
-        while True:
-            if not self.ready().ready or len(running) >= CONCURRENCY:
-                await asyncio.sleep(0.1)
-                continue
-            try:
-                queue = await self._connected()
-                deliveries = await queue.fetch(CONCURRENCY - len(running), timeout_s=1.0)
-            except RelightError as exc:
-                _log.warning("fetch_failed", extra={"error": str(exc)})
-                await asyncio.sleep(1.0)
-                continue
-            for delivery in deliveries:
-                task = asyncio.create_task(self._deliver(delivery))
-                running.add(task)
-                task.add_done_callback(running.discard)
+        async with asyncio.TaskGroup() as group:
+            running: set[asyncio.Task[None]] = set()
+            while True:
+                if not self.ready().ready or len(running) >= CONCURRENCY:
+                    await asyncio.sleep(0.1)
+                    continue
+                try:
+                    async with self._connected() as queue:
+                        deliveries = await queue.fetch(CONCURRENCY - len(running), timeout_s=1.0)
+                except RelightError as exc:
+                    _log.warning("fetch_failed", extra={"error": str(exc)})
+                    await asyncio.sleep(1.0)
+                    continue
+                for delivery in deliveries:
+                    task = group.create_task(self._deliver(delivery))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
 
-    async def _connected(self) -> JetStreamQueue:
-        if self._queue is None:
-            queue = await JetStreamQueue.connect(
-                self._region.connections.queue_url, environment=self._region.settings.environment
-            )
-            await queue.ensure()
-            self._queue = queue
-        return self._queue
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[JetStreamQueue]:
+        """The queue, made where it is not there. One that fails is let go, so that the next use finds it made again:
+        a server that lost its store has lost the queue as well."""
+        async with self._connecting:
+            queue = self._queue
+            if queue is None:
+                queue = await JetStreamQueue.connect(
+                    self._region.connections.queue_url, environment=self._region.settings.environment
+                )
+                try:
+                    await queue.ensure()
+                except BaseException:
+                    await self._drop(queue)
+                    raise
+                self._queue = queue
+        try:
+            yield queue
+        except UnavailableError:
+            await self._drop(queue)
+            raise
+
+    async def _drop(self, queue: JetStreamQueue) -> None:
+        """Close it, within bounds, and use it no more."""
+        if self._queue is queue:
+            self._queue = None
+        with suppress(TimeoutError, OSError, NatsError):
+            await asyncio.wait_for(queue.close(), CLOSE_S)
 
     # -- tasks
 
@@ -194,14 +239,15 @@ class Agent:
         """Work on one message. A message whose outcome is not certain is left, and comes again."""
         keeping = asyncio.create_task(self._keep(delivery))
         try:
-            if await self._in_thread(lambda: self._perform(delivery.task_id)):
+            again_s = await self._in_thread(lambda: self._perform(delivery.task_id))
+            if again_s is None:
                 await delivery.ack()
             else:
-                await delivery.nak(2.0)
+                await delivery.nak(again_s)
         except RelightError as exc:
             _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
             with suppress(RelightError):
-                await delivery.nak(2.0)
+                await delivery.nak(AGAIN_S)
         finally:
             keeping.cancel()
 
@@ -211,22 +257,29 @@ class Agent:
             with suppress(RelightError):
                 await delivery.in_progress()
 
-    def _perform(self, task_id: str) -> bool:
-        """Run a task; True when its message has done its work."""
+    def _perform(self, task_id: str) -> float | None:
+        """Run a task; return after how many seconds it should come again, None when its message has done its work.
+
+        Whatever a task raises is taken to be passing, whoever acknowledged it having promised that it will be done: it
+        is given back, and fails for good only when nobody can tell whether its effect happened, or in its last attempt.
+        Raises ConflictError when the task, or the right to act, went to somebody else.
+        """
         task = self._ledger.claim(task_id, worker=self._name, lease_s=CLAIM_S)
         if task is None:
-            return self._ledger.task(task_id).status in ("done", "failed")
-        run = TaskRun(self._ledger, task, lease=self._lease, claim_s=CLAIM_S)
+            return None if self._ledger.task(task_id).status in ("done", "failed") else AGAIN_S
+        run = TaskRun(self._ledger, task, lease=self._lease, claim_s=CLAIM_S, clock=self._region.clock)
         try:
             self._ledger.finish(task, self._report(run))
-        except (UnknownEffectError, PermanentError) as exc:
-            self._ledger.release(task, error=str(exc), failed=True)
+        except UnknownEffectError as exc:
+            self._ledger.release(task, error=_written(exc), failed=True)
         except ConflictError:
             raise
-        except RelightError as exc:
-            self._ledger.release(task, error=str(exc), failed=False)
-            return False
-        return True
+        except Exception as exc:  # noqa: BLE001 - the boundary of a worker: a task may raise anything, and is given back
+            last = task.attempts >= ATTEMPTS
+            _log.warning("task_failed", extra={"task_id": task.id, "attempt": task.attempts, "error": _written(exc)})
+            self._ledger.release(task, error=_written(exc), failed=last)
+            return None if last else min(AGAIN_S * 2 ** (task.attempts - 1), AGAIN_AT_MOST_S)
+        return None
 
     def _report(self, run: TaskRun) -> dict[str, Any]:
         """The workload: recall, summarise, report."""
@@ -295,12 +348,15 @@ class Agent:
         body = await request.json()
         task = await self._in_thread(lambda: self._ledger.start_task(body["id"], body["payload"]))
         if task.status in ("pending", "running"):
-            await (await self._connected()).publish(task.id, epoch=self._lease.epoch)
+            async with self._connected() as queue:
+                await queue.publish(task.id, epoch=self._lease.epoch)
         return web.json_response({"id": task.id, "status": task.status, "epoch": task.epoch}, status=202)
 
     async def _get_task(self, request: web.Request) -> web.Response:
         task = await self._in_thread(lambda: self._ledger.task(request.match_info["id"]))
-        return web.json_response({"id": task.id, "status": task.status, "result": task.result, "error": task.error})
+        # What follows the error's class is a driver's text, for whoever may read the ledger.
+        error = task.error and task.error.partition(":")[0]
+        return web.json_response({"id": task.id, "status": task.status, "result": task.result, "error": error})
 
     async def _post_memory(self, request: web.Request) -> web.Response:
         """201 when the memory is acknowledged."""
@@ -309,7 +365,8 @@ class Agent:
         return web.json_response({"id": body["id"]}, status=201)
 
     def _remember(self, id_: str, text: str) -> None:
-        with self._region.database.transaction(confirmed=True) as cur:
+        confirmed = self._region.settings.acknowledge is Acknowledge.REMOTE
+        with self._region.database.transaction(confirmed=confirmed) as cur:
             self._learn(cur, id_, text)
 
     def _learn(self, cur: cursor, id_: str, text: str, *, task_id: str | None = None) -> None:
@@ -325,19 +382,38 @@ class Agent:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
+def _settle(ended: asyncio.Future[None], exc: BaseException | None) -> None:
+    """The first reason to end counts."""
+    if ended.done():
+        return
+    if exc is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(exc)
+
+
+def _written(exc: Exception) -> str:
+    """An error as the ledger has it: its class, and then what was said."""
+    return f"{type(exc).__name__}: {exc}"
+
+
 @web.middleware
 async def _errors_as_answers(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+    """A caller is told the class of an error; its text, which may name hosts and users, goes to the log."""
     try:
         answer: web.StreamResponse = await handler(request)
-    except NotFoundError as exc:
-        return web.json_response({"error": str(exc)}, status=404)
-    except LeaseLostError as exc:
-        return web.json_response({"error": str(exc)}, status=503)
-    except ConflictError as exc:
-        return web.json_response({"error": str(exc)}, status=409)
     except RelightError as exc:
-        return web.json_response({"error": str(exc)}, status=503 if exc.retryable else 500)
+        _log.warning("call_failed", extra={"path": request.path, "error": _written(exc)})
+        return web.json_response({"error": type(exc).__name__}, status=_status_of(exc))
     return answer
+
+
+def _status_of(exc: RelightError) -> int:
+    if isinstance(exc, LeaseLostError) or exc.retryable:
+        return 503
+    if isinstance(exc, ConflictError):
+        return 409
+    return 404 if isinstance(exc, NotFoundError) else 500
 
 
 class _Lines(logging.Formatter):
@@ -359,7 +435,12 @@ def main() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("botocore").setLevel(logging.WARNING)
     port, seed = int(os.environ["PORT"]), int(os.environ.get("SEED", "0"))
-    asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())
+    try:
+        asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())
+    except Exception:  # noqa: BLE001 - whatever it is, the process must end
+        _log.exception("agent_failed")
+        # A thread that waits for a silent server would keep the process from ending, and ECS from starting another.
+        os._exit(1)
 
 
 if __name__ == "__main__":
