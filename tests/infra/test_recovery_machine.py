@@ -80,7 +80,7 @@ def test_a_state_outlives_its_function() -> None:
 
 
 def test_fails_when_a_state_fails_and_pages_first() -> None:
-    """Whatever goes wrong until the gate opens, somebody is told, and the execution fails with the state's own error."""
+    """Whatever goes wrong until the gate is open, somebody is told, and the execution fails with that state's error."""
     document = definition(STEPS)
     for name in chain(document)[:-1]:
         assert document["States"][name]["Catch"] == [
