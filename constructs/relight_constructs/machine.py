@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from relight_constructs.props import RecoveryMachineProps
 
 START_ACTIONS = ("states:StartExecution",)
-TRACE_ACTIONS = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
+# Step Functions asks for the sampling rules itself, where Lambda does not. Source: AWS Step Functions developer guide,
+# "Trace Step Functions request data in AWS X-Ray".
+TRACE_ACTIONS = (
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+)
 DELIVER_LOG_ACTIONS = (
     "logs:CreateLogDelivery",
     "logs:DeleteLogDelivery",

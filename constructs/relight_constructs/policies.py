@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 VERSION = "2012-10-17"
 
 _ENI = "Lambda makes its network interfaces under the role before any resource exists, and checks for `*`"
-_XRAY = "X-Ray's writing actions take no resource"
+_XRAY = "X-Ray's actions for tracing take no resource"
 _DELIVERY = "CloudWatch's log delivery actions take no resource"
 
 # The only actions that may be allowed on every resource, and why. Source: the service authorization reference, where
@@ -37,6 +37,8 @@ ANY_RESOURCE: dict[str, str] = {
     "logs:ListLogDeliveries": _DELIVERY,
     "logs:PutResourcePolicy": _DELIVERY,
     "logs:UpdateLogDelivery": _DELIVERY,
+    "xray:GetSamplingRules": _XRAY,
+    "xray:GetSamplingTargets": _XRAY,
     "xray:PutTelemetryRecords": _XRAY,
     "xray:PutTraceSegments": _XRAY,
 }
@@ -92,23 +94,26 @@ def trust(service: str, *, account: str, source_arn: str | None = None) -> str:
 
 
 def trust_tasks(*, account: str, region: str) -> str:
-    """Who may take on a container's role: ECS, on behalf of this account's tasks in this region.
+    """Who may take on a container's role: ECS, on behalf of this account's tasks in this region."""
+    return trust("ecs-tasks.amazonaws.com", account=account, source_arn=f"arn:aws:ecs:{region}:{account}:*")
 
-    ECS says on whose behalf it asks; `IfExists`, so that the drill, which plays ECS and cannot say so, may ask too.
-    A role can be handed to a task from within its own account only, whatever this says.
+
+def trust_replication() -> str:
+    """S3's trust for replication: it is documented without conditions, and one that S3 does not meet fails silently.
+
+    Handing a role to S3 needs `iam:PassRole` in the role's own account, so no other account can have it used. Source:
+    Amazon S3 user guide, "Setting up permissions for live replication".
     """
-    condition = {
-        "StringEqualsIfExists": {"aws:SourceAccount": account},
-        "ArnLikeIfExists": {"aws:SourceArn": f"arn:aws:ecs:{region}:{account}:*"},
-    }
-    principal = {"Service": "ecs-tasks.amazonaws.com"}
-    return _document([{"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole", "Condition": condition}])
+    return _trust_unbound("s3.amazonaws.com")
 
 
 def trust_lambda() -> str:
     """Lambda's trust: it takes on a function's role without naming the account, so a condition would shut it out."""
-    principal = {"Service": "lambda.amazonaws.com"}
-    return _document([{"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}])
+    return _trust_unbound("lambda.amazonaws.com")
+
+
+def _trust_unbound(service: str) -> str:
+    return _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
 
 
 def key_policy(*, account: str, logs_region: str | None = None) -> str:

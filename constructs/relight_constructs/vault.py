@@ -37,7 +37,7 @@ from relight_constructs.bindings import (
     S3BucketVersioningVersioningConfiguration,
 )
 from relight_constructs.key import Key
-from relight_constructs.policies import Statement, tls_only, trust
+from relight_constructs.policies import Statement, tls_only, trust_replication
 from relight_constructs.props import KeyProps
 from relight_constructs.role import Role
 
@@ -173,7 +173,7 @@ class Vault(Construct):
             self,
             "replication",
             name=props.place.role_name("replication"),
-            trust=trust("s3.amazonaws.com", account=props.place.account, source_arn=self.ref.arn),
+            trust=trust_replication(),
             provider=props.provider,
         )
         role.allow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -242,17 +243,67 @@ def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synt
 
 
 def test_who_may_take_on_a_role_is_one_service(synthesis: Synthesis) -> None:
-    """Every role trusts one AWS service; all but Lambda's are bound to this account."""
+    """Every role trusts one AWS service, on behalf of this account; Lambda and S3's replication do not name it."""
     for path, role in synthesis.resources("aws_iam_role").items():
         (statement,) = json.loads(role["assume_role_policy"])["Statement"]
         (service,) = statement["Principal"].values()
         assert statement["Action"] == "sts:AssumeRole"
-        if service == "lambda.amazonaws.com":
-            assert "Condition" not in statement
-        elif service == "ecs-tasks.amazonaws.com":
-            assert statement["Condition"]["StringEqualsIfExists"] == {"aws:SourceAccount": "000000000000"}, path
+        if service in ("lambda.amazonaws.com", "s3.amazonaws.com"):
+            assert "Condition" not in statement, path
         else:
             assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "000000000000"}, path
+
+
+@pytest.mark.parametrize(("part", "region"), [("primary", "us-east-1"), ("standby", "us-west-2")])
+def test_containers_roles_are_for_ecs_in_their_own_region(synthesis: Synthesis, part: str, region: str) -> None:
+    """ECS must say on whose behalf it asks: a request that does not is refused."""
+    for service in ("agent", "vector"):
+        for kind in ("role", "execution"):
+            role = synthesis.one("aws_iam_role", f"{part}/{service}/{kind}/role")
+            (statement,) = json.loads(role["assume_role_policy"])["Statement"]
+            assert statement["Principal"] == {"Service": "ecs-tasks.amazonaws.com"}
+            assert statement["Condition"] == {
+                "StringEquals": {"aws:SourceAccount": "000000000000"},
+                "ArnLike": {"aws:SourceArn": f"arn:aws:ecs:{region}:000000000000:*"},
+            }
+
+
+def test_the_policies_of_a_role_fit_into_it(synthesis: Synthesis) -> None:
+    """IAM refuses more than 10,240 characters of inline policies; an ARN may have 150 where there is a reference."""
+    for part in ("vault", "primary", "standby"):
+        sizes: dict[str, int] = {}
+        for item in synthesis.resources("aws_iam_role_policy", part=part).values():
+            text = re.sub(r"\$\{[^}]*\}", "x" * 150, item["policy"])
+            sizes[item["role"]] = sizes.get(item["role"], 0) + len(text)
+        assert max(sizes.values()) <= 10_240
+
+
+def test_replication_reads_with_one_key_and_writes_with_the_other(synthesis: Synthesis) -> None:
+    """Objects are decrypted in their own region and encrypted in the peer's; both only through S3 there."""
+    region = {"primary": "us-east-1", "standby": "us-west-2"}
+    for source, target in (("primary", "standby"), ("standby", "primary")):
+        statements = statements_of(synthesis, "vault", f"{source}-vault/replication/role")
+        by_key = {
+            statement["Resource"][0]: (statement["Action"], statement["Condition"]["StringEquals"]["kms:ViaService"])
+            for statement in statements
+            if statement["Action"][0].startswith("kms:")
+        }
+        keys = {at: f"${{{synthesis.address_of('aws_kms_key', f'vault/{at}-vault/key/key')}.arn}}" for at in region}
+        assert by_key == {
+            keys[source]: (["kms:Decrypt"], f"s3.{region[source]}.amazonaws.com"),
+            keys[target]: (["kms:Encrypt", "kms:GenerateDataKey"], f"s3.{region[target]}.amazonaws.com"),
+        }
+
+
+def test_the_logs_of_a_region_may_be_encrypted_with_its_key(synthesis: Synthesis) -> None:
+    """CloudWatch Logs refuses to make a group with a key whose own policy does not name it."""
+    for part, region in (("primary", "us-east-1"), ("standby", "us-west-2")):
+        key = synthesis.one("aws_kms_key", f"{part}/key/key")
+        (logs,) = (item for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "LogsEncrypt")
+        assert logs["Principal"] == {"Service": f"logs.{region}.amazonaws.com"}
+        allowed_arn = logs["Condition"]["ArnLike"]["kms:EncryptionContext:aws:logs:arn"]
+        for group in synthesis.resources("aws_cloudwatch_log_group", part=part).values():
+            assert fnmatchcase(f"arn:aws:logs:{region}:000000000000:log-group:{group['name']}", allowed_arn)
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:
