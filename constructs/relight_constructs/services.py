@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 SCALE_ACTIONS = ("ecs:DescribeServices", "ecs:UpdateService")
 PULL_ACTIONS = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
+# What an agent may take to start before the load balancer's opinion of it counts. Without it ECS may end, again and
+# again, a task that was asked too early.
+HEALTH_GRACE_S = 60
+
 _ECR = re.compile(r"(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/(?P<repository>[^:@]+)")
 
 
@@ -111,6 +115,7 @@ class Service(Construct):
                     target_group_arn=props.target_group_arn,
                 )
             ],
+            health_check_grace_period_seconds=None if props.target_group_arn is None else HEALTH_GRACE_S,
             # How many run is the recovery's to decide once the service exists.
             lifecycle=TerraformResourceLifecycle(ignore_changes=["desired_count"]),
         )

@@ -128,8 +128,20 @@ def environments_folder() -> Path:
 
 
 def load_environments(folder: Path | None = None) -> list[Environment]:
-    """Every environment of `folder`, sorted by name."""
-    return [load_environment(path) for path in sorted((folder or environments_folder()).glob("*.toml"))]
+    """Every environment of `folder`, sorted by name.
+
+    Each makes the zone of its domain and finds it by name, so that two of one account cannot have the same.
+    """
+    found = [load_environment(path) for path in sorted((folder or environments_folder()).glob("*.toml"))]
+    owners: dict[tuple[str, str], str] = {}
+    for environment in found:
+        owner = owners.setdefault((environment.account, environment.domain), environment.name)
+        if owner != environment.name:
+            raise ConfigError(
+                f"{environment.name}: domain = {environment.domain!r} is the domain of {owner} in the same account",
+                hint=f"use one of its own, such as {environment.name}.{environment.domain}",
+            )
+    return found
 
 
 def load_named(name: str, folder: Path | None = None) -> Environment:

@@ -46,6 +46,16 @@ def test_every_shipped_environment_is_valid() -> None:
     assert names == sorted(names)
 
 
+def test_two_environments_of_one_account_have_a_domain_each(tmp_path: Path) -> None:
+    """Each makes a zone of its own and finds it by its name, which must tell it from the other's."""
+    write(tmp_path, DEMO, "staging")
+    write(tmp_path, DEMO.replace("000000000000", "111111111111"), "other")
+    assert [environment.name for environment in load_environments(tmp_path)] == ["other", "staging"]
+    write(tmp_path, DEMO, "prod")
+    with pytest.raises(ConfigError, match=r"staging: domain = 'relight\.example' is the domain of prod"):
+        load_environments(tmp_path)
+
+
 def test_optional_keys_are_read(tmp_path: Path) -> None:
     """What may be left out is read when it is there."""
     text = 'acknowledge = "local"\non_lease_lost = "serve"\nconfirm_timeout_s = 2\n' + DEMO

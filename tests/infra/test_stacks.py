@@ -379,6 +379,14 @@ def test_services_start_with_what_the_pattern_says(synthesis: Synthesis, part: s
 
 
 @pytest.mark.parametrize("part", HALVES)
+def test_an_agent_has_time_to_start(synthesis: Synthesis, part: str) -> None:
+    """ECS does not end a task on the load balancer's word in its first minute; a service without one has no such time,
+    which ECS would refuse."""
+    assert synthesis.one("aws_ecs_service", f"{part}/agent/service")["health_check_grace_period_seconds"] == 60
+    assert "health_check_grace_period_seconds" not in synthesis.one("aws_ecs_service", f"{part}/vector/service")
+
+
+@pytest.mark.parametrize("part", HALVES)
 def test_images_come_from_the_region_itself(synthesis: Synthesis, part: str) -> None:
     """A standby that pulls from the primary's registry dies with it."""
     region = HOME[part]
