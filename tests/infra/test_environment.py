@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
+from synthesis import ROOT
 
 from relight.config import Acknowledge, OnLeaseLost, Role, Settings
 from relight.errors import ConfigError
@@ -16,7 +17,7 @@ from relight_stacks.environment import (
     load_environments,
     load_named,
 )
-from relight_stacks.settings import settings_for
+from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,22 @@ def test_optional_keys_are_read(tmp_path: Path) -> None:
     assert (mine.acknowledge, mine.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
     assert mine.confirm_timeout_s == 2.0
     assert mine.agent.command == ("agent", "--serve")
+
+
+def test_the_readme_names_what_the_stacks_make(tmp_path: Path) -> None:
+    """Fails when a name changes that an operator is told to use."""
+    names = load_environment(write(tmp_path, DEMO, "prod")).names
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for name in (
+        names.connections_secret,
+        names.vector_password_secret,
+        names.operations_key_alias,
+        names.incidents_topic,
+        names.endpoint_host(Role.PRIMARY).replace(names.domain, "<domain>"),
+    ):
+        assert name in readme
+    assert f"--cluster {names.cluster} --service {VECTOR_SERVICE}" in readme
+    assert f"--cluster {names.cluster} --service {AGENT_SERVICE}" in readme
 
 
 ACCOUNT = 'account = "000000000000"'
