@@ -1,6 +1,7 @@
 """Raise two regions on this machine, destroy something, and measure the recovery.
 
-Exit code 0: every objective was met and nothing was lost or duplicated; 3: not so; 1: the drill itself failed.
+Exit code 0: every objective was met and nothing was lost or duplicated; 3: not so; 1: the drill itself failed, and what
+had been measured by then is reported all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from relight_cli.console import DONE, MISSED, say
 
 if TYPE_CHECKING:
     import argparse
+
+    from relight_drill.result import Outcome
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +41,18 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("")  # fails now rather than after minutes
-    outcomes = run_drill(names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep)
-    write(outcomes, seed=args.seed, file=sys.stdout)
-    if args.json is not None:
-        args.json.write_text(json.dumps(drill_json(outcomes, seed=args.seed), indent=2) + "\n")
-    if args.report is not None:
-        with args.report.open("w") as file:
-            write(outcomes, seed=args.seed, file=file, width=120)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in run_drill(names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep):
+            outcomes.append(outcome)
+    finally:
+        if outcomes:
+            write(outcomes, seed=args.seed, file=sys.stdout)
+            if args.json is not None:
+                args.json.write_text(json.dumps(drill_json(outcomes, seed=args.seed), indent=2) + "\n")
+            if args.report is not None:
+                with args.report.open("w") as file:
+                    write(outcomes, seed=args.seed, file=file, width=120)
     missed = [outcome.name for outcome in outcomes if not outcome.met]
     if missed:
         say(f"objectives missed: {', '.join(missed)}")

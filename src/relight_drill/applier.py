@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from relight_drill.processes import DrillError
+from relight_drill.processes import DrillError, first_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -787,7 +787,7 @@ async def apply(
                     for name in ready
                 ]
         except* DrillError as failures:
-            raise _first(failures) from None
+            raise first_failure(failures) from None
         for task in tasks:
             made.extend(task.result())
         order.done(*ready)
@@ -891,15 +891,6 @@ async def _apply_stack(
         for address in order:
             tasks[address] = group.create_task(make(stack.nodes[address]), name=address)
     return [made[address] for address in order]
-
-
-def _first(failures: BaseExceptionGroup[DrillError]) -> DrillError:
-    """One failure stands for those that it caused."""
-    failure: BaseException = failures
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    assert isinstance(failure, DrillError)  # noqa: S101 - the group was caught by that type
-    return failure
 
 
 def _make(place: Place, node: _Node, resolved: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The audit after a scenario: what was lost, what was done twice, what diverged.
 
-It compares what callers were told with what the new primary and the outbox have, and reads no setting.
+It compares what was acknowledged with what the new primary, its vector store and the outbox have. It reads no setting.
 """
 
 from __future__ import annotations
@@ -34,14 +34,21 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What became of everything that callers were told, and of everything that was sent."""
+    """What became of everything that was acknowledged, and of everything that was sent.
+
+    `missing` has what is lost: by kind and id, when it was acknowledged; None where no caller was told.
+    """
 
     acknowledged: Tally
-    lost: Tally
-    lost_ids: tuple[str, ...]
+    missing: Mapping[str, Mapping[str, float | None]]
     unfinished: tuple[str, ...]
     duplicated_effects: int
     rpo_s: float
+
+    @property
+    def lost(self) -> Tally:
+        """What is lost, counted."""
+        return Tally(**{kind: len(names) for kind, names in self.missing.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,29 +72,55 @@ def read_books(dsn: str) -> Books:
     return Books(tasks=tasks, memories=memories, effects=effects)
 
 
-def audit(
-    record: Record, *, books: Books, recalled: frozenset[str], outbox: Sequence[Sent], fault_at: float | None
-) -> Audit:
-    """Set what callers were told beside what is there now.
+def memories_expected(record: Record, *, corpus: Mapping[str, float], books: Books) -> dict[str, float]:
+    """Every memory that was acknowledged, and when: what callers told, what was there before them, and what the agent
+    learned in a finished task, which was no sooner than the task was acknowledged."""
+    reports = {f"report/{name}": at for name, at in record.tasks.items() if books.tasks.get(name) == "done"}
+    return {**corpus, **record.memories, **reports}
 
-    A task is lost when the ledger does not have it, a memory when the vector store does not, an effect when it was sent
-    and the ledger has no trace of it. `unfinished` are acknowledged tasks that are there and not done.
+
+def audit(
+    record: Record,
+    *,
+    memories: Mapping[str, float],
+    books: Books,
+    recalled: frozenset[str],
+    outbox: Sequence[Sent],
+    fault_at: float,
+) -> Audit:
+    """Set what was acknowledged beside what is there now.
+
+    A task is lost when the ledger does not have it, and one of `memories` when the vector store does not give it back.
+    An effect is lost when its task is done and nothing was sent, or when it was sent and the ledger has no trace of it.
+    A second message of one task is a duplicate, whatever it says. `unfinished` are acknowledged tasks that are there
+    and not done.
     """
-    lost_tasks = {name: at for name, at in record.tasks.items() if name not in books.tasks}
-    lost_memories = {name: at for name, at in record.memories.items() if name not in recalled}
-    lost_effects = {message.task for message in outbox if message.task not in books.effects}
-    missing_since = [*lost_tasks.values(), *lost_memories.values()]
-    missing_since += [record.tasks[name] for name in lost_effects if name in record.tasks]
+    sent = Counter(message.task or message.digest for message in outbox)
+    performed = {name for name in record.tasks if books.tasks.get(name) == "done"}
+    effects = performed | sent.keys()
+    missing: dict[str, dict[str, float | None]] = {
+        "tasks": {name: at for name, at in record.tasks.items() if name not in books.tasks},
+        "memories": {name: at for name, at in memories.items() if name not in recalled},
+        "effects": {name: record.tasks.get(name) for name in effects if name not in sent or name not in books.effects},
+    }
+    since = [at for names in missing.values() for at in names.values() if at is not None]
     return Audit(
-        acknowledged=Tally(
-            tasks=len(record.tasks), memories=len(record.memories), effects=len({message.task for message in outbox})
-        ),
-        lost=Tally(tasks=len(lost_tasks), memories=len(lost_memories), effects=len(lost_effects)),
-        lost_ids=tuple(sorted([*lost_tasks, *lost_memories, *lost_effects])),
+        acknowledged=Tally(tasks=len(record.tasks), memories=len(memories), effects=len(effects)),
+        missing=missing,
         unfinished=tuple(sorted(name for name in record.tasks if name in books.tasks and books.tasks[name] != "done")),
-        duplicated_effects=sum(count - 1 for count in Counter(message.digest for message in outbox).values()),
-        rpo_s=0.0 if fault_at is None or not missing_since else max(0.0, fault_at - min(missing_since)),
+        duplicated_effects=sum(sent.values()) - len(sent),
+        rpo_s=max(0.0, fault_at - min(since, default=fault_at)),
     )
+
+
+def unacknowledged(diverged: Mapping[str, Sequence[str]], found: Audit, *, fault_at: float) -> dict[str, list[str]]:
+    """Of what diverged, that which nobody had been told of before the fault; the rest is lost, and counted as that."""
+
+    def told(kind: str, name: str) -> bool:
+        at = found.missing[kind].get(name, fault_at)
+        return at is None or at < fault_at
+
+    return {kind: [name for name in names if not told(kind, name)] for kind, names in diverged.items()}
 
 
 def divergence(old_dsn: str, new_dsn: str) -> dict[str, list[str]]:

@@ -39,15 +39,22 @@ class Document:
 
 
 def documents(count: int, *, seed: int) -> list[Document]:
-    """`count` docstrings chosen by the seed; read from the sources, so nothing is imported."""
+    """`count` docstrings chosen by the seed, no two of one name or one text.
+
+    They are read from the sources, so nothing is imported.
+    """
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py") if "test" not in path.parts)
     paths += sorted(root.glob("*.py"))
+    names: set[str] = set()
     found: dict[str, Document] = {}
     for path in paths:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
         for document in _docstrings(module, path.read_text("utf-8")):
-            found.setdefault(document.text, document)
+            # Methods of several classes of one module may have one name.
+            if document.name not in names and document.text not in found:
+                names.add(document.name)
+                found[document.text] = document
     every = sorted(found.values(), key=lambda document: document.name)
     return random.Random(seed).sample(every, min(count, len(every)))  # noqa: S311 - a choice of examples
 

@@ -38,6 +38,15 @@ class DrillError(RelightError):
     """The drill itself failed: a server did not start, a wait ran out. Says nothing about recovery."""
 
 
+def first_failure(failures: BaseExceptionGroup[RelightError]) -> RelightError:
+    """One failure of a group, which stands for those that it caused."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    assert isinstance(failure, RelightError)  # noqa: S101 - the group is of that type
+    return failure
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on and that this process was not given before.
 

@@ -31,7 +31,7 @@ EXPLAINED = {
     "gate": "let traffic in",
     "dns": "open gate to callers served: checkers, TTL",
     "notice": "fault to the new store's event",
-    "serve": "until the store was seen to be whole",
+    "serve": "hydrated to seen to be whole",
 }
 FLOOR = ("detect", "dns", "notice", "serve")
 

@@ -14,42 +14,52 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from relight.errors import ConfigError
-from relight_drill.processes import DrillError, ProcessGroup
+from relight.errors import ConfigError, RelightError
+from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import World
 from relight_stacks.environment import load_environments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from relight.objectives import Tier
     from relight_drill.result import Outcome
     from relight_stacks.environment import Environment
 
 
-def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool) -> list[Outcome]:
-    """Run the named scenarios (all by default) one after the other and return what was measured.
+def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool) -> Iterator[Outcome]:
+    """Run the named scenarios (all by default) one after the other, and give what each measured as soon as it has.
 
-    Raises ConfigError for a name or a tier that there is no scenario or environment for, DrillError when the drill
-    itself fails. Whatever happens, no process is left behind; the world's folder goes too, unless it is to be kept.
+    Raises ConfigError, before anything runs, for a name or a tier that there is no scenario or environment for;
+    DrillError when the drill itself fails, which takes nothing from what was given before. Whatever happens, no process
+    is left behind; the world's folder goes too, unless it is to be kept.
     """
     environment = _environment(tier)
     unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
+    return _outcomes(names or list(SCENARIOS), environment, seed=seed, keep=keep)
+
+
+def _outcomes(names: Sequence[str], environment: Environment, *, seed: int, keep: bool) -> Iterator[Outcome]:
     say = _speaker()
-    outcomes = []
-    for name in names or SCENARIOS:
+    for name in names:
         say(f"{name}: {SCENARIOS[name].summary}")
         folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
         folder.chmod(0o711)  # the databases' own user has to pass through
         try:
-            outcomes.append(asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say)))
+            outcome = asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say))
         except asyncio.CancelledError:
-            raise DrillError("the drill was told to end by SIGTERM", hint="nothing was measured") from None
-        say(f"{name}: {'met' if outcomes[-1].met else 'MISSED'}")
-    return outcomes
+            raise DrillError("the drill was told to end by SIGTERM", hint=f"{name} measured nothing") from None
+        except BaseExceptionGroup as failures:
+            # What is done side by side fails as a group.
+            ours, _ = failures.split(RelightError)
+            if ours is None:
+                raise
+            raise first_failure(ours) from failures
+        say(f"{name}: {'met' if outcome.met else 'MISSED'}")
+        yield outcome
 
 
 async def _run(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from relight.config import Role
 from relight.errors import RelightError
 from relight.objectives import OBJECTIVES
-from relight_drill.audit import audit, divergence, read_books, recalled
+from relight_drill.audit import audit, divergence, memories_expected, read_books, recalled, unacknowledged
 from relight_drill.corpus import documents
 from relight_drill.network import Mode
 from relight_drill.processes import DrillError, wait_until
@@ -62,6 +62,7 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         if green_at is not None:
             await callers.submit(texts[-TASKS_AFTER:], prefix="after", over_s=4.0)
             problems += await _settled(world, Role.STANDBY, callers)
+        problems += await asyncio.to_thread(world.recovery_failures)
         found = await _audit(world, Role.STANDBY, callers, fault_at)
     async with world.autopsy(Role.PRIMARY) as old_dsn:
         diverged = await asyncio.to_thread(divergence, old_dsn, world.state_dsn(Role.STANDBY))
@@ -70,8 +71,8 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
         found,
         fault_at=fault_at,
         green_at=green_at,
-        events=recovery_events(world),
-        diverged=diverged,
+        runs=await asyncio.to_thread(recovery_runs, world),
+        diverged=unacknowledged(diverged, found, fault_at=fault_at),
         faults=[Moment(at_s=0.0, event="fault", detail=f"{what}, tasks_in_flight={in_flight}")],
         problems=[*problems, *_lost(found)],
     )
@@ -94,14 +95,17 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
         except DrillError as exc:
             problems.append(str(exc))
         found = await _audit(world, Role.PRIMARY, callers, fault_at, store=Role.STANDBY)
-    events = [event for run in sorted(set(world.runs("boot-")) - known) for event in world.events(run)]
+    runs = [world.events(run) for run in world.runs("boot-") if run not in known]
+    events = [event for run in runs for event in run]
     moments = {event.status: world.seconds(event.at) for event in events}
     phases = {}
     if filled_at is not None and {"started", "done"} <= moments.keys():
+        # The store may be seen to be whole before the function has written down that it is done.
+        hydrated_at = min(moments["done"], filled_at)
         phases = {
             "notice": moments["started"] - fault_at,
-            "hydrate": moments["done"] - moments["started"],
-            "serve": max(0.0, filled_at - moments["done"]),
+            "hydrate": hydrated_at - moments["started"],
+            "serve": filled_at - hydrated_at,
         }
     return Outcome(
         name="standby-boot",
@@ -114,7 +118,7 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
         phases=phases,
         ours_s=phases.get("hydrate", 0.0),
         timeline=_moments(world, fault_at, events, [Moment(at_s=0.0, event="fault", detail="volume lost")]),
-        problems=[*problems, *_lost(found), *_failures(events)],
+        problems=[*problems, *_lost(found), *_failures(runs)],
     )
 
 
@@ -148,20 +152,22 @@ async def _green(
 ) -> tuple[float | None, list[str]]:
     """Wait until callers have been served from the standby for a while; None and why when that does not come."""
     region = world.region(Role.STANDBY)
-    told: set[str] = set()
+    told: list[Event] = []
     deadline = fault_at + OBJECTIVES[world.tier].rto_s + GREEN_S
     while True:
         since = green_since(callers.record.asks, after=fault_at, region=region)
         if since is not None and world.clock.monotonic() - since >= GREEN_S:
             return since, []
-        for event in await asyncio.to_thread(recovery_events, world):
-            line = f"{event.state} {event.status}"
-            if line not in told:
-                told.add(line)
-                say(f"  {world.seconds(event.at) - fault_at:5.1f} s after the fault: {line}")
-        failure = await asyncio.to_thread(world.recovery_failure)
-        if failure or world.clock.monotonic() > deadline:
-            return None, [failure or f"nobody was served from {region} within {deadline - fault_at:.0f} s"]
+        for events in await asyncio.to_thread(recovery_runs, world):
+            for event in events:
+                if event not in told:
+                    told.append(event)
+                    line = f"{event.state} {event.status}"
+                    say(f"  {world.seconds(event.at) - fault_at:5.1f} s after the fault: {line}")
+        if await asyncio.to_thread(world.recovery_gave_up):
+            return None, []  # why, is among the failures of all recoveries
+        if world.clock.monotonic() > deadline:
+            return None, [f"nobody was served from {region} within {deadline - fault_at:.0f} s"]
         await asyncio.sleep(0.5)
 
 
@@ -185,9 +191,16 @@ async def _audit(world: World, role: Role, callers: Callers, fault_at: float, *,
 
     def look() -> Audit:
         books = read_books(world.state_dsn(role))
-        memories = {name: vector for name, vector in books.memories.items() if name in callers.record.memories}
-        known = recalled(world.store(store or role), world.collection, memories)
-        return audit(callers.record, books=books, recalled=known, outbox=world.outbox.sent(), fault_at=fault_at)
+        expected = memories_expected(callers.record, corpus=world.corpus, books=books)
+        vectors = {name: vector for name, vector in books.memories.items() if name in expected}
+        return audit(
+            callers.record,
+            memories=expected,
+            books=books,
+            recalled=recalled(world.store(store or role), world.collection, vectors),
+            outbox=world.outbox.sent(),
+            fault_at=fault_at,
+        )
 
     try:
         return await asyncio.to_thread(look)
@@ -196,14 +209,24 @@ async def _audit(world: World, role: Role, callers: Callers, fault_at: float, *,
 
 
 def _lost(found: Audit) -> list[str]:
-    lost = [f"{name} was acknowledged and is lost" for name in found.lost_ids]
+    one = {"tasks": "task", "memories": "memory", "effects": "the effect of task"}
+    lost = [
+        f"{one[kind]} {name} was acknowledged and is lost"
+        for kind, names in found.missing.items()
+        for name in sorted(names)
+    ]
     return lost + [f"task {name} was acknowledged and is not done" for name in found.unfinished]
 
 
-def recovery_events(world: World) -> list[Event]:
-    """The timeline of the newest recovery; one that failed early may have been followed by another."""
-    runs = world.runs("epoch-")
-    return world.events(runs[-1]) if runs else []
+def recovery_runs(world: World) -> list[list[Event]]:
+    """The timeline of every recovery, oldest first; one that failed early may have been followed by another."""
+    return [world.events(run) for run in world.runs("epoch-")]
+
+
+def run_that_opened(runs: Sequence[Sequence[Event]]) -> Sequence[Event]:
+    """The timeline of the recovery that opened the gate; of the newest when none did."""
+    opened = [run for run in runs if any((event.state, event.status) == ("open-gate", "done") for event in run)]
+    return [*runs[-1:], *opened][-1] if runs else []
 
 
 def _outcome(
@@ -212,11 +235,12 @@ def _outcome(
     *,
     fault_at: float,
     green_at: float | None,
-    events: Sequence[Event],
+    runs: Sequence[Sequence[Event]],
     diverged: dict[str, list[str]],
     faults: Sequence[Moment],
     problems: Sequence[str],
 ) -> Outcome:
+    events = run_that_opened(runs)
     done = {event.state: world.seconds(event.at) for event in events if event.status == "done"}
     decided = [event.detail["decided_at"] for event in events if event.detail.get("decided_at")]
     phases: dict[str, float] = {}
@@ -246,8 +270,8 @@ def _outcome(
         divergence=diverged,
         phases=phases,
         ours_s=ours_s,
-        timeline=_moments(world, fault_at, events, [*faults, *back]),
-        problems=[*problems, *_failures(events)],
+        timeline=_moments(world, fault_at, [event for run in runs for event in run], [*faults, *back]),
+        problems=[*problems, *_failures(runs)],
     )
 
 
@@ -281,22 +305,19 @@ def _moments(world: World, fault_at: float, events: Sequence[Event], more: Seque
     return sorted([*found, *switches, *more], key=lambda moment: moment.at_s)
 
 
-def _failures(events: Sequence[Event]) -> list[str]:
+def _failures(runs: Sequence[Sequence[Event]]) -> list[str]:
     """What went wrong on the way, for a person: states that did not end well, and points that could not be restored.
 
-    The last word of each state counts, because a state may have been tried again.
+    The last word of each state of each run counts: a state may have been tried again, and a run that failed is no less
+    wrong because a later one went well.
     """
-    if not events:
+    if not any(runs):
         return ["nothing was started: see the log of the sentinel, or of the rule's function"]
-    last = {event.state: event for event in events}
-    failed = [
-        f"{event.state}: {event.detail.get('error', 'did not end')}"
-        for event in last.values()
-        if event.status != "done"
-    ]
+    last = [event for run in runs for event in {event.state: event for event in run}.values()]
+    failed = [f"{event.state}: {event.detail.get('error', 'did not end')}" for event in last if event.status != "done"]
     passed_over = [
         f"{event.state}: recovery point {item['point']} was passed over: {item['reason']}"
-        for event in last.values()
+        for event in last
         for item in event.detail.get("passed_over", [])
     ]
     return failed + passed_over

@@ -35,9 +35,10 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One question and what came of it."""
+    """One question and what came of it. It was asked at `at`; `ended_at` is when it was answered, or given up."""
 
     at: float
+    ended_at: float
     answered: bool
     region: str
     error: str = ""
@@ -136,21 +137,24 @@ class Callers:
         try:
             status, body = await self.call("POST", "/ask", {"question": "how to read a file line by line"})
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as exc:
-            self.record.asks.append(Ask(at=at, answered=False, region="", error=type(exc).__name__))
+            now = self._clock.monotonic()
+            self.record.asks.append(Ask(at=at, ended_at=now, answered=False, region="", error=type(exc).__name__))
             return
+        now = self._clock.monotonic()
         answered = status == 200 and bool(body["hits"])
         error = "" if answered else str(body.get("error", f"status {status}"))
-        self.record.asks.append(Ask(at=at, answered=answered, region=str(body.get("region", "")), error=error))
+        region = str(body.get("region", ""))
+        self.record.asks.append(Ask(at=at, ended_at=now, answered=answered, region=region, error=error))
 
 
 def green_since(asks: Sequence[Ask], *, after: float, region: str) -> float | None:
-    """The moment from which every later question was answered, and by `region`; None while the last one was not.
+    """When the first question was answered from which on every one was, and by `region`; None while the last was not.
 
-    Questions are told apart by when they were asked, because those that fail take longer to come back.
+    Questions are ordered by when they were asked, because those that fail take longer to come back.
     """
     since = None
     for ask in sorted(asks, key=lambda ask: ask.at):
         if ask.at < after:
             continue
-        since = (ask.at if since is None else since) if ask.answered and ask.region == region else None
+        since = (ask.ended_at if since is None else since) if ask.answered and ask.region == region else None
     return since

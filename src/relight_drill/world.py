@@ -57,6 +57,7 @@ OUTBOX_HOST = "outbox.example"
 CORPUS = 600
 STARTED_S = 60.0
 COMMAND_S = 180.0
+_WELL = ("RUNNING", "SUCCEEDED")
 
 
 class _AgentTask:
@@ -109,6 +110,10 @@ class RegionPlay:
         """What an operator puts into the region's secret."""
         return Connections(state_dsn=self.state.dsn(), memory_dsn=self.vector.dsn(), queue_url=self.queue.url())
 
+    def troubles(self) -> str:
+        """What ECS and its rules met with lately; empty when nothing went wrong."""
+        return "; ".join(dict.fromkeys(self.ecs.errors[-3:])) if self.ecs is not None else ""
+
     @property
     def agents(self) -> list[_AgentTask]:
         """The agents that run."""
@@ -130,6 +135,8 @@ class World:
         self.emulator = Emulator(group, folder / "emulator", account=environment.account)
         self.gate = Gate(self.emulator)
         self.lost: dict[Role, Mode] = {}
+        self.corpus: dict[str, float] = {}
+        """What was remembered before anybody called, and when it was acknowledged, on the drill's clock."""
         self._settings = {role: settings_for(environment, role) for role in Role}
         self._folder = folder
         self._group = group
@@ -167,13 +174,13 @@ class World:
         for region in (primary, standby):
             await asyncio.to_thread(self._put_connections, region)
         self._play(primary)
-        await wait_until(lambda: primary.vector.running, what="the primary's vector store", timeout_s=STARTED_S)
+        await self._until_vector_store_runs(primary)
         await self.relight("init", "--yes", role=Role.PRIMARY)
-        loaded = await asyncio.to_thread(self._load_corpus)
+        await asyncio.to_thread(self._load_corpus)
         point = await self.invoke("snapshot", role=Role.PRIMARY)
-        self._say(f"remembered {loaded} docstrings; recovery point {point['id']} is sealed in {point['region']}")
+        self._say(f"recovery point {point['id']} of {len(self.corpus)} docstrings is sealed in {point['region']}")
         self._play(standby)
-        await self.until_memory_is_whole(Role.STANDBY, timeout_s=STARTED_S)
+        await self._until_standby_hydrated(standby)
         await self._until_primary_serves()
         self._say(f"{primary.name} serves with {len(primary.agents)} agents; {standby.name} is a pilot light")
 
@@ -342,7 +349,26 @@ class World:
         region.ingress.register(port)
         return _AgentTask(process, region.ingress, port)
 
-    def _load_corpus(self) -> int:
+    async def _until_vector_store_runs(self, region: RegionPlay) -> None:
+        what = f"the vector store of {region.name} to run"
+        try:
+            await wait_until(lambda: region.vector.running, what=what, timeout_s=STARTED_S)
+        except DrillError as exc:
+            raise DrillError(exc.problem, hint=region.troubles()) from None
+
+    async def _until_standby_hydrated(self, region: RegionPlay) -> None:
+        try:
+            await self.until_memory_is_whole(Role.STANDBY, timeout_s=STARTED_S)
+        except DrillError as exc:
+            said = [exc.hint, *await asyncio.to_thread(self._failed_boots), region.troubles()]
+            raise DrillError(exc.problem, hint="; ".join(filter(None, said))) from None
+
+    def _failed_boots(self) -> list[str]:
+        """What the hydrations on boot said went wrong."""
+        events = [event for run in self.runs("boot-") for event in self.events(run)]
+        return [f"{event.state}: {event.detail.get('error', '')}" for event in events if event.status == "failed"]
+
+    def _load_corpus(self) -> None:
         """Remember real text, through the journal, as an agent would have over the months before."""
         texts = documents(CORPUS, seed=self.seed)
         vectors = Embedder().embed([text.text for text in texts])
@@ -358,7 +384,7 @@ class World:
                 memory.upsert(cur, points, epoch=1)
         finally:
             database.close()
-        return len(texts)
+        self.corpus = dict.fromkeys((point.id for point in points), self.clock.monotonic())
 
     async def _until_primary_serves(self) -> None:
         dns = self._dns
@@ -369,7 +395,12 @@ class World:
             async def served() -> bool:
                 return bool(callers.record.asks) and callers.record.asks[-1].answered
 
-            await wait_until(served, what="the primary to serve its callers", timeout_s=STARTED_S)
+            try:
+                await wait_until(served, what="the primary to serve its callers", timeout_s=STARTED_S)
+            except DrillError as exc:
+                told = [ask.error for ask in callers.record.asks[-1:]]
+                said = [*told, self._regions[Role.PRIMARY].troubles()]
+                raise DrillError(exc.problem, hint="; ".join(filter(None, said))) from None
         # The standby's check starts out as healthy, as Route 53's do, and must have seen that it is not.
         await dns.until(
             lambda: dns.healthy(checked[Role.PRIMARY]) and not dns.healthy(checked[Role.STANDBY]),
@@ -504,18 +535,26 @@ class World:
         """A run's timeline."""
         return Timeline(self.vault(Role.STANDBY), run_id, clock=self.clock).events()
 
-    def recovery_failure(self) -> str:
-        """Why the newest execution of the state machine failed; empty while it has not."""
+    def recovery_gave_up(self) -> bool:
+        """Whether the newest execution of the state machine failed; an older one may have, while a newer one runs."""
+        return any(item["status"] not in _WELL for item in self._executions()[-1:])
+
+    def recovery_failures(self) -> list[str]:
+        """Every execution of the state machine that failed, and why."""
+        client = self.emulator.client("stepfunctions", self.region(Role.STANDBY))
+        found = []
+        for item in self._executions():
+            if item["status"] not in _WELL:
+                said = client.describe_execution(executionArn=item["executionArn"])
+                why = ": ".join(filter(None, [said.get("error"), said.get("cause")]))
+                found.append(f"the recovery {item['name']} {item['status'].lower().replace('_', ' ')}: {why}")
+        return found
+
+    def _executions(self) -> list[dict[str, Any]]:
         client = self.emulator.client("stepfunctions", self.region(Role.STANDBY))
         arn = self._settings[Role.STANDBY].state_machine_arn
-        executions = client.list_executions(stateMachineArn=arn)["executions"]
-        if not executions:
-            return ""
-        newest = max(executions, key=lambda item: item["startDate"])
-        if newest["status"] in ("RUNNING", "SUCCEEDED"):
-            return ""
-        described = client.describe_execution(executionArn=newest["executionArn"])
-        return f"the recovery {newest['status'].lower()}: {described.get('error', '')}: {described.get('cause', '')}"
+        found: list[dict[str, Any]] = client.list_executions(stateMachineArn=arn)["executions"]
+        return sorted(found, key=lambda item: item["startDate"])
 
     def seconds(self, moment: Any) -> float:
         """A time of the wall clock on the drill's monotonic clock."""

@@ -5,21 +5,28 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from relight.objectives import Tier
+from relight.recovery.timeline import Event
 from relight_cli.main import main
-from relight_drill.audit import Books, Sent, audit
+from relight_drill.audit import Books, Sent, audit, memories_expected, unacknowledged
+from relight_drill.corpus import documents
 from relight_drill.processes import DrillError
 from relight_drill.report import EXPLAINED, write
 from relight_drill.result import Moment, Outcome, Tally, drill_json
-from relight_drill.scenarios import SCENARIOS, STATE_OF_PHASE
+from relight_drill.run import run_drill
+from relight_drill.scenarios import SCENARIOS, STATE_OF_PHASE, _failures, run_that_opened
 from relight_drill.workload import Ask, Record, green_since
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from relight_drill.audit import Audit
 
 GOOD = Outcome(
     name="region-loss",
@@ -125,6 +132,36 @@ def test_exit_codes(outcome: Outcome | Exception, code: int, monkeypatch: pytest
         assert "region-loss" in paths[1].read_text()
 
 
+def test_what_was_measured_is_reported_when_the_rest_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when a scenario that cannot be run takes the earlier one's measurements with it: exit code 1, both said."""
+
+    def run_drill(**_: object) -> Iterator[Outcome]:
+        yield GOOD
+        raise DrillError("no server", hint="look")
+
+    monkeypatch.setattr("relight_drill.run.run_drill", run_drill)
+    path = tmp_path / "out.json"
+    assert main(["drill", "--json", str(path)]) == 1
+    assert [scenario["name"] for scenario in json.loads(path.read_text())["scenarios"]] == ["region-loss"]
+    told = capsys.readouterr()
+    assert "region-loss" in told.out
+    assert "DrillError: no server; look" in told.err
+
+
+def test_a_failure_beside_others_is_told_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """fails when an error of what is done side by side ends in a traceback of a group."""
+
+    async def fail(*_: object, **__: object) -> Outcome:
+        raise ExceptionGroup("a", [ExceptionGroup("b", [DrillError("no server", hint="look")]), OSError("gone")])
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("relight_drill.run._run", fail)
+    with pytest.raises(DrillError, match="no server; look"):
+        list(run_drill(names=["region-loss"], tier=Tier.INTERNAL, seed=1, keep=False))
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -139,15 +176,23 @@ def test_what_there_is_not_is_usage(argv: list[str], says: str, capsys: pytest.C
     assert set(SCENARIOS) == {"standby-boot", "region-loss"}
 
 
+def audited(
+    record: Record, books: Books, outbox: list[Sent], *, recalled: set[str], corpus: float | None = None
+) -> Audit:
+    """The audit of a fault at 20 s; `corpus` is when the one document that the world began with was acknowledged."""
+    memories = memories_expected(record, corpus={} if corpus is None else {"doc/x": corpus}, books=books)
+    return audit(record, memories=memories, books=books, recalled=frozenset(recalled), outbox=outbox, fault_at=20.0)
+
+
 def test_the_audit_counts_what_callers_were_told() -> None:
-    """Lost is what was acknowledged and is not there; RPO goes back to the oldest of it; duplicates are by content."""
+    """Lost is what was acknowledged and is not there; RPO goes back to the oldest of it; duplicates are by task."""
     record = Record(tasks={"a": 10.0, "b": 12.0, "c": 14.0}, memories={"m": 9.0, "n": 13.0})
     books = Books(tasks={"a": "done", "b": "running"}, memories={}, effects={"a": "done"})
     outbox = [Sent(digest="1", task="a"), Sent(digest="1", task="a"), Sent(digest="2", task="b")]
-    found = audit(record, books=books, recalled=frozenset({"n"}), outbox=outbox, fault_at=20.0)
-    assert found.acknowledged == Tally(tasks=3, memories=2, effects=2)
+    found = audited(record, books, outbox, recalled={"n", "report/a"})
+    assert found.acknowledged == Tally(tasks=3, memories=3, effects=2)
     assert found.lost == Tally(tasks=1, memories=1, effects=1)
-    assert found.lost_ids == ("b", "c", "m")
+    assert found.missing == {"tasks": {"c": 14.0}, "memories": {"m": 9.0}, "effects": {"b": 12.0}}
     assert found.unfinished == ("b",)
     assert found.duplicated_effects == 1
     assert found.rpo_s == 11.0
@@ -157,18 +202,86 @@ def test_an_audit_that_finds_nothing() -> None:
     """Nothing missing is an achieved RPO of zero."""
     record = Record(tasks={"a": 10.0})
     books = Books(tasks={"a": "done"}, memories={}, effects={"a": "done"})
-    found = audit(record, books=books, recalled=frozenset(), outbox=[Sent(digest="1", task="a")], fault_at=20.0)
+    found = audited(record, books, [Sent(digest="1", task="a")], recalled={"report/a"})
     assert (found.lost.total, found.rpo_s, found.duplicated_effects) == (0, 0.0, 0)
 
 
-def ask(at: float, *, answered: bool = True, region: str = "west") -> Ask:
-    return Ask(at=at, answered=answered, region=region)
+def test_an_effect_that_was_never_sent_is_lost() -> None:
+    """fails when a task is done, its effect stands in the ledger as done, and nobody outside ever saw it."""
+    books = Books(tasks={"a": "done"}, memories={}, effects={"a": "done"})
+    found = audited(Record(tasks={"a": 10.0}), books, [], recalled={"report/a"})
+    assert (found.acknowledged.effects, found.lost, found.rpo_s) == (1, Tally(effects=1), 10.0)
+
+
+def test_two_different_messages_of_one_task_are_a_duplicate() -> None:
+    """fails when a task that ran twice, and worded its report otherwise, counts as one effect each."""
+    books = Books(tasks={"a": "done"}, memories={}, effects={"a": "done"})
+    outbox = [Sent(digest="1", task="a"), Sent(digest="2", task="a")]
+    assert audited(Record(tasks={"a": 10.0}), books, outbox, recalled={"report/a"}).duplicated_effects == 1
+
+
+@pytest.mark.parametrize(("recalled", "missing"), [({"report/a"}, "doc/x"), ({"doc/x"}, "report/a")])
+def test_memories_are_more_than_the_callers_notes(recalled: set[str], missing: str) -> None:
+    """fails when what came from the snapshot, or what the agent itself learned, is gone and counts as nothing."""
+    books = Books(tasks={"a": "done"}, memories={}, effects={"a": "done"})
+    found = audited(Record(tasks={"a": 10.0}), books, [Sent(digest="1", task="a")], recalled=recalled, corpus=3.0)
+    assert found.acknowledged.memories == 2
+    assert found.missing["memories"].keys() == {missing}
+
+
+def test_divergence_is_what_nobody_had_been_told_of() -> None:
+    """What callers had been told of before the fault and is lost is taken out: it is no divergence but a loss."""
+    record = Record(tasks={"told": 10.0, "told-after": 30.0, "again": 31.0}, memories={"m": 9.0})
+    books = Books(tasks={"again": "done"}, memories={}, effects={"again": "done"})
+    outbox = [Sent(digest="1", task="again"), Sent(digest="2", task="acted")]
+    found = audited(record, books, outbox, recalled={"report/again"})
+    diverged = {"tasks": ["again", "told", "told-after", "untold"], "memories": ["m", "n"], "effects": ["acted", "e"]}
+    assert unacknowledged(diverged, found, fault_at=20.0) == {
+        "tasks": ["again", "told-after", "untold"],
+        "memories": ["n"],
+        "effects": ["e"],
+    }
+
+
+def test_the_corpus_is_as_large_as_it_says() -> None:
+    """fails when two documents have one name, and are one memory: 600 that are loaded are 600 points."""
+    found = documents(600, seed=1)
+    assert len({document.name for document in found}) == len({document.text for document in found}) == 600
+
+
+def ask(at: float, *, answered: bool = True, region: str = "west", took_s: float = 0.25) -> Ask:
+    return Ask(at=at, ended_at=at + took_s, answered=answered, region=region)
 
 
 def test_green_is_from_when_on_everything_was_answered() -> None:
-    """A single miss, or an answer from the other region, starts it again; order of arrival does not matter."""
+    """A single miss, or an answer from the other region, starts it again; order of arrival does not matter.
+
+    It begins with the answer to the first good question, and not when that was asked.
+    """
     asks = [ask(1, region="east"), ask(2, answered=False), ask(4), ask(3), ask(5, answered=False), ask(7), ask(6)]
-    assert green_since(asks, after=1.5, region="west") == 6
+    assert green_since(asks, after=1.5, region="west") == 6.25
+    assert green_since([*asks, ask(5.5, took_s=3)], after=1.5, region="west") == 8.5
     assert green_since([*asks, ask(8, answered=False)], after=1.5, region="west") is None
     assert green_since([*asks, ask(8, region="east")], after=1.5, region="west") is None
     assert green_since([], after=0, region="west") is None
+
+
+def event(at_s: float, state: str, status: str, **detail: Any) -> Event:
+    return Event(at=datetime.fromtimestamp(at_s, UTC), state=state, status=status, detail=detail)
+
+
+def test_a_recovery_that_failed_is_a_problem_though_a_later_one_went_well() -> None:
+    """The phases are of the run that opened the gate; every run's last words are looked at."""
+    first = [event(1, "fence", "started"), event(2, "fence", "failed", error="ConflictError: too late")]
+    second = [
+        event(3, "fence", "failed", error="tried again"),
+        event(4, "fence", "done"),
+        event(5, "open-gate", "done"),
+    ]
+    third = [event(6, "assess", "started")]
+    assert run_that_opened([first, second, third]) == second
+    assert run_that_opened([first, third]) == third
+    assert run_that_opened([]) == []
+    assert _failures([first, second, third]) == ["fence: ConflictError: too late", "assess: did not end"]
+    assert _failures([second]) == []
+    assert "nothing was started" in _failures([])[0]
