@@ -1,0 +1,58 @@
+"""The primary's agents, when one of their servers came back with nothing: no recovery is needed, and none is run."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relight.config import Role
+from relight_drill.corpus import documents
+from relight_drill.processes import wait_until
+
+if TYPE_CHECKING:
+    from drill.conftest import Stage
+
+pytestmark = pytest.mark.drill
+
+
+def test_a_primary_whose_store_lost_its_volume_mends_it(stage: Stage) -> None:
+    """fails when the store stays empty and the primary down: its memory is rebuilt from the journal, and it serves."""
+    world = stage.world
+
+    async def scenario() -> None:
+        vector = world.play_of(Role.PRIMARY).vector
+        await world.lose_volume(Role.PRIMARY)
+        await wait_until(lambda: vector.running, what="another task of the store", timeout_s=60)
+        await world.until_memory_is_whole(Role.PRIMARY, timeout_s=60)
+        async with world.callers() as callers:
+
+            def served() -> bool:
+                return any(ask.answered for ask in callers.record.asks)
+
+            await wait_until(served, what="the primary to serve again", timeout_s=60)
+
+    stage.run(scenario())
+    assert world.runs("epoch-") == []
+
+
+def test_a_queue_that_lost_its_store_is_made_again(stage: Stage) -> None:
+    """fails when tasks that are submitted after the queue's server came back empty are not worked on."""
+    world = stage.world
+
+    async def scenario() -> None:
+        queue = world.play_of(Role.PRIMARY).queue
+        queue.kill()
+        await asyncio.to_thread(shutil.rmtree, queue.store_dir)
+        await queue.start()
+        async with world.callers() as callers:
+            await callers.submit(documents(2, seed=9), prefix="mended", over_s=0.5)
+
+            def reported() -> bool:
+                return {message.task for message in world.outbox.sent()} >= {"mended-0000", "mended-0001"}
+
+            await wait_until(reported, what="the tasks to be done", timeout_s=60)
+
+    stage.run(scenario())
