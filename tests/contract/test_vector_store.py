@@ -14,7 +14,7 @@ import pytest
 from memory_helpers import DIMENSION
 
 from relight.adapters import postgres
-from relight.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from relight.errors import ConflictError, IntegrityError, NotFoundError, TransientError, UnavailableError
 from relight.memory import pgvector
 from relight.memory.journal import START, Entry, Op, Position
 from relight.memory.pgvector import PgVectorStore
@@ -426,7 +426,9 @@ class TestPgVector(VectorStoreContract):
         connection.close()
         return rows
 
-    def test_the_position_is_cheap(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+    def test_the_position_is_cheap(
+        self, store: PgVectorStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """fails when asking how far a collection is reads its points: it is answered while nobody may read them."""
         store.ensure(spec)
         apply(store, spec, upsert(1, "a"))
@@ -435,9 +437,12 @@ class TestPgVector(VectorStoreContract):
             cursor.execute("select table_name from relight.collections where name = %s", [spec.name])
             ((table,),) = cursor.fetchall()
             cursor.execute(f'lock table relight_memory."{table}" in access exclusive mode')
-            answers: list[Position] = []
-            assert in_parallel(lambda: answers.append(store.position(spec.name))) == []
-            assert answers == [Position(10, 1)]
+            monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=2s")
+            other = PgVectorStore(self.dsn)
+            assert other.position(spec.name) == Position(10, 1)
+            with pytest.raises(TransientError, match="lock timeout"):
+                other.describe(spec.name)
+            other.close()
         connection.close()
 
     def test_a_snapshot_is_restorable_without_relight(self, store: PgVectorStore, spec: CollectionSpec) -> None:

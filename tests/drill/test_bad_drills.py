@@ -11,7 +11,7 @@ import pytest
 from relight.config import Role
 from relight.objectives import Tier
 from relight_drill import scenarios
-from relight_drill.processes import ProcessGroup
+from relight_drill.processes import DrillError, ProcessGroup
 from relight_drill.world import World
 from relight_stacks.environment import load_named
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relight_drill.result import Outcome
+    from relight_drill.world import RegionPlay
 
 pytestmark = pytest.mark.drill
 
@@ -47,6 +48,66 @@ def run(folder: Path, name: str, sabotage: Callable[[World], Awaitable[None]]) -
     return outcome
 
 
+def forbid_reading(world: World) -> None:
+    """Take from the hydrate function the right to read the vault."""
+    iam: Any = world.emulator.client("iam", world.region(Role.PRIMARY))
+    lambdas: Any = world.emulator.client("lambda", world.region(Role.STANDBY))
+    name = world.environment.names.function("hydrate")
+    role = lambdas.get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
+    for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        for statement in document["Statement"]:
+            actions = [action for action in statement["Action"] if action != "s3:GetObject"]
+            statement["Action"] = actions or ["s3:GetObjectTagging"]
+        iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(document))
+
+
+def fail_to_raise(folder: Path, sabotaged: type[World]) -> str:
+    """What is said about a world that cannot be raised; no process may be left."""
+
+    async def scenario(group: ProcessGroup) -> None:
+        async with sabotaged(load_named("demo"), folder=folder, group=group, seed=1, say=print):
+            pytest.fail("it was raised")
+
+    with ProcessGroup() as group:
+        with pytest.raises(DrillError) as failure:
+            asyncio.run(scenario(group))
+        assert group.processes == []
+    return str(failure.value)
+
+
+def test_a_world_whose_store_never_runs_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when the primary's vector store cannot be made: what ECS met with is named."""
+    monkeypatch.setattr("relight_drill.world.STARTED_S", 5.0)
+
+    class Sabotaged(World):
+        def _play(self, region: RegionPlay) -> None:
+            monkeypatch.setattr(region.vector, "create", self._fail)
+            super()._play(region)
+
+        async def _fail(self) -> None:
+            raise DrillError("there is no room for a database", hint="make some")
+
+    told = fail_to_raise(folder, Sabotaged)
+    assert "waited 5 s for the vector store of us-east-1 to run, in vain" in told
+    assert "there is no room for a database" in told
+
+
+def test_a_world_whose_standby_is_never_whole_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when the standby's store cannot be hydrated on boot: the function's own error is named."""
+    monkeypatch.setattr("relight_drill.world.STARTED_S", 20.0)
+
+    class Sabotaged(World):
+        def _play(self, region: RegionPlay) -> None:
+            if region.settings.role is Role.STANDBY:
+                forbid_reading(self)
+            super()._play(region)
+
+    told = fail_to_raise(folder, Sabotaged)
+    assert "for the vector store of us-west-2 to be whole, in vain" in told
+    assert "hydrate: DeniedError" in told
+
+
 def test_a_point_that_was_damaged_is_reported(folder: Path) -> None:
     """fails when a byte of the snapshot is flipped: the point is passed over, nothing is lost, the drill says so."""
 
@@ -71,16 +132,7 @@ def test_a_permission_that_is_missing_is_reported(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(scenarios, "BOOT_S", 20.0)
 
     async def take_permission(world: World) -> None:
-        iam: Any = world.emulator.client("iam", world.region(Role.PRIMARY))
-        lambdas: Any = world.emulator.client("lambda", world.region(Role.STANDBY))
-        name = world.environment.names.function("hydrate")
-        role = lambdas.get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
-        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-            document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-            for statement in document["Statement"]:
-                actions = [action for action in statement["Action"] if action != "s3:GetObject"]
-                statement["Action"] = actions or ["s3:GetObjectTagging"]
-            iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(document))
+        forbid_reading(world)
 
     outcome = run(folder, "standby-boot", take_permission)
     assert outcome.rto_s is None
