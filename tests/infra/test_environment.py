@@ -67,10 +67,10 @@ def test_optional_keys_are_read(tmp_path: Path) -> None:
     assert mine.agent.command == ("agent", "--serve")
 
 
-def test_the_readme_names_what_the_stacks_make(tmp_path: Path) -> None:
+def test_the_page_on_deploying_names_what_the_stacks_make(tmp_path: Path) -> None:
     """Fails when a name changes that an operator is told to use."""
     names = load_environment(write(tmp_path, DEMO, "prod")).names
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").split())
     for name in (
         names.connections_secret,
         names.vector_password_secret,
@@ -78,9 +78,9 @@ def test_the_readme_names_what_the_stacks_make(tmp_path: Path) -> None:
         names.incidents_topic,
         names.endpoint_host(Role.PRIMARY).replace(names.domain, "<domain>"),
     ):
-        assert name in readme
-    assert f"--cluster {names.cluster} --service {VECTOR_SERVICE}" in readme
-    assert f"--cluster {names.cluster} --service {AGENT_SERVICE}" in readme
+        assert name in page
+    assert f"--cluster {names.cluster} --service {VECTOR_SERVICE}" in page
+    assert f"--cluster {names.cluster} --service {AGENT_SERVICE}" in page
 
 
 ACCOUNT = 'account = "000000000000"'
