@@ -284,7 +284,9 @@ class Walk:
         """Its refusals, and the id of the run that it started at last."""
 
         def call(*, lease_left_s: float) -> Any:
-            self._history.write(ProbeHistory(failures=self._threshold - 1, ever_answered=True))
+            self._history.write(
+                ProbeHistory(region=self._world.region(Role.PRIMARY), failures=self._threshold - 1, ever_answered=True)
+            )
             held = self._leases.read()
             assert held is not None
             expires_at = self._world.clock.now() + timedelta(seconds=lease_left_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from relight.errors import UnavailableError
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
 
@@ -19,9 +20,7 @@ def take_point(region: Region) -> dict[str, Any]:
     where the region does not hold the lease: a former primary that comes back would seal points of a past that nobody
     may restore.
     """
-    found = region.leases.read()
-    if found is None or found[0].region != region.settings.region:
-        holder = "nobody" if found is None else found[0].region
+    if holder := _other_holder(region):
         return {"skipped": f"{region.settings.region} does not hold the lease, {holder} does"}
     own, peer = region.vault, region.peer_vault
     first, second = (peer, own) if uploads_to_standby_first(region.settings.objectives) else (own, peer)
@@ -41,3 +40,17 @@ def take_point(region: Region) -> dict[str, Any]:
         "points": sum(part.points for part in manifest.collections),
         "bytes": sum(part.bytes for part in manifest.collections),
     }
+
+
+def _other_holder(region: Region) -> str:
+    """Who holds the lease if this region does not; empty too when that cannot be found out.
+
+    The lease lives beside the standby's vault: when both are away the point goes to the own vault, and whether it may
+    be restored is decided by its position in the database's history.
+    """
+    try:
+        found = region.leases.read()
+    except UnavailableError:
+        return ""
+    holder = found[0].region if found else "nobody"
+    return "" if holder == region.settings.region else holder
