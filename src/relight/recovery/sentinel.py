@@ -54,55 +54,45 @@ def watch(
     Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
     while. A passing error of the lease's own store costs one look and not the watch.
     """
+
+    def look() -> tuple[Decision, str]:
+        """What is decided now, and the id of the run that was started for it, if one was."""
+        found = leases.read()
+        region = found[0].region if found else policy.primary_region
+        evidence = gather(
+            url=urls[region],
+            region=region,
+            history=history,
+            lease=found[0] if found else None,
+            timeout_s=timeout_s,
+            clock=clock,
+        )
+        decision = decide(evidence, policy)
+        run_id = ""
+        _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
+        if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, START_AGAIN_S):
+            run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
+            recover(run_id, decision, evidence.at)
+            history.write(replace(evidence.probes, started_at=evidence.at))
+        if decision.verdict is Verdict.PAGE and _is_over(evidence.probes.paged_at, evidence.at, PAGE_AGAIN_S):
+            page(decision)
+            history.write(replace(evidence.probes, paged_at=evidence.at))
+        return decision, run_id
+
     began = clock.monotonic()
     count = 0
     while True:
-        done: Watch | None = None
+        count += 1
         try:
-            done = _look(urls, history, leases, policy, recover, page, timeout_s, clock, count + 1)
+            decision, run_id = look()
+            done = Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)
         except TransientError as exc:
             _log.warning("look_failed", extra={"error": str(exc)})
-        count += 1
-        if done is not None and done.run_id:
-            return done
+            done = Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
         next_at = count * interval_s
-        if next_at >= for_s:
-            return done or Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
+        if done.run_id or next_at >= for_s:
+            return done
         clock.sleep(began + next_at - clock.monotonic())
-
-
-def _look(
-    urls: Mapping[str, str],
-    history: HistoryStore,
-    leases: LeaseStore,
-    policy: Policy,
-    recover: Callable[[str, Decision, datetime], None],
-    page: Callable[[Decision], None],
-    timeout_s: float,
-    clock: Clock,
-    count: int,
-) -> Watch:
-    found = leases.read()
-    region = found[0].region if found else policy.primary_region
-    evidence = gather(
-        url=urls[region],
-        region=region,
-        history=history,
-        lease=found[0] if found else None,
-        timeout_s=timeout_s,
-        clock=clock,
-    )
-    decision = decide(evidence, policy)
-    run_id = ""
-    _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-    if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, START_AGAIN_S):
-        run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
-        recover(run_id, decision, evidence.at)
-        history.write(replace(evidence.probes, started_at=evidence.at))
-    if decision.verdict is Verdict.PAGE and _is_over(evidence.probes.paged_at, evidence.at, PAGE_AGAIN_S):
-        page(decision)
-        history.write(replace(evidence.probes, paged_at=evidence.at))
-    return Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)
 
 
 def _is_over(moment: datetime | None, now: datetime, wait_s: float) -> bool:
