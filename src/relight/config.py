@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from relight.errors import ConfigError
+from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import OBJECTIVES, Objectives, Tier
 
 if TYPE_CHECKING:
@@ -37,9 +38,22 @@ class OnLeaseLost(StrEnum):
     SERVE = "serve"
 
 
+class MemoryStore(StrEnum):
+    """Where an agent's memory lives."""
+
+    PGVECTOR = "pgvector"
+    QDRANT = "qdrant"
+    WEAVIATE = "weaviate"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a handler, a worker or the CLI is told from outside. Secrets are named here, never held."""
+    """Everything a handler, a worker or the CLI is told from outside. Secrets are named here, never held.
+
+    `signing_key` is a KMS key (ARN or alias) or `file:` and a path, empty for none. `vault_endpoint` and
+    `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
+    points itself. `rehearsal_check` is a command that a rehearsal runs against what it restored.
+    """
 
     environment: str
     tier: Tier
@@ -60,9 +74,18 @@ class Settings:
     agent_replicas: int
     state_machine_arn: str = ""
     incidents_topic_arn: str = ""
-    collection: str = "memory"
-    dimension: int = 256
-    embedding_model: str = "wordllama-l2-supercat-256"
+    memory_store: MemoryStore = MemoryStore.PGVECTOR
+    collections: tuple[CollectionSpec, ...] = (
+        CollectionSpec(name="memory", dimension=256, embedding_model="wordllama-l2-supercat-256"),
+    )
+    recall_floor: float = 0.9
+    keep_hourly: int = 24
+    keep_daily: int = 14
+    keep_monthly: int = 12
+    signing_key: str = ""
+    rehearsal_check: str = ""
+    vault_endpoint: str = ""
+    peer_vault_endpoint: str = ""
     acknowledge: Acknowledge = Acknowledge.REMOTE
     confirm_timeout_s: float = 5.0
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
@@ -103,7 +126,7 @@ class Settings:
         """The environment variables from which `from_env` makes an equal value; settings at their default are left
         out."""
         return {
-            PREFIX + item.name.upper(): str(getattr(self, item.name))
+            PREFIX + item.name.upper(): _render(getattr(self, item.name))
             for item in fields(self)
             if _required(item) or getattr(self, item.name) != item.default
         }
@@ -115,7 +138,37 @@ def _required(item: Any) -> bool:
     return item.default is MISSING
 
 
+def _render(value: Any) -> str:
+    if isinstance(value, tuple):
+        return json.dumps([asdict(item) for item in value], sort_keys=True)
+    return str(value)
+
+
+def _parse_collections(name: str, text: str) -> tuple[CollectionSpec, ...]:
+    """The inverse of `_render`."""
+    try:
+        found = tuple(
+            CollectionSpec(
+                **{
+                    **item,
+                    "distance": Distance(item["distance"]),
+                    "index": None if item["index"] is None else HnswIndex(**item["index"]),
+                }
+            )
+            for item in json.loads(text)
+        )
+    except (ValueError, TypeError, KeyError) as exc:
+        raise ConfigError(
+            f"{name}={text!r} is not a list of collections: {exc}", hint="deploy the stacks again"
+        ) from exc
+    if not found or len({item.name for item in found}) != len(found):
+        raise ConfigError(f"{name}={text!r} names no collection, or one twice", hint="name each once, at least one")
+    return found
+
+
 def _parse(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return _parse_collections(name, text)
     try:
         if issubclass(kind, StrEnum):
             return kind(text)
@@ -131,6 +184,8 @@ def _parse(name: str, text: str, kind: Any) -> Any:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connections:
     """How to reach a region's own servers. Read from the secret that `Settings.connections_secret` names.
+
+    `memory_dsn` is of PostgreSQL for pgvector, else a URL whose password is the API key (`https://:KEY@host:6333`).
 
     The fields are left out of `repr`, because they hold passwords.
     """

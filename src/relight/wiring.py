@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
 from relight.config import Connections, Settings
-from relight.memory.pgvector import PgVectorStore
-from relight.memory.store import CollectionSpec
+from relight.memory.stores import open_store
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.replica import PhysicalReplica
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
+    from relight.memory.store import CollectionSpec, VectorStore
 
 
 class Region:
@@ -118,20 +118,16 @@ class Region:
         return PhysicalReplica(self.connections.state_dsn)
 
     @cached_property
-    def store(self) -> PgVectorStore:
+    def store(self) -> VectorStore:
         """The vector store."""
-        store = PgVectorStore(self.connections.memory_dsn)
+        store = open_store(self.settings.memory_store, self.connections.memory_dsn)
         self._open.callback(store.close)
         return store
 
     @property
-    def spec(self) -> CollectionSpec:
-        """The collection that the agent remembers in."""
-        return CollectionSpec(
-            name=self.settings.collection,
-            dimension=self.settings.dimension,
-            embedding_model=self.settings.embedding_model,
-        )
+    def specs(self) -> tuple[CollectionSpec, ...]:
+        """The collections that the agent remembers in."""
+        return self.settings.collections
 
     def timeline(self, run_id: str) -> Timeline:
         """The timeline of one run, in this region's vault."""

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         plan = {
             "environment": region.settings.environment,
             "region": region.settings.region,
-            "snapshot of": region.spec.name,
+            "snapshot of": ", ".join(spec.name for spec in region.specs),
         }
         if confirmed(args, plan):
             result(args, take_point(region))

@@ -96,7 +96,7 @@ class Agent:
         self._embedder = Embedder()
         self._lease = region.lease_keeper()
         self._ledger = Ledger(region.database, epoch=lambda: self._lease.epoch, acknowledge=region.settings.acknowledge)
-        self._memory = Memory(store=region.store, spec=region.spec)
+        self._memory = Memory(store=region.store, spec=region.specs[0])
         self._tool = OutboxTool()
         self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
         self._stop = threading.Event()
@@ -152,7 +152,7 @@ class Agent:
                 lease=self._lease,
                 epochs=self._region.epochs,
                 memory=self._region.store,
-                collection=settings.collection,
+                collections=[spec.name for spec in self._region.specs],
             )
             if found.ready != self._readiness.ready or (found.detail and found.reason != self._readiness.reason):
                 _log.info("gate", extra={"ready": found.ready, "reason": found.reason, "detail": found.detail})
@@ -181,7 +181,8 @@ class Agent:
             if self.ready().opened:
                 try:
                     with self._region.state() as state:
-                        Applier(store=self._region.store, spec=self._region.spec, state=state).catch_up()
+                        for spec in self._region.specs:
+                            Applier(store=self._region.store, spec=spec, state=state).catch_up()
                 except RelightError as exc:
                     _log.warning("applier_failed", extra={"error": str(exc)})
 

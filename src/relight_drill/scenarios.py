@@ -318,6 +318,7 @@ def _failures(runs: Sequence[Sequence[Event]]) -> list[str]:
     passed_over = [
         f"{event.state}: recovery point {item['point']} was passed over: {item['reason']}"
         for event in last
-        for item in event.detail.get("passed_over", [])
+        for hydration in event.detail.get("collections", [])
+        for item in hydration.get("passed_over", [])
     ]
     return failed + passed_over

@@ -21,7 +21,6 @@ from relight.errors import RelightError
 from relight.memory.api import Memory, Point
 from relight.memory.hydrate import verify_memory
 from relight.memory.pgvector import PgVectorStore
-from relight.memory.store import CollectionSpec
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from relight.config import Settings
+    from relight.memory.store import CollectionSpec
     from relight.recovery.timeline import Event
     from relight_drill.applier import Deployment, Service
     from relight_drill.ecs import Task
@@ -467,10 +467,7 @@ class World:
 
     @property
     def _spec(self) -> CollectionSpec:
-        settings = self._settings[Role.PRIMARY]
-        return CollectionSpec(
-            name=settings.collection, dimension=settings.dimension, embedding_model=settings.embedding_model
-        )
+        return self._settings[Role.PRIMARY].collections[0]
 
     @property
     def collection(self) -> str:

@@ -69,7 +69,7 @@ ONLY_MEMORY = {"memory is not hydrated", "the vector store: UnavailableError"}
 
 
 def look(world: World) -> Readiness:
-    return readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=world, collection="memory")
+    return readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=world, collections=["memory"])
 
 
 def broken(reason: str) -> World:
@@ -108,7 +108,7 @@ def test_a_lease_that_runs_out_meanwhile_opens_nothing() -> None:
             world.live = False
             raise NotFoundError(f"there is no collection {name!r}")
 
-    answer = readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=Slow(), collection="memory")
+    answer = readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=Slow(), collections=["memory"])
     assert (answer.ready, answer.opened, answer.reason) == (False, False, "the lease ran out")
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from relight.clock import SystemClock
 from relight.errors import ConflictError, NotFoundError, PermanentError
 from relight.memory import journal
 from relight.memory.journal import Op, Position, Write
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relight.adapters.postgres import Connection, Cursor
+    from relight.clock import Clock
     from relight.memory.journal import Entry
     from relight.memory.store import CollectionSpec, VectorStore
 
 # Entries that the store lacks are compared one by one; with more than this, it is brought up to the journal first.
 _PAGE = 500
+# How long another applier may hold this one up.
+_APPLIER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +48,19 @@ class Applied:
 class Applier:
     """Brings one collection up to the journal. Any number may run at once, anywhere."""
 
-    def __init__(self, *, store: VectorStore, spec: CollectionSpec, state: Connection, batch: int = 500) -> None:
+    def __init__(
+        self,
+        *,
+        store: VectorStore,
+        spec: CollectionSpec,
+        state: Connection,
+        clock: Clock | None = None,
+        batch: int = 500,
+    ) -> None:
         self._store = store
         self._spec = spec
         self._state = state
+        self._clock = clock or SystemClock()
         self._batch = batch
         self._known = False
 
@@ -55,8 +68,14 @@ class Applier:
         """Apply everything that can be read now, in batches; makes the collection where there is none.
 
         Raises IntegrityError when the store was filled under another history, UnavailableError when this standby has
-        not replayed as far as the store is.
+        not replayed as far as the store is, or another applier does not come to its end.
         """
+        if self._store.transactional:
+            return self._catch_up()
+        with journal.one_applier(self._state, self._spec.name, clock=self._clock, within_s=_APPLIER_S):
+            return self._catch_up()
+
+    def _catch_up(self) -> Applied:
         name = self._spec.name
         try:
             position = self._store.position(name)

@@ -10,17 +10,19 @@ from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundE
 from relight.memory import journal
 from relight.memory.api import Applied, Applier
 from relight.memory.journal import Position
+from relight.memory.transfer import PointSource
+from relight.vault.manifest import Embedding
 from relight.vault.points import PointStatus, status_of, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, Restored, VectorStore
     from relight.vault.manifest import CollectionPart, Manifest
-    from relight.vault.store import ObjectReader, Vault
+    from relight.vault.store import Vault
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +73,57 @@ def hydrate(
     store: VectorStore,
     vault: Vault,
     state: Connection,
-    spec: CollectionSpec,
+    specs: Sequence[CollectionSpec],
     clock: Clock,
     point: str | None = None,
     before: datetime | None = None,
     force: bool = False,
     recall_floor: float = RECALL_FLOOR,
     wait_s: float = 5.0,
-) -> Hydration:
-    """Fill the collection from the newest eligible point, and bring it forward with the journal.
+) -> list[Hydration]:
+    """Fill each collection from the newest eligible point, and bring it forward with the journal.
 
     A collection that holds data is only brought forward, unless `force`. A point that proves damaged, or that holds
     writes which the state here never received, is passed over for the next older one, and the result says so; without
     any, the journal is applied from its beginning, which it still has. Naming a `point`, or the newest eligible one
-    `before` a time, uses that one or raises: ConflictError when the collection holds data, NotFoundError,
+    `before` a time, uses that one or raises: ConflictError when a collection holds data, NotFoundError,
     IntegrityError. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby that
     is a little behind.
     """
     if point is not None and before is not None:
         raise ConfigError("both a point and a time were named", hint="name one of them")
+    candidates = _Candidates(_chosen(vault, point, before))
     explicit = point is not None or before is not None
+    return [
+        _hydrate_one(
+            store=store,
+            vault=vault,
+            state=state,
+            spec=spec,
+            clock=clock,
+            candidates=candidates,
+            explicit=explicit,
+            force=force,
+            recall_floor=recall_floor,
+            wait_s=wait_s,
+        )
+        for spec in specs
+    ]
+
+
+def _hydrate_one(
+    *,
+    store: VectorStore,
+    vault: Vault,
+    state: Connection,
+    spec: CollectionSpec,
+    clock: Clock,
+    candidates: _Candidates,
+    explicit: bool,
+    force: bool,
+    recall_floor: float,
+    wait_s: float,
+) -> Hydration:
     collection = store.describe(spec.name)
     skipped: str | None = None
     passed_over: list[PassedOver] = []
@@ -98,9 +131,9 @@ def hydrate(
     if collection is not None and not collection.is_empty and not force and not explicit:
         skipped = f"the collection already holds {collection.points} points, at {collection.position}"
     else:
-        for status in _candidates(vault, point, before):
+        for status in candidates:
             try:
-                part, manifest = _usable(status, spec)
+                part, manifest = _usable(status, spec, store)
                 _wait_for_history(state, manifest, part, clock, wait_s)
                 restored = status.id, _restore(store, vault, spec, part, status.id, floor=recall_floor, replace=force)
                 break
@@ -115,8 +148,6 @@ def hydrate(
                 skipped = exc.problem  # another hydration, or an agent, was faster
                 break
         else:
-            if explicit:
-                raise NotFoundError(f"{vault} holds no eligible point before {before}", hint="name a later time")
             skipped = "there is no eligible point: the journal was applied from where the collection was"
     applied = bring_forward(store=store, state=state, spec=spec)
     after = store.describe(spec.name)
@@ -148,7 +179,7 @@ def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec
         raise IntegrityError(f"there is no collection {spec.name!r}", hint="hydrate it first")
     if collection.spec != spec:
         raise IntegrityError(
-            f"the collection is {collection.spec}, not {spec}", hint="use the settings it was made with"
+            f"the collection {spec.name!r} is {collection.spec}, not {spec}", hint="use the settings it was made with"
         )
     position = collection.position
     journal.check_history(state, spec.name, position)
@@ -167,7 +198,21 @@ def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec
     return Verified(points=collection.points, position=position)
 
 
-def _candidates(vault: Vault, point: str | None, before: datetime | None) -> Iterator[PointStatus]:
+class _Candidates:
+    """The points to try, in order, surveyed once however many collections ask: all are filled from the same ones."""
+
+    def __init__(self, found: Iterator[PointStatus]) -> None:
+        self._rest = found
+        self._seen: list[PointStatus] = []
+
+    def __iter__(self) -> Iterator[PointStatus]:
+        yield from self._seen
+        for status in self._rest:
+            self._seen.append(status)
+            yield status
+
+
+def _chosen(vault: Vault, point: str | None, before: datetime | None) -> Iterator[PointStatus]:
     if point is not None:
         yield status_of(vault, point)
         return
@@ -177,9 +222,11 @@ def _candidates(vault: Vault, point: str | None, before: datetime | None) -> Ite
         elif status.eligible and status.manifest is not None and status.manifest.taken_at <= before:
             yield status
             return
+    if before is not None:
+        raise NotFoundError(f"{vault} holds no eligible point before {before}", hint="name a later time")
 
 
-def _usable(status: PointStatus, spec: CollectionSpec) -> tuple[CollectionPart, Manifest]:
+def _usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tuple[CollectionPart, Manifest]:
     """Refuse before any byte moves."""
     manifest = status.manifest
     if manifest is None or not status.eligible:
@@ -187,12 +234,19 @@ def _usable(status: PointStatus, spec: CollectionSpec) -> tuple[CollectionPart, 
     part = manifest.collection(spec.name)
     if part is None:
         raise NotFoundError(f"the point {status.id} has no collection {spec.name!r}", hint="use another")
-    pinned = (part.dimension, part.distance, part.embedding_model)
-    wanted = (spec.dimension, spec.distance.value, spec.embedding_model)
+    pinned = part.embedding
+    wanted = Embedding(
+        model=spec.embedding_model, dimension=spec.dimension, distance=spec.distance.value, prefix=spec.prefix
+    )
     if pinned != wanted:
         raise IntegrityError(
             f"the point {status.id} holds {spec.name!r} as {pinned}, and the settings say {wanted}",
             hint="restore with the settings that it was taken with",
+        )
+    if part.store != store.kind:
+        raise IntegrityError(
+            f"the point {status.id} holds {spec.name!r} as {part.store} writes it, and memory lives in {store.kind}",
+            hint="use a point that was taken since, or memory_store as it was",
         )
     return part, manifest
 
@@ -231,26 +285,6 @@ def _restore(
     floor: float,
     replace: bool,
 ) -> Restored:
-    with vault.reader(part.object) as body:
-        restored = store.restore(spec, _Checked(body, part), part, point=point, floor=floor, replace=replace)
+    restored = store.restore(spec, PointSource(vault, part), point=point, floor=floor, replace=replace)
     log.info("point restored", extra={"point": point, "collection": spec.name, "points": restored.points})
     return restored
-
-
-class _Checked:
-    """Gives the object's bytes, and at their end an IntegrityError instead when they are not those of the manifest."""
-
-    def __init__(self, body: ObjectReader, part: CollectionPart) -> None:
-        self._body = body
-        self._part = part
-
-    def read(self, size: int) -> bytes:
-        data = self._body.read(size)
-        got, part = self._body, self._part
-        if got.bytes > part.bytes or (not data and (got.bytes, got.sha256) != (part.bytes, part.sha256)):
-            raise IntegrityError(
-                f"{part.object} has {got.bytes} bytes with SHA-256 {got.sha256}, "
-                f"and the manifest says {part.bytes} with {part.sha256}",
-                hint="the object was altered or cut: use another point",
-            )
-        return data

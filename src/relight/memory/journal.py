@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,20 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extras import execute_values
 
 from relight.adapters.postgres import translating
-from relight.errors import IntegrityError, PermanentError, UnavailableError
+from relight.errors import IntegrityError, PermanentError, TransientError, UnavailableError
 from relight.memory.vectors import is_text
 from relight.tasks.sql import statements
+from relight.vault.manifest import StatePosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from relight.adapters.postgres import Connection, Cursor
+    from relight.clock import Clock
 
 SQL = statements("relight.memory.sql", "journal.sql")
+_LOCK_POLL_S = 0.05
 
 
 class Op(StrEnum):
@@ -179,10 +182,32 @@ def alive(connection: Connection, collection: str, position: Position) -> int:
     return int(points)
 
 
-def state_position(connection: Connection) -> tuple[str, int]:
-    """(LSN, timeline) of the log: every entry that anybody could read so far is before it."""
-    [(lsn, timeline)] = _fetch(connection, SQL["state_position"], {})
-    return str(lsn), int(timeline or 0)
+@contextmanager
+def one_applier(connection: Connection, collection: str, *, clock: Clock, within_s: float) -> Iterator[None]:
+    """Be the only applier of `collection` among those that read this server; UnavailableError after `within_s`.
+
+    A lock of the session: it works on a hot standby, and ends with the connection of an applier that was killed.
+    """
+    until = clock.monotonic() + within_s
+    while not _fetch(connection, SQL["try_apply_lock"], {"collection": collection})[0][0]:
+        if clock.monotonic() >= until:
+            raise UnavailableError(
+                f"another applier has been at {collection!r} for {within_s:g} s", hint="wait for it, or end it"
+            )
+        clock.sleep(_LOCK_POLL_S)
+    try:
+        yield
+    finally:
+        # A connection that broke has let the lock go, and the error under way is the one to see.
+        if not connection.closed:
+            with suppress(TransientError):
+                _fetch(connection, SQL["apply_unlock"], {"collection": collection})
+
+
+def state_position(connection: Connection) -> StatePosition:
+    """Where the log is: every entry that anybody could read so far is before it."""
+    [(lsn, timeline, schema_version)] = _fetch(connection, SQL["state_position"], {})
+    return StatePosition(lsn=str(lsn), timeline=int(timeline or 0), schema_version=int(schema_version or 0))
 
 
 def covers(connection: Connection, lsn: str, timeline: int) -> tuple[bool, bool]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from relight import __version__
 from relight.clock import point_id
 from relight.errors import ConflictError, IntegrityError, UnavailableError
 from relight.memory import journal
 from relight.memory.api import Applier
-from relight.vault.manifest import CollectionPart, Manifest, StatePosition
-from relight.vault.points import PREFIX, manifest_key, newest_id
+from relight.memory.transfer import PointSink
+from relight.vault.manifest import CollectionPart, Embedding, Manifest
+from relight.vault.points import manifest_key, newest_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
+    from relight.vault.manifest import QueuePosition
     from relight.vault.store import Vault
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def take_snapshot(
     fallback: Vault | None,
     environment: str,
     clock: Clock,
+    queue: QueuePosition | None = None,
 ) -> Manifest:
     """Seal a recovery point of `specs` in `vault`, or in `fallback` when `vault` cannot be reached; the point says so.
 
@@ -61,6 +62,7 @@ def take_snapshot(
             environment=environment,
             taken_at=taken_at,
             clock=clock,
+            queue=queue,
         )
 
     try:
@@ -89,6 +91,7 @@ def _take(
     environment: str,
     taken_at: datetime,
     clock: Clock,
+    queue: QueuePosition | None,
 ) -> Manifest:
     point = point_id(taken_at)
     try:
@@ -99,7 +102,7 @@ def _take(
         raise ConflictError(f"the point {point} is sealed already", hint="another snapshot of this second was first")
     parts = tuple(_upload(store, spec, vault, point) for spec in specs)
     # Read last: by now the log holds every entry that is in the snapshots.
-    lsn, timeline = journal.state_position(state)
+    position = journal.state_position(state)
     manifest = Manifest(
         id=point,
         environment=environment,
@@ -109,44 +112,42 @@ def _take(
         sealed_at=clock.now(),
         software=__version__,
         previous=previous,
-        state=StatePosition(lsn=lsn, timeline=timeline),
+        state=position,
+        queue=queue,
         collections=parts,
     )
     try:
         vault.put_bytes(manifest_key(point), manifest.to_json().encode(), only_if_absent=True)
     except UnavailableError as exc:
         raise _VaultUnavailableError from exc
-    log.info("point sealed", extra={"point": point, "region": vault.region, "bytes": sum(p.bytes for p in parts)})
+    log.info("point sealed", extra={"point": point, "region": vault.region, "bytes": manifest.total_bytes})
     return manifest
 
 
 def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str) -> CollectionPart:
-    # The random part keeps two snapshots of the same second out of each other's objects.
-    key = f"{PREFIX}{point}/{quote(spec.name, safe='')}-{secrets.token_hex(4)}.{store.extension}"
-    writer = None
+    sink = PointSink(vault, point, spec.name, store.extension)
     try:
-        with vault.writer(key) as writer:
-            taken = store.snapshot(spec.name, writer)
+        taken = store.snapshot(spec.name, sink)
     except UnavailableError as exc:
-        if writer is not None and writer.error is not None:
+        if sink.error is not None:
             raise _VaultUnavailableError from exc
         raise
     if taken.spec != spec:
         raise IntegrityError(
-            f"the collection {spec.name!r} changed to {taken.spec} while its snapshot was taken",
+            f"the collection {spec.name!r} is {taken.spec}, and the settings say {spec}",
             hint="correct the settings; nothing was sealed",
         )
     return CollectionPart(
         name=spec.name,
         store=store.kind,
         server_version=taken.server_version,
-        object=key,
-        bytes=writer.bytes,
-        sha256=writer.sha256,
+        pieces=tuple(sink.pieces),
         points=taken.points,
-        dimension=spec.dimension,
-        distance=spec.distance.value,
-        embedding_model=spec.embedding_model,
+        drift=taken.drift,
+        embedding=Embedding(
+            model=spec.embedding_model, dimension=spec.dimension, distance=spec.distance.value, prefix=spec.prefix
+        ),
+        configuration=taken.configuration,
         position=str(taken.position),
         canaries=taken.canaries,
     )

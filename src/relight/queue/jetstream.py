@@ -12,6 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 from nats.js.errors import NotFoundError as StreamNotFoundError
 
 from relight.errors import UnavailableError
+from relight.vault.manifest import QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -112,6 +113,11 @@ class JetStreamQueue:
             except TimeoutError:  # nats.errors.TimeoutError is one; fetching several raises the plain one
                 return []
         return [JetStreamDelivery(message) for message in messages]
+
+    async def position(self) -> QueuePosition:
+        with _translating("ask the queue how far it is"):
+            info = await self._jetstream.stream_info(self._stream)
+        return QueuePosition(stream=self._stream, last_sequence=info.state.last_seq)
 
     async def depth(self) -> int:
         with _translating("measure the queue"):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relight.vault.manifest import QueuePosition
+
 
 class Delivery(Protocol):
     """One message that was handed out and is not settled yet."""
@@ -43,6 +45,10 @@ class TaskQueue(Protocol):
 
     async def fetch(self, limit: int, *, timeout_s: float) -> Sequence[Delivery]:
         """Up to `limit` messages; an empty sequence when none came within `timeout_s`."""
+        ...
+
+    async def position(self) -> QueuePosition:
+        """How far the queue is: the last message that was ever put into it."""
         ...
 
     async def depth(self) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def prepare(region: Region) -> dict[str, Any]:
-    """Make the schema, the queue and the collection, take the first epoch for this region and open its gate.
+    """Make the schema, the queue and the collections, take the first epoch for this region and open its gate.
 
     Idempotent. Refused, before anything is made, where this is no first day because another epoch or region is at work,
     and where acknowledged would mean nothing because no standby confirms commits.
@@ -41,7 +41,8 @@ def prepare(region: Region) -> dict[str, Any]:
             await queue.ensure()
 
     asyncio.run(make_queue())
-    region.store.ensure(region.spec)
+    for spec in region.specs:
+        region.store.ensure(spec)
     lease = take_first(region.leases, region=settings.region, ttl_s=settings.lease_ttl_s, clock=region.clock)
     region.epochs.take(lease.epoch, region=settings.region, run_id=lease.run_id)
     region.epochs.mark_verified(lease.epoch)

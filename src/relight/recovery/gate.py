@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from relight.errors import LeaseLostError, NotFoundError, RelightError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relight.recovery.epoch import HeldLease
     from relight.tasks.ledger import Epoch
 
@@ -44,7 +46,9 @@ class Readiness:
     detail: str = ""
 
 
-def readiness(*, region: str, lease: HeldLease, epochs: Epochs, memory: Collections, collection: str) -> Readiness:
+def readiness(
+    *, region: str, lease: HeldLease, epochs: Epochs, memory: Collections, collections: Sequence[str]
+) -> Readiness:
     """Ready only while this region holds a live lease on the newest epoch, its memory is there and its gate is open.
 
     Never raises: whatever cannot be found out is a reason not to be ready.
@@ -53,7 +57,7 @@ def readiness(*, region: str, lease: HeldLease, epochs: Epochs, memory: Collecti
         held = lease.epoch
         lease.check()
         closed = _closed(epochs, region, held)
-        lacking = None if closed else _lacking(memory, collection)
+        lacking = None if closed else _lacking(memory, collections)
         lease.check()
     except LeaseLostError as exc:
         return Readiness(ready=False, reason=exc.problem)
@@ -76,10 +80,11 @@ def _closed(epochs: Epochs, region: str, held: int) -> tuple[str, str] | None:
     return None
 
 
-def _lacking(memory: Collections, collection: str) -> tuple[str, str] | None:
+def _lacking(memory: Collections, collections: Sequence[str]) -> tuple[str, str] | None:
     """Why memory cannot be asked, and what the driver said; None when it can."""
     try:
-        memory.position(collection)
+        for name in collections:
+            memory.position(name)
     except NotFoundError as exc:
         return "memory is not hydrated", str(exc)
     except RelightError as exc:

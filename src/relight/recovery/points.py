@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import UnavailableError
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
+from relight.queue.jetstream import open_queue
 
 if TYPE_CHECKING:
+    from relight.vault.manifest import QueuePosition
     from relight.wiring import Region
+
+log = logging.getLogger(__name__)
 
 
 def take_point(region: Region) -> dict[str, Any]:
@@ -27,19 +33,32 @@ def take_point(region: Region) -> dict[str, Any]:
     with region.state() as state:
         manifest = take_snapshot(
             store=region.store,
-            specs=[region.spec],
+            specs=region.specs,
             state=state,
             vault=first,
             fallback=second,
             environment=region.settings.environment,
             clock=region.clock,
+            queue=_queue_position(region),
         )
     return {
         "id": manifest.id,
         "region": manifest.region,
         "points": sum(part.points for part in manifest.collections),
-        "bytes": sum(part.bytes for part in manifest.collections),
+        "bytes": manifest.total_bytes,
     }
+
+
+def _queue_position(region: Region) -> QueuePosition | None:
+    async def ask() -> QueuePosition:
+        async with open_queue(region.connections.queue_url, environment=region.settings.environment) as queue:
+            return await queue.position()
+
+    try:
+        return asyncio.run(ask())
+    except UnavailableError as exc:
+        log.warning("queue position unknown", extra={"error": str(exc)})
+        return None
 
 
 def _other_holder(region: Region) -> str:

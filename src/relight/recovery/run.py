@@ -131,13 +131,20 @@ def _scale(region: Region, _: Run) -> dict[str, Any]:
 
 def _hydrate(region: Region, _: Run) -> dict[str, Any]:
     with region.state() as state:
-        return states.hydrate(store=region.store, vault=region.vault, state=state, spec=region.spec, clock=region.clock)
+        return states.hydrate(
+            store=region.store,
+            vault=region.vault,
+            state=state,
+            specs=region.specs,
+            clock=region.clock,
+            recall_floor=region.settings.recall_floor,
+        )
 
 
 def _verify(region: Region, run: Run) -> dict[str, Any]:
     with region.state() as state:
         return states.verify(
-            store=region.store, state=state, spec=region.spec, epochs=region.epochs, lease=_lease(region, run)
+            store=region.store, state=state, specs=region.specs, epochs=region.epochs, lease=_lease(region, run)
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relight.errors import RelightError
+from relight.memory.store import DEGRADED
 from relight.queue.jetstream import open_queue
 from relight.recovery.evidence import probe
 from relight.vault.points import survey
@@ -79,10 +80,16 @@ def _acknowledged(region: Region) -> tuple[bool, str]:
 
 
 def _memory(region: Region) -> tuple[bool, str]:
-    collection = region.store.describe(region.spec.name)
-    if collection is None:
-        return False, f"no collection {region.spec.name!r}: it is hydrated on boot, or by `relight restore`"
-    return True, f"{collection.points} vectors, journal applied to {collection.position}"
+    ok, said = True, []
+    for spec in region.specs:
+        found = region.store.describe(spec.name)
+        if found is None:
+            ok = False
+            said.append(f"no collection {spec.name!r}: it is hydrated on boot, or by `relight restore`")
+        else:
+            index = ", searched exactly until its index is built" if found.index in DEGRADED else ""
+            said.append(f"{spec.name}: {found.points} vectors, journal applied to {found.position}{index}")
+    return ok, "; ".join(said)
 
 
 def _queue(region: Region) -> tuple[bool, str]:

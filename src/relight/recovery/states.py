@@ -17,6 +17,8 @@ from relight.tasks.replay import replay as replay_tasks
 from relight.vault.points import eligible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
@@ -117,19 +119,30 @@ def scale(*, ecs: Any, cluster: str, service: str, replicas: int) -> dict[str, A
 
 
 def hydrate(
-    *, store: VectorStore, vault: Vault, state: Connection, spec: CollectionSpec, clock: Clock
+    *,
+    store: VectorStore,
+    vault: Vault,
+    state: Connection,
+    specs: Sequence[CollectionSpec],
+    clock: Clock,
+    recall_floor: float,
 ) -> dict[str, Any]:
     """Fill the vector store: from the newest eligible point when it is empty, and then from the journal."""
-    return hydrate_memory(store=store, vault=vault, state=state, spec=spec, clock=clock).to_json()
+    done = hydrate_memory(store=store, vault=vault, state=state, specs=specs, clock=clock, recall_floor=recall_floor)
+    return {"collections": [item.to_json() for item in done]}
 
 
 def verify(
-    *, store: VectorStore, state: Connection, spec: CollectionSpec, epochs: EpochLog, lease: Lease
+    *, store: VectorStore, state: Connection, specs: Sequence[CollectionSpec], epochs: EpochLog, lease: Lease
 ) -> dict[str, Any]:
     """Prove that memory holds all that the journal promises, and record it; IntegrityError otherwise."""
-    verified = verify_memory(store=store, state=state, spec=spec)
+    found = {spec.name: verify_memory(store=store, state=state, spec=spec) for spec in specs}
     epochs.mark_verified(lease.epoch)
-    return {"points": verified.points, "position": str(verified.position)}
+    return {
+        "collections": [
+            {"collection": name, "points": item.points, "position": str(item.position)} for name, item in found.items()
+        ]
+    }
 
 
 async def replay(*, ledger: Ledger, queue: TaskQueue, epochs: EpochLog, lease: Lease) -> dict[str, Any]:

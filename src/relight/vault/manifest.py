@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,29 +27,77 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One object of a collection's snapshot; `node` tells those of a cluster apart and is empty where there is one."""
+
+    object: str
+    bytes: int
+    sha256: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """Where the vectors come from. A memory that is asked with other ones answers nonsense, so a mismatch is refused.
+
+    `prefix` is put before a text when it is embedded.
+    """
+
+    model: str
+    dimension: int
+    distance: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionPart:
-    """One collection's snapshot. `position` is the last journal entry in it (`xid:seq`)."""
+    """One collection's snapshot, in the format of `store`.
+
+    `position` is the last journal entry that is surely in it (`xid:seq`); `drift` is by how much the count of `points`
+    may be wrong; `configuration` is the store's own description of the collection (index, aliases, replication).
+    """
 
     name: str
     store: str
     server_version: str
-    object: str
-    bytes: int
-    sha256: str
+    pieces: tuple[Piece, ...]
     points: int
-    dimension: int
-    distance: str
-    embedding_model: str
+    drift: int
+    embedding: Embedding
+    configuration: dict[str, Any]
     position: str
     canaries: tuple[Canary, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All pieces together."""
+        return sum(piece.bytes for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatePosition:
-    """Where the log of the state Postgres was when every entry that the snapshots hold was in it."""
+    """Where the log of the state Postgres was when every entry that the snapshots hold was in it, and its schema."""
 
     lsn: str
     timeline: int
+    schema_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePosition:
+    """How far the queue's stream was. For people: the queue is rebuilt from the ledger."""
+
+    stream: str
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """Over the SHA-256 of the manifest without it; `value` is base64 in JSON."""
+
+    algorithm: str
+    key: str
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +105,7 @@ class Manifest:
     """A recovery point.
 
     `region` is where its bytes were uploaded; `instead_of` names the region that could not be reached, if that is not
-    where they belong.
+    where they belong. `queue` is None when the queue did not answer: no point waits for it.
     """
 
     id: str
@@ -69,7 +117,14 @@ class Manifest:
     software: str
     previous: str | None
     state: StatePosition
+    queue: QueuePosition | None
     collections: tuple[CollectionPart, ...]
+    signature: Signature | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all collections together."""
+        return sum(part.bytes for part in self.collections)
 
     def collection(self, name: str) -> CollectionPart | None:
         """The part of that collection, or None."""
@@ -101,7 +156,9 @@ class Manifest:
                     "taken_at": parse_time(value["taken_at"]),
                     "sealed_at": parse_time(value["sealed_at"]),
                     "state": StatePosition(**value["state"]),
+                    "queue": None if value["queue"] is None else QueuePosition(**value["queue"]),
                     "collections": tuple(_part(item) for item in value["collections"]),
+                    "signature": None if value["signature"] is None else _signature(value["signature"]),
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -111,18 +168,29 @@ class Manifest:
 
 
 def _part(value: dict[str, Any]) -> CollectionPart:
-    canaries = tuple(Canary(vector=_vector(item["vector"]), ids=tuple(item["ids"])) for item in value["canaries"])
-    part = CollectionPart(**{**value, "canaries": canaries})
-    if not all(isinstance(number, int) and number >= 0 for number in (part.bytes, part.points, part.dimension)):
-        raise ValueError(f"bytes, points or dimension of {part.name!r} is not a count")
+    part = CollectionPart(
+        **{
+            **value,
+            "canaries": tuple(Canary(vector=_bytes(i["vector"]), ids=tuple(i["ids"])) for i in value["canaries"]),
+            "pieces": tuple(Piece(**item) for item in value["pieces"]),
+            "embedding": Embedding(**value["embedding"]),
+        }
+    )
+    counts = (part.points, part.drift, part.embedding.dimension, *(piece.bytes for piece in part.pieces))
+    if not all(isinstance(number, int) and number >= 0 for number in counts):
+        raise ValueError(f"bytes, points, drift or dimension of {part.name!r} is not a count")
     return part
 
 
-def _vector(text: str) -> bytes:
+def _signature(value: dict[str, Any]) -> Signature:
+    return Signature(**{**value, "value": _bytes(value["value"])})
+
+
+def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as exc:
-        raise ValueError("a canary's vector is not base64") from exc
+        raise ValueError(f"{text[:20]!r} is not base64") from exc
 
 
 def _plain(value: Any) -> Any:
@@ -132,6 +200,6 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, (Canary, CollectionPart, StatePosition)):
+    if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     return value

@@ -95,12 +95,12 @@ def _status(vault: Vault, point: str, sizes: dict[str, int]) -> PointStatus:
         manifest = find(vault, point)
     except (IntegrityError, NotFoundError) as exc:
         return PointStatus(id=point, manifest=None, reason=str(exc))
-    for part in manifest.collections:
-        if not part.object.startswith(f"{PREFIX}{point}/"):
-            return PointStatus(id=point, manifest=manifest, reason=f"{part.object!r} is no object of this point")
-        if part.object not in sizes:
-            return PointStatus(id=point, manifest=manifest, reason=f"{part.object} is not here")
-        if sizes[part.object] != part.bytes:
-            reason = f"{part.object} has {sizes[part.object]} bytes, and the manifest says {part.bytes}"
+    for piece in (piece for part in manifest.collections for piece in part.pieces):
+        if not piece.object.startswith(f"{PREFIX}{point}/"):
+            return PointStatus(id=point, manifest=manifest, reason=f"{piece.object!r} is no object of this point")
+        if piece.object not in sizes:
+            return PointStatus(id=point, manifest=manifest, reason=f"{piece.object} is not here")
+        if sizes[piece.object] != piece.bytes:
+            reason = f"{piece.object} has {sizes[piece.object]} bytes, and the manifest says {piece.bytes}"
             return PointStatus(id=point, manifest=manifest, reason=reason)
     return PointStatus(id=point, manifest=manifest, reason="")

@@ -34,14 +34,14 @@ class Vault:
 
     def __init__(self, client: Any, bucket: str, *, region: str) -> None:
         self._client = client
-        self._bucket = bucket
+        self.bucket = bucket
         self.region = region
 
     def __repr__(self) -> str:
-        return f"Vault(s3://{self._bucket} in {self.region})"
+        return f"Vault(s3://{self.bucket} in {self.region})"
 
     def __str__(self) -> str:
-        return f"the vault {self._bucket} in {self.region}"
+        return f"the vault {self.bucket} in {self.region}"
 
     def put_bytes(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Put a small object; with `only_if_absent`, ConflictError when the key holds other bytes.
@@ -51,7 +51,7 @@ class Vault:
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
         try:
             with translating():
-                self._client.put_object(Bucket=self._bucket, Key=key, Body=data, **condition)
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=data, **condition)
         except ConflictError:
             if self.get_bytes(key) != data:
                 raise
@@ -59,7 +59,7 @@ class Vault:
     def get_bytes(self, key: str) -> bytes:
         """A small object."""
         with translating():
-            body: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            body: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return body
 
     def put_json(self, key: str, value: Any, *, only_if_absent: bool = False) -> None:
@@ -71,11 +71,11 @@ class Vault:
         try:
             return json.loads(self.get_bytes(key))
         except ValueError as exc:
-            raise IntegrityError(f"s3://{self._bucket}/{key} is not JSON") from exc
+            raise IntegrityError(f"s3://{self.bucket}/{key} is not JSON") from exc
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Every object under `prefix`, by key."""
-        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": prefix}
+        arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             with translating():
                 page = self._client.list_objects_v2(**arguments)
@@ -92,7 +92,7 @@ class Vault:
     @contextmanager
     def writer(self, key: str) -> Iterator[ObjectWriter]:
         """Write an object piece by piece. It appears whole when the block ends, and not at all when the block fails."""
-        writer = ObjectWriter(self._client, self._bucket, key)
+        writer = ObjectWriter(self._client, self.bucket, key)
         try:
             yield writer
             writer.finish()
@@ -104,7 +104,7 @@ class Vault:
     def reader(self, key: str) -> Iterator[ObjectReader]:
         """Read an object piece by piece, hashing it."""
         with translating():
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
         try:
             yield ObjectReader(body)
         finally:

@@ -36,7 +36,14 @@ select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_curre
        case when pg_is_in_recovery()
             then (select timeline from relight.epochs order by epoch desc limit 1)
             else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
-       end
+       end,
+       (select max(version) from relight.migrations)
+
+-- name: try_apply_lock
+select pg_try_advisory_lock(hashtextextended(%(collection)s, 7232))
+
+-- name: apply_unlock
+select pg_advisory_unlock(hashtextextended(%(collection)s, 7232))
 
 -- A point of an older timeline is of this history up to where the first epoch on a newer one began.
 -- name: covers
