@@ -29,6 +29,8 @@ LIST_ACTIONS = ("s3:ListBucket",)
 HOLD_ACTIONS = ("s3:GetObject", "s3:PutObject")
 READ_ACTIONS = ("s3:GetObject",)
 ENCRYPT_ACTIONS = ("kms:Decrypt", "kms:GenerateDataKey")
+SIGN_ACTIONS = ("kms:Sign",)
+CHECK_ACTIONS = ("kms:Verify",)
 WRITE_KEY_ACTIONS = ("kms:GenerateDataKey",)
 READ_KEY_ACTIONS = ("kms:Decrypt",)
 
@@ -72,7 +74,8 @@ class BucketRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultRef(BucketRef):
-    """A region's vault: recovery points under `points/`, the timelines of recovery runs under `runs/`."""
+    """A region's vault: recovery points under `points/`, what was found of them under `verified/`, the timelines of
+    recovery runs under `runs/`, the records of rehearsals under `rehearsals/`."""
 
     def grant_seal(self, grantee: Grantee) -> None:
         """Upload recovery points and seal them. KMS asks for `Decrypt` to put a multipart upload together.
@@ -112,6 +115,30 @@ class VaultRef(BucketRef):
             self._listing(RUNS),
             self._objects(REVIEW_ACTIONS, f"{RUNS}*"),
             self._key(READ_KEY_ACTIONS),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningRef:
+    """The key that signs recovery points, as a region has it."""
+
+    alias: str
+    region: str
+    account: str
+
+    def grant_sign(self, grantee: Grantee) -> None:
+        """Sign a point."""
+        grantee.allow("sign", self._statement(SIGN_ACTIONS))
+
+    def grant_check(self, grantee: Grantee) -> None:
+        """Check the signature of a point."""
+        grantee.allow("check-signature", self._statement(CHECK_ACTIONS))
+
+    def _statement(self, actions: tuple[str, ...]) -> Statement:
+        return Statement(
+            actions=actions,
+            resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
+            condition={"ForAnyValue:StringEquals": {"kms:ResourceAliases": self.alias}},
         )
 
 

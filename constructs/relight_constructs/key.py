@@ -1,14 +1,14 @@
-"""A customer-managed key with an alias."""
+"""Customer-managed keys with an alias: one that encrypts, and one of both regions that signs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.bindings import Construct, KmsAlias, KmsKey
+from relight_constructs.bindings import Construct, KmsAlias, KmsKey, KmsReplicaKey
 from relight_constructs.policies import key_policy
 
 if TYPE_CHECKING:
-    from relight_constructs.props import KeyProps
+    from relight_constructs.props import KeyProps, SigningKeyProps
 
 
 class Key(Construct):
@@ -31,3 +31,35 @@ class Key(Construct):
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._key.arn
+
+
+class SigningKey(Construct):
+    """Define the key that signs recovery points, and its replica in the other region, under the same alias in both.
+
+    What one region signed the other verifies by itself: a replica works without the region of its primary. KMS rotates
+    no asymmetric key.
+    """
+
+    def __init__(self, scope: Construct, id_: str, props: SigningKeyProps) -> None:
+        super().__init__(scope, id_)
+        key = KmsKey(
+            self,
+            "key",
+            description="Signs the recovery points of Relight",
+            customer_master_key_spec="ECC_NIST_P256",
+            key_usage="SIGN_VERIFY",
+            multi_region=True,
+            deletion_window_in_days=30,
+            policy=key_policy(account=props.place.account),
+        )
+        KmsAlias(self, "alias", name=props.alias, target_key_id=key.key_id)
+        replica = KmsReplicaKey(
+            self,
+            "replica",
+            description="Signs the recovery points of Relight",
+            primary_key_arn=key.arn,
+            deletion_window_in_days=30,
+            policy=key_policy(account=props.place.account),
+            provider=props.replica_provider,
+        )
+        KmsAlias(self, "replica-alias", name=props.alias, target_key_id=replica.key_id, provider=props.replica_provider)

@@ -44,6 +44,16 @@ class KeyProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKeyProps:
+    """A key that signs, in `place`, with a replica where `replica_provider` is; both can be deleted only after 30
+    days."""
+
+    place: Place
+    alias: str
+    replica_provider: TerraformProvider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VaultProps:
     """A vault. Objects under `points/` end after `points_expire_days`, later than the oldest rung of any retention
     ladder; earlier versions end after `earlier_versions_expire_days`, the time in which a deletion can be undone."""

@@ -398,10 +398,30 @@ def _minutes(block: Arguments | None) -> dict[str, int]:
 def _kms_key(place: Place, a: Arguments) -> dict[str, Any]:
     a.not_emulated("deletion_window_in_days")
     kms = place.client("kms")
-    key = kms.create_key(**_given(Description=a.take("description"), Policy=a.take("policy")))["KeyMetadata"]
+    key = kms.create_key(
+        **_given(
+            Description=a.take("description"),
+            Policy=a.take("policy"),
+            KeySpec=a.take("customer_master_key_spec"),
+            KeyUsage=a.take("key_usage"),
+            MultiRegion=a.take("multi_region"),
+        )
+    )["KeyMetadata"]
     if a.take("enable_key_rotation"):
         kms.enable_key_rotation(KeyId=key["KeyId"])
     return {"id": key["KeyId"], "key_id": key["KeyId"], "arn": key["Arn"]}
+
+
+@_makes("aws_kms_replica_key")
+def _kms_replica_key(place: Place, a: Arguments) -> dict[str, Any]:
+    a.not_emulated("deletion_window_in_days")
+    primary = a.need("primary_key_arn")
+    made = place.emulator.client("kms", primary.split(":")[3]).replicate_key(
+        KeyId=primary,
+        ReplicaRegion=place.region,
+        **_given(Description=a.take("description"), Policy=a.take("policy")),
+    )["ReplicaKeyMetadata"]
+    return {"id": made["KeyId"], "key_id": made["KeyId"], "arn": made["Arn"]}
 
 
 @_makes("aws_kms_alias")

@@ -261,6 +261,7 @@ class World:
         self._deployment = await apply(self.emulator, stacks, environment=lambda region, _: self._surroundings(region))
         self.gate.buckets.update(self._deployment.buckets)
         await asyncio.to_thread(self._let_ecs_in)
+        await asyncio.to_thread(self._let_signers_in)
         probe = HttpProbe(self._internet.sides[OUTSIDE].url)
         self._open.push_async_callback(probe.close)
         self._dns = Route53Player(self._deployment.health_checks, self._deployment.records, probe=probe, seed=self.seed)
@@ -282,6 +283,27 @@ class World:
             document = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
             document["Statement"].append(trust)
             iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(document))
+
+    def _let_signers_in(self) -> None:
+        """Let functions use the signing key by its alias as a resource.
+
+        On AWS their policies allow the key that carries the alias, by a condition. The emulator does not know the
+        condition, and authorizes a call that names an alias as one on the alias itself.
+        """
+        assert self._deployment is not None  # noqa: S101 - deployed before
+        iam = self.emulator.client("iam", self.region(Role.PRIMARY))
+        for item in self._deployment.of("aws_iam_role_policy"):
+            document = json.loads(item.arguments["policy"])
+            signing = [each for each in document["Statement"] if each["Action"] in (["kms:Sign"], ["kms:Verify"])]
+            for statement in signing:
+                alias = statement.pop("Condition")["ForAnyValue:StringEquals"]["kms:ResourceAliases"]
+                statement["Resource"] = [key.removesuffix("key/*") + alias for key in statement["Resource"]]
+            if signing:
+                iam.put_role_policy(
+                    RoleName=item.arguments["role"],
+                    PolicyName=item.arguments["name"],
+                    PolicyDocument=json.dumps(document),
+                )
 
     def _surroundings(self, side: str) -> dict[str, str]:
         """The variables by which a process finds the world that it is in; nothing else tells it."""

@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relight.config import Acknowledge, OnLeaseLost, Role, Settings
+from relight.config import Acknowledge, MemoryStore, OnLeaseLost, Role, Settings
 from relight.errors import ConfigError
+from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
 from relight_stacks.naming import Names
 
@@ -68,7 +69,8 @@ class Agent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """The vector database's ECS service: PostgreSQL with pgvector, on a volume that lives as long as its task."""
+    """The vector database's ECS service, on a volume that lives as long as its task. The image is one of the store that
+    `memory.store` names."""
 
     image: str
     cpu: int
@@ -90,6 +92,19 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the agent remembers in, and how many recovery points of it are kept."""
+
+    store: MemoryStore = _DEFAULTS["memory_store"]
+    collections: tuple[CollectionSpec, ...] = _DEFAULTS["collections"]
+    recall_floor: float = _DEFAULTS["recall_floor"]
+    keep_hourly: int = _DEFAULTS["keep_hourly"]
+    keep_daily: int = _DEFAULTS["keep_daily"]
+    keep_monthly: int = _DEFAULTS["keep_monthly"]
+    rehearsal_check: str = _DEFAULTS["rehearsal_check"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """One named deployment. Equal files make equal values."""
 
@@ -102,6 +117,7 @@ class Environment:
     vector: Vector
     primary_network: Network
     standby_network: Network
+    memory: Memory = Memory()
     acknowledge: Acknowledge = _DEFAULTS["acknowledge"]
     on_lease_lost: OnLeaseLost = _DEFAULTS["on_lease_lost"]
     confirm_timeout_s: float = _DEFAULTS["confirm_timeout_s"]
@@ -179,6 +195,7 @@ def load_environment(path: Path) -> Environment:
         vector=_vector(root.table("vector"), regions),
         primary_network=_network(networks.table("primary"), regions.primary, account),
         standby_network=_network(networks.table("standby"), regions.standby, account),
+        memory=_memory(root.table("memory", optional=True)),
         acknowledge=root.choice("acknowledge", Acknowledge, default=_DEFAULTS["acknowledge"]),
         on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=_DEFAULTS["on_lease_lost"]),
         confirm_timeout_s=root.seconds(
@@ -217,6 +234,43 @@ def _vector(table: _Table, regions: Regions) -> Vector:
     vector = Vector(image=_image(table, regions), cpu=cpu, memory=memory)
     table.done()
     return vector
+
+
+def _memory(table: _Table) -> Memory:
+    default = Memory()
+    collections = [_collection(item) for item in table.tables("collections")]
+    names = [item.name for item in collections]
+    if len(set(names)) != len(names):
+        raise table.error("collections", names, "collections of different names")
+    memory = Memory(
+        store=table.choice("store", MemoryStore, default=default.store),
+        collections=tuple(collections) or default.collections,
+        recall_floor=table.fraction("recall_floor", default=default.recall_floor),
+        keep_hourly=table.integer("keep_hourly", least=1, most=720, default=default.keep_hourly),
+        keep_daily=table.integer("keep_daily", least=1, most=366, default=default.keep_daily),
+        # The vaults end a point after 400 days, whatever holds it.
+        keep_monthly=table.integer("keep_monthly", least=0, most=12, default=default.keep_monthly),
+        rehearsal_check=table.text(
+            "rehearsal_check", re.compile(r"\S.*"), "a command", default=default.rehearsal_check
+        ),
+    )
+    table.done()
+    return memory
+
+
+def _collection(table: _Table) -> CollectionSpec:
+    name = table.text("name", re.compile(r"[^\0]{1,255}"), "1 to 255 characters without NUL")
+    index = table.text("index", re.compile("hnsw|exact"), "hnsw or exact", default="hnsw")
+    spec = CollectionSpec(
+        name=name,
+        dimension=table.integer("dimension", least=1, most=16_000),
+        embedding_model=table.text("embedding_model", re.compile(r"\S.*"), "the name of a model"),
+        distance=table.choice("distance", Distance, default=Distance.COSINE),
+        prefix=table.text("prefix", re.compile(r".*"), "the text that is put before what is embedded", default=""),
+        index=HnswIndex() if index == "hnsw" else None,
+    )
+    table.done()
+    return spec
 
 
 def _image(table: _Table, regions: Regions) -> str:
@@ -274,14 +328,22 @@ class _Table:
     def error(self, key: str, value: object, allowed: str) -> ConfigError:
         return ConfigError(f"{self._path}: {self._full(key)} = {_shown(value)}", hint=f"allowed: {allowed}")
 
-    def table(self, key: str) -> _Table:
-        value = self._take(key, "a table", MISSING)
+    def table(self, key: str, *, optional: bool = False) -> _Table:
+        value = self._take(key, "a table", {} if optional else MISSING)
         if not isinstance(value, dict):
             raise self.error(key, value, "a table")
         return _Table(self._path, self._full(key), value)
 
-    def text(self, key: str, pattern: re.Pattern[str], allowed: str) -> str:
-        value = self._take(key, allowed, MISSING)
+    def tables(self, key: str) -> list[_Table]:
+        value = self._take(key, "a list of tables", [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(key, value, f"tables that begin with [[{self._full(key)}]]")
+        return [_Table(self._path, f"{self._full(key)}[{number}]", item) for number, item in enumerate(value)]
+
+    def text(self, key: str, pattern: re.Pattern[str], allowed: str, default: Any = MISSING) -> str:
+        value = self._take(key, allowed, default)
+        if value is default:
+            return default  # type: ignore[no-any-return]
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise self.error(key, value, allowed)
         return value
@@ -308,13 +370,16 @@ class _Table:
         except ValueError:
             raise self.error(key, value, allowed) from None
 
-    def integer(self, key: str, *, least: int, most: int) -> int:
+    def integer(self, key: str, *, least: int, most: int, default: Any = MISSING) -> int:
         allowed = f"a whole number from {least} to {most}"
-        return int(self._number(key, allowed, MISSING, lambda value: isinstance(value, int) and least <= value <= most))
+        return int(self._number(key, allowed, default, lambda value: isinstance(value, int) and least <= value <= most))
 
     def seconds(self, key: str, *, least: float, most: float, default: Any) -> float:
         allowed = f"a number of seconds from {least:g} to {most:g}"
         return float(self._number(key, allowed, default, lambda value: least <= value <= most))
+
+    def fraction(self, key: str, *, default: Any) -> float:
+        return float(self._number(key, "a number from 0 to 1", default, lambda value: 0 <= value <= 1))
 
     def _number(self, key: str, allowed: str, default: Any, good: Callable[[float], bool]) -> float:
         value = self._take(key, allowed, default)

@@ -62,6 +62,11 @@ class Names:
         return f"alias/{self.prefix}-operations"
 
     @property
+    def signing_key_alias(self) -> str:
+        """The alias of the key that signs recovery points, the same in each region, and so is the key."""
+        return f"alias/{self.prefix}-signing"
+
+    @property
     def connections_secret(self) -> str:
         """The secret that tells how to reach a region's own servers, one in each region."""
         return f"relight/{self.environment}/connections"

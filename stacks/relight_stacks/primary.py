@@ -32,6 +32,7 @@ class PrimaryStack(RegionStack):
         self.connections.grant_read(snapshot)
         # Without the lease it seals nothing: a former primary's points must not reach the standby's vault.
         self.lease.grant_read(snapshot)
+        self.signing.grant_sign(snapshot)
         self.own_vault.grant_seal(snapshot)
         vault_of(environment, Role.STANDBY).grant_seal(snapshot)
         Schedule(

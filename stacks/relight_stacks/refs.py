@@ -1,10 +1,10 @@
-"""The vaults and the lease as the stacks that did not make them know them. Pure: nothing here starts node."""
+"""Vaults, signing key and lease as the stacks that did not make them know them. Pure: nothing here starts node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.access import LeaseRef, VaultRef
+from relight_constructs.access import LeaseRef, SigningRef, VaultRef
 
 if TYPE_CHECKING:
     from relight.config import Role
@@ -22,6 +22,12 @@ def vault_of(environment: Environment, role: Role) -> VaultRef:
         account=environment.account,
         key_alias=names.vault_key_alias,
     )
+
+
+def signing_of(environment: Environment, role: Role) -> SigningRef:
+    """The key that signs recovery points, in the region deployed as `role`."""
+    names = environment.names
+    return SigningRef(alias=names.signing_key_alias, region=names.region(role), account=environment.account)
 
 
 def lease_of(environment: Environment) -> LeaseRef:

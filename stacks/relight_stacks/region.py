@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relight.config import MemoryStore
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.failover import Endpoint
@@ -21,7 +23,7 @@ from relight_constructs.props import (
 )
 from relight_constructs.secret import Secret
 from relight_constructs.services import Cluster, Service
-from relight_stacks.refs import lease_of, vault_of
+from relight_stacks.refs import lease_of, signing_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
 from relight_stacks.stack import HomeStack
 
@@ -35,9 +37,54 @@ if TYPE_CHECKING:
 # Where the agent's container listens, and answers /health to the load balancer and /ready to Route 53. Its health is
 # the load balancer's to judge, because an image need not hold a client to ask with.
 AGENT_PORT = 8080
-# The vector database is a PostgreSQL; its data is on a volume that lives as long as its task.
-VECTOR_PORT = 5432
-VECTOR_FOLDERS = ("/var/lib/postgresql", "/var/run/postgresql", "/tmp")  # noqa: S108 - folders inside the container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorServer:
+    """How a store's own image is run: its data is on a volume that lives as long as its task.
+
+    `secret` is the variable that it takes its password or API key from.
+    """
+
+    port: int
+    folders: tuple[str, ...]
+    environment: dict[str, str]
+    secret: str
+    health_command: str | None
+
+
+# Folders inside the containers; the images' own documentation names the variables.
+VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
+    MemoryStore.PGVECTOR: VectorServer(
+        port=5432,
+        folders=("/var/lib/postgresql", "/var/run/postgresql", "/tmp"),  # noqa: S108
+        environment={"POSTGRES_DB": "memory"},
+        secret="POSTGRES_PASSWORD",  # noqa: S106 - a variable's name
+        health_command="pg_isready -q",
+    ),
+    MemoryStore.QDRANT: VectorServer(
+        port=6333,
+        folders=("/qdrant/storage", "/qdrant/snapshots", "/tmp"),  # noqa: S108
+        environment={"QDRANT__STORAGE__SNAPSHOTS_PATH": "/qdrant/snapshots", "QDRANT__TELEMETRY_DISABLED": "true"},
+        secret="QDRANT__SERVICE__API_KEY",  # noqa: S106 - a variable's name
+        # The image has neither curl nor wget.
+        health_command="bash -c ': > /dev/tcp/127.0.0.1/6333'",
+    ),
+    MemoryStore.WEAVIATE: VectorServer(
+        port=8080,
+        folders=("/var/lib/weaviate", "/tmp"),  # noqa: S108
+        environment={
+            "PERSISTENCE_DATA_PATH": "/var/lib/weaviate",
+            "AUTHENTICATION_APIKEY_ENABLED": "true",
+            "AUTHENTICATION_APIKEY_USERS": "relight",
+            "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "false",
+            "DEFAULT_VECTORIZER_MODULE": "none",
+            "DISABLE_TELEMETRY": "true",
+        },
+        secret="AUTHENTICATION_APIKEY_ALLOWED_KEYS",  # noqa: S106 - a variable's name
+        health_command="wget -q --spider http://127.0.0.1:8080/v1/.well-known/ready",
+    ),
+}
 
 
 class RegionStack(HomeStack):
@@ -50,6 +97,7 @@ class RegionStack(HomeStack):
         self.role = role
         self.settings = settings_for(environment, role)
         self.own_vault = vault_of(environment, role)
+        self.signing = signing_of(environment, role)
         self.lease = lease_of(environment)
         self.network = Attachment(subnet_ids=network.subnet_ids, security_group_ids=network.security_group_ids)
         asset = TerraformAsset(self, "bundle", path=str(bundle), type=AssetType.FILE)
@@ -105,6 +153,7 @@ class RegionStack(HomeStack):
         )
         self.connections.grant_read(self.agent)
         self.lease.grant_hold(self.agent)
+        server = VECTOR_SERVERS[environment.memory.store]
         self.vector = Service(
             self,
             "vector",
@@ -117,13 +166,13 @@ class RegionStack(HomeStack):
                 cpu=environment.vector.cpu,
                 memory=environment.vector.memory,
                 desired_count=1,
-                port=VECTOR_PORT,
+                port=server.port,
                 network=self.network,
                 logs_key=self.key,
-                health_command="pg_isready -q",
-                environment={"POSTGRES_DB": "memory"},
-                secrets={"POSTGRES_PASSWORD": password},
-                writable=VECTOR_FOLDERS,
+                health_command=server.health_command,
+                environment=server.environment,
+                secrets={server.secret: password},
+                writable=server.folders,
             ),
         )
         Endpoint(

@@ -41,6 +41,7 @@ class StandbyStack(RegionStack):
         assess = self.function("assess", timeout_s=60, networked=True)
         self.connections.grant_read(assess)
         self.own_vault.grant_restore(assess)
+        self.signing.grant_check(assess)
         self.lease.grant_read(assess)
         self.own_vault.grant_record(assess)
 
@@ -61,6 +62,7 @@ class StandbyStack(RegionStack):
         hydrate = self.function("hydrate", timeout_s=900, networked=True)
         self.connections.grant_read(hydrate)
         self.own_vault.grant_restore(hydrate)
+        self.signing.grant_check(hydrate)
         self.own_vault.grant_record(hydrate)
 
         verify = self.function("verify", timeout_s=300, networked=True)

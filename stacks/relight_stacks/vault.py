@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from relight.config import Role
 from relight_constructs.bindings import AwsProvider
-from relight_constructs.props import LeaseProps, Place, VaultProps
+from relight_constructs.key import SigningKey
+from relight_constructs.props import LeaseProps, Place, SigningKeyProps, VaultProps
 from relight_constructs.vault import LeaseBucket, Vault
 from relight_stacks.refs import lease_of, vault_of
 from relight_stacks.stack import HomeStack
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class VaultStack(HomeStack):
-    """Define the vaults and the lease bucket. Its home is the standby, where it is needed when the primary is gone."""
+    """Define the vaults, the key that signs what is in them, and the lease bucket.
+
+    Its home is the standby, where it is needed when the primary is gone.
+    """
 
     def __init__(self, scope: Construct, environment: Environment) -> None:
         names = environment.names
@@ -38,4 +42,9 @@ class VaultStack(HomeStack):
         )
         standby.replicate_to(primary)
         primary.replicate_to(standby)
+        SigningKey(
+            self,
+            "signing",
+            SigningKeyProps(place=self.home, alias=names.signing_key_alias, replica_provider=provider),
+        )
         LeaseBucket(self, "lease", LeaseProps(ref=lease_of(environment), key=standby.key))
