@@ -29,6 +29,7 @@ from nats.errors import Error as NatsError
 from relight.config import Acknowledge
 from relight.errors import ConflictError, LeaseLostError, NotFoundError, RelightError, UnavailableError
 from relight.memory.api import Applier, Memory, Point
+from relight.memory.index import keep_indexed
 from relight.queue.jetstream import JetStreamQueue
 from relight.recovery.gate import Readiness, readiness
 from relight.tasks.effects import Answer, UnknownEffectError
@@ -117,6 +118,7 @@ class Agent:
             ("lease", lambda: self._lease.run(self._stop)),
             ("readiness", self._watch_readiness),
             ("applier", self._apply_journal),
+            ("indexer", self._keep_indexed),
         ):
             threading.Thread(target=self._live, args=[part, loop, ended], name=name, daemon=True).start()
         worker = asyncio.create_task(self._work())
@@ -185,6 +187,10 @@ class Agent:
                             Applier(store=self._region.store, spec=spec, state=state).catch_up()
                 except RelightError as exc:
                     _log.warning("applier_failed", extra={"error": str(exc)})
+
+    def _keep_indexed(self) -> None:
+        """Also behind a closed gate: what was hydrated on boot is indexed before anybody asks."""
+        keep_indexed(store=self._region.store, specs=self._region.specs, stop=self._stop)
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from relight import errors
-from relight.config import Acknowledge, Connections, OnLeaseLost, Role, Settings
+from relight.config import Acknowledge, Connections, MemoryStore, OnLeaseLost, Role, Settings
 from relight.errors import ConfigError
+from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import OBJECTIVES, Tier, uploads_to_standby_first
 
 SETTINGS = Settings(
@@ -108,3 +109,47 @@ def test_every_error_survives_pickling() -> None:
             "a way out",
             "a problem; a way out",
         )
+
+
+SEVERAL = replace(
+    SETTINGS,
+    memory_store=MemoryStore.QDRANT,
+    collections=(
+        CollectionSpec(name="notes", dimension=3, embedding_model="m", distance=Distance.DOT, prefix="passage: "),
+        CollectionSpec(name="a,b", dimension=4, embedding_model="n", index=None),
+        CollectionSpec(name="Ä", dimension=5, embedding_model="o", index=HnswIndex(m=8, ef_construction=100)),
+    ),
+)
+
+
+def test_collections_come_back_from_the_environment_variables() -> None:
+    """Every field of every collection does, the index too, which equality leaves out."""
+    before = SEVERAL
+    after = Settings.from_env(before.to_env())
+    assert after == before
+    assert [spec.index for spec in after.collections] == [spec.index for spec in before.collections]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "memory",
+        "[]",
+        "{}",
+        "[1]",
+        '[{"name": "a"}]',
+        '[{"name":"a","dimension":3,"embedding_model":"m","distance":"far","prefix":"","index":null}]',
+    ],
+)
+def test_collections_that_are_none_are_refused(text: str) -> None:
+    """fails when the variable is no list of collections, with its name and what to do."""
+    with pytest.raises(ConfigError, match="RELIGHT_COLLECTIONS="):
+        Settings.from_env(SEVERAL.to_env() | {"RELIGHT_COLLECTIONS": text})
+
+
+def test_one_collection_twice_is_refused() -> None:
+    """fails when two collections have one name."""
+    text = SEVERAL.to_env()["RELIGHT_COLLECTIONS"].replace("a,b", "notes")
+    with pytest.raises(ConfigError, match="one twice"):
+        Settings.from_env(SEVERAL.to_env() | {"RELIGHT_COLLECTIONS": text})
