@@ -62,7 +62,7 @@ def agent() -> Agent:
         lease_keeper=Lease,
         database=None,
         store=None,
-        spec=CollectionSpec(name="memory", dimension=256, embedding_model="test"),
+        specs=[CollectionSpec(name="memory", dimension=256, embedding_model="test")],
         close=lambda: None,
     )
     return Agent(region, port=free_port(), seed=1)
@@ -124,7 +124,7 @@ def test_a_task_that_went_to_another_is_not_touched(agent: Agent, monkeypatch: p
     assert ledger.released == []
 
 
-@pytest.mark.parametrize("part", ["_watch_readiness", "_apply_journal", "_work"])
+@pytest.mark.parametrize("part", ["_watch_readiness", "_apply_journal", "_keep_indexed", "_work"])
 def test_an_agent_that_lost_a_part_ends(agent: Agent, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """fails when an agent goes on serving without its worker or one of its threads: ECS must start another."""
 
