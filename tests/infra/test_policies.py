@@ -39,6 +39,8 @@ ENCRYPT_WEST = {"kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-key
 RECORD = {"s3:PutObject standby-vault/runs/*", "kms:GenerateDataKey us-west-2-keys"}
 REVIEW = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/runs/*", "kms:Decrypt us-west-2-keys"}
 RESTORE = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/points/*", "kms:Decrypt us-west-2-keys"}
+SIGN = {"kms:Sign us-east-1-keys"}
+CHECK = {"kms:Verify us-west-2-keys"}
 READ_LEASE = {"s3:ListBucket lease", "s3:GetObject lease/lease.json", "kms:Decrypt us-west-2-keys"}
 PUBLISH = {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
 HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
@@ -53,18 +55,19 @@ TABLE: dict[str, set[str]] = {
     "snapshot": JOIN_NETWORK
     | READ_SECRET
     | READ_LEASE
+    | SIGN
     | seal("primary-vault")
     | seal("standby-vault")
     | ENCRYPT_EAST
     | ENCRYPT_WEST,
-    "assess": JOIN_NETWORK | READ_SECRET | RESTORE | READ_LEASE | RECORD,
+    "assess": JOIN_NETWORK | READ_SECRET | RESTORE | CHECK | READ_LEASE | RECORD,
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "scale": {
         f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
     }
     | RECORD,
-    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | CHECK | RECORD,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -210,7 +213,8 @@ def test_equal_statements_make_equal_text() -> None:
 
 
 def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: Synthesis) -> None:
-    """No policy allows a key of every alias: the vault's keys are bound by alias, and to S3 of the key's region."""
+    """No policy allows a key of every alias: the vault's keys are bound by alias and to S3, the signing key by alias and
+    to the region's own."""
     bound = 0
     for part in ("primary", "standby"):
         for item in synthesis.resources("aws_iam_role_policy", part=part).values():
@@ -218,6 +222,12 @@ def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: S
                 if any(resource.endswith(":key/*") for resource in statement["Resource"]):
                     bound += 1
                     region = statement["Resource"][0].split(":")[3]
+                    if statement["Action"] in (["kms:Sign"], ["kms:Verify"]):
+                        assert statement["Condition"] == {
+                            "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-signing"}
+                        }
+                        assert region == {"primary": "us-east-1", "standby": "us-west-2"}[part]
+                        continue
                     assert statement["Condition"] == {
                         "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-vault"},
                         "StringEquals": {"kms:ViaService": f"s3.{region}.amazonaws.com"},

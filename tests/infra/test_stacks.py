@@ -184,18 +184,19 @@ def test_the_lease_is_in_the_standby_and_nowhere_else(synthesis: Synthesis) -> N
 def test_each_vault_is_in_its_own_region_with_its_own_key(synthesis: Synthesis) -> None:
     """Everything of the primary's vault goes through the primary's provider; the alias is the same in both."""
     for _, _, path, resource in synthesis.every():
-        if path.startswith("primary-vault/"):
+        if path.startswith(("primary-vault/", "signing/replica")):
             assert resource["provider"] == "aws.primary", path
         else:
             assert "provider" not in resource, path
     aliases = synthesis.resources("aws_kms_alias", part="vault").values()
-    assert {alias["name"] for alias in aliases} == {"alias/relight-demo-vault"}
+    assert {alias["name"] for alias in aliases} == {"alias/relight-demo-vault", "alias/relight-demo-signing"}
 
 
 def test_keys_rotate(synthesis: Synthesis) -> None:
-    """Every key rotates by itself and can be saved for 30 days."""
-    for key in synthesis.resources("aws_kms_key").values():
-        assert (key["enable_key_rotation"], key["deletion_window_in_days"]) == (True, 30)
+    """Every key that encrypts rotates by itself, and each can be saved for 30 days; KMS rotates none that signs."""
+    for path, key in synthesis.resources("aws_kms_key").items():
+        assert key["deletion_window_in_days"] == 30
+        assert key.get("enable_key_rotation", False) is (path != "vault/signing/key")
 
 
 # Functions
@@ -462,3 +463,22 @@ def as_block(value: Any) -> dict[str, Any]:
         (value,) = value
     assert isinstance(value, dict)
     return value
+
+
+def test_the_key_that_signs_is_one_in_both_regions(synthesis: Synthesis) -> None:
+    """A region verifies what the other signed without asking it: a multi-region key, under one alias in both."""
+    key = synthesis.one("aws_kms_key", "vault/signing/key")
+    assert (key["customer_master_key_spec"], key["key_usage"], key["multi_region"]) == (
+        "ECC_NIST_P256",
+        "SIGN_VERIFY",
+        True,
+    )
+    replica = synthesis.one("aws_kms_replica_key", "vault/signing/replica")
+    address = synthesis.address_of("aws_kms_key", "vault/signing/key")
+    assert (replica["primary_key_arn"], replica["provider"]) == (f"${{{address}.arn}}", "aws.primary")
+    aliases = [synthesis.one("aws_kms_alias", f"vault/signing/{name}") for name in ("alias", "replica-alias")]
+    assert {item["name"] for item in aliases} == {"alias/relight-demo-signing"}
+    assert aliases[1]["provider"] == "aws.primary"
+    for part in ("primary", "standby"):
+        for function in synthesis.resources("aws_lambda_function", part=part).values():
+            assert function["environment"]["variables"]["RELIGHT_SIGNING_KEY"] == "alias/relight-demo-signing"
