@@ -213,8 +213,7 @@ def test_equal_statements_make_equal_text() -> None:
 
 
 def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: Synthesis) -> None:
-    """No policy allows a key of every alias: the vault's keys are bound by alias and to S3, the signing key by alias and
-    to the region's own."""
+    """No policy allows a key of every alias: those of the vaults by alias and to S3, the one that signs by alias."""
     bound = 0
     for part in ("primary", "standby"):
         for item in synthesis.resources("aws_iam_role_policy", part=part).values():
