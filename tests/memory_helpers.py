@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from relight.adapters import postgres
+from relight.errors import ConfigError, IntegrityError, UnavailableError
 from relight.memory.api import Memory, Point
 from relight.tasks.database import Database
 from relight.tasks.migrate import migrate
+from relight.vault.manifest import CollectionPart, Embedding, Piece
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
     from servers import StatePair
 
     from relight.adapters.postgres import Connection
+    from relight.memory.store import Place, Sink, Source, Taken, VectorStore
 
 DIMENSION = 16
 EPOCH = 1
@@ -78,3 +87,142 @@ def remember(state: Connection, memory: Memory, points: list[Point]) -> None:
     """Journal `points` in a transaction of their own."""
     with state, state.cursor() as cursor:
         memory.upsert(cursor, points, epoch=EPOCH)
+
+
+class MemorySink:
+    """Keeps a snapshot's pieces in memory; no server can write into it by itself.
+
+    `on_write` is called before each write, for tests that do something meanwhile.
+    """
+
+    def __init__(self, on_write: Callable[[], object] = lambda: None) -> None:
+        self._on_write = on_write
+        self.pieces: dict[str, bytes] = {}
+
+    @contextmanager
+    def piece(self, node: str = "") -> Iterator[Sink]:
+        """Kept when the block ends well."""
+        stream = io.BytesIO()
+        yield _Writer(stream, self._on_write)
+        assert node not in self.pieces, f"two pieces of the node {node!r}"
+        self.pieces[node] = stream.getvalue()
+
+    def place(self, node: str = "") -> Place:
+        """There is none."""
+        raise ConfigError("no server can write here")
+
+    def take_over(self, place: Place, node: str = "") -> None:
+        """There is none."""
+        raise ConfigError("no server can write here")
+
+    def source(self, store: VectorStore, taken: Taken) -> MemorySource:
+        """The snapshot as a point would give it back."""
+        part = CollectionPart(
+            name=taken.spec.name,
+            store=store.kind,
+            server_version=taken.server_version,
+            pieces=tuple(_piece(node, data) for node, data in self.pieces.items()),
+            points=taken.points,
+            drift=taken.drift,
+            embedding=Embedding(
+                model=taken.spec.embedding_model,
+                dimension=taken.spec.dimension,
+                distance=taken.spec.distance.value,
+                prefix=taken.spec.prefix,
+            ),
+            configuration=taken.configuration,
+            position=str(taken.position),
+            canaries=taken.canaries,
+        )
+        return MemorySource(part, dict(self.pieces))
+
+
+class MemorySource:
+    """Gives a snapshot's pieces from memory, and says at their end when they are not those of the manifest.
+
+    With `fail_after` the vault goes away after so many bytes of a piece; `on_read` is called before each read.
+    `opened` counts how often anything was asked for.
+    """
+
+    def __init__(
+        self,
+        part: CollectionPart,
+        pieces: dict[str, bytes],
+        *,
+        fail_after: int | None = None,
+        on_read: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.part = part
+        self.pieces = pieces
+        self.opened = 0
+        self._fail_after = fail_after
+        self._on_read = on_read
+
+    @contextmanager
+    def open(self, piece: Piece) -> Iterator[Source]:
+        """The piece's bytes."""
+        self.opened += 1
+        yield _Reader(self.pieces[piece.node], piece, self._fail_after, self._on_read)
+
+    def location(self, piece: Piece) -> str | None:
+        """None: there is no server to fetch it from."""
+        return None
+
+    def place(self, node: str = "") -> Place:
+        """There is none."""
+        raise ConfigError("no server can read here")
+
+    def saying(self, **changes: Any) -> MemorySource:
+        """The same bytes with another manifest."""
+        return MemorySource(replace(self.part, **changes), self.pieces)
+
+    def holding(self, change: Callable[[bytes], bytes], *, sealed: bool) -> MemorySource:
+        """Other bytes: with the same manifest or, `sealed`, with one that says that they are right."""
+        pieces = {node: change(data) for node, data in self.pieces.items()}
+        source = MemorySource(self.part, pieces)
+        return source.saying(pieces=tuple(_piece(*item) for item in pieces.items())) if sealed else source
+
+    def failing(self, after: int) -> MemorySource:
+        """The same, until the vault goes away."""
+        return MemorySource(self.part, self.pieces, fail_after=after)
+
+    def watched(self, on_read: Callable[[], object]) -> MemorySource:
+        """The same, with something done before each read."""
+        return MemorySource(self.part, self.pieces, on_read=on_read)
+
+
+class _Writer:
+    def __init__(self, stream: io.BytesIO, on_write: Callable[[], object]) -> None:
+        self._stream = stream
+        self._on_write = on_write
+
+    def write(self, data: bytes) -> int:
+        self._on_write()
+        return self._stream.write(data)
+
+
+class _Reader:
+    def __init__(self, data: bytes, piece: Piece, fail_after: int | None, on_read: Callable[[], object]) -> None:
+        self._data = data
+        self._piece = piece
+        self._fail_after = fail_after
+        self._on_read = on_read
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        self._on_read()
+        if self._fail_after is not None:
+            size = min(size, self._fail_after - self._at)
+            if size <= 0:
+                raise UnavailableError("the vault went away")
+        data = self._data[self._at : self._at + size]
+        self._at += len(data)
+        if not data and _piece(self._piece.node, self._data) != self._piece:
+            raise IntegrityError(f"{self._piece.object} is not what the manifest says")
+        return data
+
+
+def _piece(node: str, data: bytes) -> Piece:
+    return Piece(
+        object=f"points/x/{node or 'all'}", bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), node=node
+    )
