@@ -6,24 +6,40 @@ import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters.aws import translating
 from relight.errors import ConflictError, IntegrityError, RelightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from relight.vault.signing import Signer
 
 # S3 takes 10,000 parts of an upload, so this size reaches 80 GiB, and two parts' worth of memory is the most in use.
 PART_BYTES = 8 * 1024 * 1024
 
+# As many as S3 takes at once.
+DELETE_BATCH = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
-    """An object's key and size."""
+    """An object's key, size, and what changes when it is written again."""
 
     key: str
     bytes: int
+    modified: datetime
+    etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What keeps an object: `locked_until` by Object Lock, and `replica` when another vault's replication put it."""
+
+    locked_until: datetime | None
+    replica: bool
 
 
 class Vault:
@@ -32,10 +48,12 @@ class Vault:
     Every method raises UnavailableError, DeniedError, or NotFoundError for an object that does not exist.
     """
 
-    def __init__(self, client: Any, bucket: str, *, region: str) -> None:
+    def __init__(self, client: Any, bucket: str, *, region: str, signer: Signer | None = None) -> None:
         self._client = client
         self.bucket = bucket
         self.region = region
+        self.signer = signer
+        """Signs the points that are sealed here and verifies those that are read; None for no signatures."""
 
     def __repr__(self) -> str:
         return f"Vault(s3://{self.bucket} in {self.region})"
@@ -80,10 +98,31 @@ class Vault:
             with translating():
                 page = self._client.list_objects_v2(**arguments)
             for item in page.get("Contents", []):
-                yield StoredObject(key=item["Key"], bytes=item["Size"])
+                yield StoredObject(
+                    key=item["Key"], bytes=item["Size"], modified=item["LastModified"], etag=item["ETag"]
+                )
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def hold(self, key: str) -> Hold:
+        """Whether an object may go. A legal hold is a lock without an end."""
+        with translating():
+            head = self._client.head_object(Bucket=self.bucket, Key=key)
+        locked_until = head.get("ObjectLockRetainUntilDate")
+        if head.get("ObjectLockLegalHoldStatus") == "ON":
+            locked_until = datetime.max.replace(tzinfo=UTC)
+        return Hold(locked_until=locked_until, replica=head.get("ReplicationStatus") == "REPLICA")
+
+    def delete(self, keys: Sequence[str]) -> dict[str, str]:
+        """Remove objects, a thousand to a request; returns what went wrong by key. A key without object is no error."""
+        failed: dict[str, str] = {}
+        for first in range(0, len(keys), DELETE_BATCH):
+            batch = [{"Key": key} for key in keys[first : first + DELETE_BATCH]]
+            with translating():
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+            failed |= {item["Key"]: f"{item.get('Code')}: {item.get('Message')}" for item in answer.get("Errors", [])}
+        return failed
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Every key under `prefix`, in order."""
