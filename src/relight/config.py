@@ -187,30 +187,40 @@ class Connections:
 
     `memory_dsn` is of PostgreSQL for pgvector, else a URL whose password is the API key (`https://:KEY@host:6333`).
 
-    The fields are left out of `repr`, because they hold passwords.
+    The keys of `vault_keys` and `peer_vault_keys` are `ID:SECRET`, for vaults outside AWS; without them, requests are
+    signed with what AWS gives to the process. The fields are left out of `repr`, because they hold passwords.
     """
 
     state_dsn: str = field(repr=False)
     memory_dsn: str = field(repr=False)
     queue_url: str = field(repr=False)
+    vault_keys: str = field(repr=False, default="")
+    peer_vault_keys: str = field(repr=False, default="")
+
+    def __post_init__(self) -> None:
+        for name in ("vault_keys", "peer_vault_keys"):
+            value = getattr(self, name)
+            if value and not all(value.partition(":")):
+                raise ConfigError(f"{name} of the connections is not ID:SECRET", hint="put both, with a colon between")
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Connections:
         """Parse the secret's value; the error names the secret and the key, never a value."""
         names = [item.name for item in fields(cls)]
-        hint = f"put a JSON object with the keys {', '.join(names)} into the secret {source}"
+        needed = [item.name for item in fields(cls) if _required(item)]
+        hint = f"put a JSON object with the keys {', '.join(needed)} into the secret {source}"
         try:
             value = json.loads(text)
         except ValueError:
             raise ConfigError(f"the secret {source} does not hold JSON", hint=hint) from None
-        if not isinstance(value, dict) or sorted(value) != sorted(names):
+        if not isinstance(value, dict) or not {*needed} <= {*value} <= {*names}:
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ConfigError(f"the secret {source} has the keys {got}", hint=hint)
-        wrong = [name for name in names if not isinstance(value[name], str) or not value[name]]
+        wrong = [name for name in value if not isinstance(value[name], str) or not value[name]]
         if wrong:
             raise ConfigError(f"the secret {source} has no text under {', '.join(wrong)}", hint=hint)
         return cls(**value)
 
     def to_json(self) -> str:
         """The secret's value."""
-        return json.dumps({item.name: getattr(self, item.name) for item in fields(self)})
+        return json.dumps({item.name: text for item in fields(self) if (text := getattr(self, item.name))})

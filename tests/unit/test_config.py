@@ -153,3 +153,13 @@ def test_one_collection_twice_is_refused() -> None:
     text = SEVERAL.to_env()["RELIGHT_COLLECTIONS"].replace("a,b", "notes")
     with pytest.raises(ConfigError, match="one twice"):
         Settings.from_env(SEVERAL.to_env() | {"RELIGHT_COLLECTIONS": text})
+
+
+def test_keys_of_a_vault_outside_aws_come_with_their_secret() -> None:
+    """fails when one half is missing, without showing the other."""
+    keys = Connections(state_dsn="a", memory_dsn="b", queue_url="c", vault_keys="AKIA:hunter2")
+    assert Connections.from_json(keys.to_json(), source="s") == keys
+    for half in ("hunter2", "hunter2:", ":hunter2"):
+        with pytest.raises(ConfigError, match="peer_vault_keys of the connections is not ID:SECRET") as caught:
+            replace(keys, peer_vault_keys=half)
+        assert "hunter2" not in str(caught.value)
