@@ -11,8 +11,8 @@ from relight.errors import ConflictError, IntegrityError, UnavailableError
 from relight.memory import journal
 from relight.memory.api import Applier
 from relight.memory.transfer import PointSink
+from relight.vault import points
 from relight.vault.manifest import CollectionPart, Embedding, Manifest
-from relight.vault.points import manifest_key, newest_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def _take(
 ) -> Manifest:
     point = point_id(taken_at)
     try:
-        previous = newest_id(vault)
+        previous = points.newest_id(vault)
     except UnavailableError as exc:
         raise _VaultUnavailableError from exc
     if previous == point:
@@ -103,7 +103,7 @@ def _take(
     parts = tuple(_upload(store, spec, vault, point) for spec in specs)
     # Read last: by now the log holds every entry that is in the snapshots.
     position = journal.state_position(state)
-    manifest = Manifest(
+    unsigned = Manifest(
         id=point,
         environment=environment,
         region=vault.region,
@@ -116,8 +116,9 @@ def _take(
         queue=queue,
         collections=parts,
     )
+    manifest = points.sign(vault, unsigned)
     try:
-        vault.put_bytes(manifest_key(point), manifest.to_json().encode(), only_if_absent=True)
+        points.seal(vault, manifest)
     except UnavailableError as exc:
         raise _VaultUnavailableError from exc
     log.info("point sealed", extra={"point": point, "region": vault.region, "bytes": manifest.total_bytes})

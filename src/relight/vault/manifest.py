@@ -126,6 +126,11 @@ class Manifest:
         """Of all collections together."""
         return sum(part.bytes for part in self.collections)
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Of all collections, in order."""
+        return tuple(piece for part in self.collections for piece in part.pieces)
+
     def collection(self, name: str) -> CollectionPart | None:
         """The part of that collection, or None."""
         return next((part for part in self.collections if part.name == name), None)

@@ -1,0 +1,192 @@
+"""Which recovery points stay: a ladder of hourly, daily and monthly ones, and a prune that removes the others."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from relight.clock import parse_time
+from relight.vault.points import PREFIX, RECORDS, manifest_key, record_key, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from relight.vault.store import Vault
+
+log = logging.getLogger(__name__)
+
+# For this long an upload may be under way, and replication late.
+LEFTOVER_AGE = timedelta(days=1)
+
+# How much of an id names the bucket of UTC time that it is in: `20260419T02`, `20260419`, `202604`.
+_HOUR, _DAY, _MONTH = 11, 8, 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPoint:
+    """A point as one vault holds it. `modified` is when the newest of its objects was put.
+
+    `locked_until` is when the last lock of one of its objects ends. `replica` means that another vault's replication
+    put its objects.
+    """
+
+    id: str
+    sealed: bool
+    eligible: bool
+    modified: datetime
+    locked_until: datetime | None = None
+    replica: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionPlan:
+    """What stays and goes, by id, newest first. `keep` says which rungs a point holds.
+
+    `locked` are those that would go and are locked, with the end of the lock. `leftovers` were never sealed, and go.
+    """
+
+    keep: dict[str, tuple[str, ...]]
+    locked: dict[str, datetime]
+    remove: tuple[str, ...]
+    leftovers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "keep": {point: list(rungs) for point, rungs in self.keep.items()},
+            "locked": {point: until.isoformat() for point, until in self.locked.items()},
+            "remove": list(self.remove),
+            "leftovers": list(self.leftovers),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What a prune did. `failed` says why by key; the next run tries those again."""
+
+    plan: RetentionPlan
+    removed: tuple[str, ...]
+    objects: int
+    failed: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"removed": list(self.removed), "objects": self.objects, "failed": self.failed} | {
+            name: value for name, value in self.plan.to_json().items() if name != "remove"
+        }
+
+
+def plan_retention(
+    points: Iterable[HeldPoint], *, keep_hourly: int, keep_daily: int, keep_monthly: int, now: datetime
+) -> RetentionPlan:
+    """Keep the newest point of each of the newest hours, days and months that hold one, and the newest of all.
+
+    An hour without a point takes no place, so gaps cost nothing. The ladder is climbed twice, over the eligible points
+    and over all that are sealed: one that is not eligible may become so when replication arrives or a key is corrected,
+    and until then it must not push out the one that is. A point from the future stays, and takes nobody's place until
+    its time has come. An id that comes twice is one point.
+
+    Objects that were never sealed go when they are a day old, unless replication brought them: the region that uploaded
+    them sweeps them, because a deletion here would be replicated to where the point may well be sealed.
+    """
+    held = sorted(_merged(points), key=lambda point: point.id, reverse=True)
+    sealed = [point for point in held if point.sealed]
+    future = [point for point in sealed if parse_time(point.id) > now]
+    past = sealed[len(future) :]
+    rungs: dict[str, set[str]] = {point.id: {"future"} for point in future}
+    for ladder in ([point for point in past if point.eligible], past):
+        for rung, length, count in (
+            ("newest", 0, 1),
+            ("hourly", _HOUR, keep_hourly),
+            ("daily", _DAY, keep_daily),
+            ("monthly", _MONTH, keep_monthly),
+        ):
+            for point in _newest_of_each(ladder, length)[:count]:
+                rungs.setdefault(point.id, set()).add(rung)
+    going = [point for point in sealed if point.id not in rungs]
+    going += [point for point in held if not point.sealed and not point.replica and point.modified < now - LEFTOVER_AGE]
+    locked = {point.id: until for point in going if (until := point.locked_until) is not None and until > now}
+    return RetentionPlan(
+        keep={point.id: tuple(sorted(rungs[point.id])) for point in sealed if point.id in rungs},
+        locked=locked,
+        remove=tuple(point.id for point in going if point.sealed and point.id not in locked),
+        leftovers=tuple(point.id for point in going if not point.sealed and point.id not in locked),
+    )
+
+
+def prune(
+    vault: Vault, *, keep_hourly: int, keep_daily: int, keep_monthly: int, now: datetime, dry_run: bool = False
+) -> Pruned:
+    """Remove from `vault` what `plan_retention` does not keep, and this region's findings about points that are gone.
+
+    The manifests go first, and only then the objects: a kill in between leaves what no longer is a point, and the next
+    run sweeps it. Nothing outside of a removed point's own folder is touched.
+    """
+
+    def plan() -> RetentionPlan:
+        return plan_retention(
+            held.values(), keep_hourly=keep_hourly, keep_daily=keep_daily, keep_monthly=keep_monthly, now=now
+        )
+
+    held = {
+        status.id: HeldPoint(id=status.id, sealed=status.sealed, eligible=status.eligible, modified=status.modified)
+        for status in survey(vault)
+    }
+    # A lock is a request for each object, so only those are asked that would go.
+    first = plan()
+    keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
+    for point, objects in keys.items():
+        held[point] = _with_holds(vault, held[point], objects)
+    final = plan()
+    if dry_run:
+        return Pruned(plan=final, removed=(), objects=0, failed={})
+    failed = vault.delete([manifest_key(point) for point in final.remove])
+    removed = [point for point in (*final.remove, *final.leftovers) if manifest_key(point) not in failed]
+    going = [key for point in removed for key in keys[point] if key != manifest_key(point)]
+    stays = held.keys() - set(removed)
+    prefix = f"{RECORDS}{vault.region}/"
+    wanted = {record_key(vault.region, point) for point in stays}
+    records = [key for key in vault.list_keys(prefix) if key not in wanted]
+    failed |= vault.delete([*going, *records])
+    for key, reason in failed.items():
+        log.error("object not removed", extra={"key": key, "reason": reason})
+    log.info("vault pruned", extra={"region": vault.region, "points": len(removed), "kept": len(final.keep)})
+    objects_gone = len(final.remove) + len(going) - sum(not key.startswith(RECORDS) for key in failed)
+    return Pruned(plan=final, removed=tuple(removed), objects=objects_gone, failed=failed)
+
+
+def _merged(points: Iterable[HeldPoint]) -> Iterable[HeldPoint]:
+    """Each id once, as the best and the most protected of what was said of it."""
+    found: dict[str, HeldPoint] = {}
+    for point in points:
+        other = found.get(point.id, point)
+        locks = [until for until in (point.locked_until, other.locked_until) if until is not None]
+        found[point.id] = replace(
+            point,
+            sealed=point.sealed or other.sealed,
+            eligible=point.eligible or other.eligible,
+            modified=max(point.modified, other.modified),
+            locked_until=max(locks, default=None),
+            replica=point.replica or other.replica,
+        )
+    return found.values()
+
+
+def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]:
+    """The first point of each bucket, in order; `points` come newest first."""
+    first: dict[str, HeldPoint] = {}
+    for point in points:
+        first.setdefault(point.id[:length], point)
+    return list(first.values())
+
+
+def _with_holds(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:
+    holds = [vault.hold(key) for key in keys]
+    return replace(
+        point,
+        locked_until=max((hold.locked_until for hold in holds if hold.locked_until is not None), default=None),
+        replica=any(hold.replica for hold in holds),
+    )
