@@ -153,6 +153,7 @@ def _parse_collections(name: str, text: str) -> tuple[CollectionSpec, ...]:
                     **item,
                     "distance": Distance(item["distance"]),
                     "index": None if item["index"] is None else HnswIndex(**item["index"]),
+                    "journalled": item["journalled"] is True,
                 }
             )
             for item in json.loads(text)

@@ -268,6 +268,7 @@ def _collection(table: _Table) -> CollectionSpec:
         distance=table.choice("distance", Distance, default=Distance.COSINE),
         prefix=table.text("prefix", re.compile(r".*"), "the text that is put before what is embedded", default=""),
         index=HnswIndex() if index == "hnsw" else None,
+        journalled=table.flag("journalled", default=True),
     )
     table.done()
     return spec
@@ -369,6 +370,12 @@ class _Table:
             return kind(value)
         except ValueError:
             raise self.error(key, value, allowed) from None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._take(key, "true or false", default)
+        if not isinstance(value, bool):
+            raise self.error(key, value, "true or false")
+        return value
 
     def integer(self, key: str, *, least: int, most: int, default: Any = MISSING) -> int:
         allowed = f"a whole number from {least} to {most}"

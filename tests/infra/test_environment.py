@@ -88,10 +88,31 @@ TIER = 'tier = "internal"'
 SUBNETS = '["subnet-0e0a0000000000001", "subnet-0e0a0000000000002"]'
 BALANCER = '"agent-0000000000.us-east-1.elb.amazonaws.com"'
 GROUP = '"arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/agent/0000000000000001"'
+STORE = 'store = "pgvector"'
+MODEL = 'embedding_model = "wordllama-l2-supercat-256"'
 IMAGE = '"000000000000.dkr.ecr.{region}.amazonaws.com/agent:1"'
 
 # What is replaced in demo.toml, by what; then the words that the refusal must hold: key, value, what is allowed.
 BAD: list[tuple[str, str, list[str]]] = [
+    (STORE, 'store = "chroma"', ["memory.store = 'chroma'", "pgvector, qdrant, weaviate"]),
+    (STORE, f"{STORE}\nrecall_floor = 1.5", ["memory.recall_floor = 1.5", "from 0 to 1"]),
+    (STORE, f"{STORE}\nkeep_monthly = 13", ["memory.keep_monthly = 13", "from 0 to 12"]),
+    (STORE, f"{STORE}\nkeep_hourly = 0", ["memory.keep_hourly = 0", "from 1 to 720"]),
+    (STORE, f'{STORE}\nrehearsal_check = " "', ["memory.rehearsal_check = ' '", "a command"]),
+    (STORE, f"{STORE}\nkeep_weekly = 4", ["memory.keep_weekly = 4 is not a key", "keep_daily"]),
+    ('name = "memory"', 'name = ""', ["memory.collections[0].name = ''", "1 to 255 characters"]),
+    ("dimension = 256", "dimension = 0", ["memory.collections[0].dimension = 0", "from 1 to 16000"]),
+    ("dimension = 256", "", ["memory.collections[0].dimension is missing", "a whole number"]),
+    (MODEL, f'{MODEL}\nindex = "ivf"', ["memory.collections[0].index = 'ivf'", "hnsw or exact"]),
+    (MODEL, f'{MODEL}\ndistance = "l1"', ["memory.collections[0].distance = 'l1'", "cosine, euclidean, dot"]),
+    (MODEL, f"{MODEL}\njournalled = 1", ["memory.collections[0].journalled = 1", "true or false"]),
+    (MODEL, f"{MODEL}\nmodel = 1", ["memory.collections[0].model = 1 is not a key", "embedding_model"]),
+    (
+        MODEL,
+        f'{MODEL}\n[[memory.collections]]\nname = "memory"\ndimension = 1\nembedding_model = "m"',
+        ["memory.collections = ['memory', 'memory']", "different names"],
+    ),
+    ("[[memory.collections]]", "[memory.collections]", ["memory.collections = a table", "[[memory.collections]]"]),
     (ACCOUNT, "account = 0", ["account = 0", "12 digits in quotes"]),
     (ACCOUNT, 'account = "123"', ["account = '123'", "12 digits in quotes"]),
     (ACCOUNT, "", ["account is missing", "12 digits in quotes"]),

@@ -116,18 +116,19 @@ SEVERAL = replace(
     memory_store=MemoryStore.QDRANT,
     collections=(
         CollectionSpec(name="notes", dimension=3, embedding_model="m", distance=Distance.DOT, prefix="passage: "),
-        CollectionSpec(name="a,b", dimension=4, embedding_model="n", index=None),
+        CollectionSpec(name="a,b", dimension=4, embedding_model="n", index=None, journalled=False),
         CollectionSpec(name="Ä", dimension=5, embedding_model="o", index=HnswIndex(m=8, ef_construction=100)),
     ),
 )
 
 
 def test_collections_come_back_from_the_environment_variables() -> None:
-    """Every field of every collection does, the index too, which equality leaves out."""
+    """Every field of every collection does, those too that equality leaves out."""
     before = SEVERAL
     after = Settings.from_env(before.to_env())
     assert after == before
-    assert [spec.index for spec in after.collections] == [spec.index for spec in before.collections]
+    for field in ("index", "journalled"):
+        assert [getattr(spec, field) for spec in after.collections] == [getattr(s, field) for s in before.collections]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ class CollectionSpec:
     """What a collection is. Two collections whose specs differ cannot stand in for one another.
 
     `embedding_model` and `prefix`, which is put before a text when it is embedded, say where the vectors come from.
-    `index` says how it is searched, None for exactly; it can differ and be changed.
+    `index` says how it is searched, None for exactly. `journalled` says that all that is in it came through the
+    journal: not so where an agent writes to the store itself, or did before the collection was adopted; its snapshots
+    are then all there is. Both can differ and be changed.
     """
 
     name: str
@@ -54,6 +56,7 @@ class CollectionSpec:
     distance: Distance = Distance.COSINE
     prefix: str = ""
     index: HnswIndex | None = field(default=HnswIndex(), compare=False)
+    journalled: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         if not is_text(self.name) or len(self.name.encode()) > 255:
