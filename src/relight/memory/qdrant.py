@@ -1,0 +1,1151 @@
+"""Qdrant as a vector store: physical collections behind an alias, and a catalogue of Relight's own beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import secrets
+import threading
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from relight.adapters.qdrant import answer, connect, translating
+from relight.clock import SystemClock, parse_time
+from relight.errors import (
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    IntegrityError,
+    NotFoundError,
+    PermanentError,
+    RelightError,
+    UnavailableError,
+)
+from relight.memory.journal import START, Op, Position
+from relight.memory.parity import CANARIES, K, recall
+from relight.memory.store import (
+    Collection,
+    CollectionSpec,
+    Distance,
+    Found,
+    Hit,
+    HnswIndex,
+    IndexState,
+    Restored,
+    Taken,
+)
+from relight.memory.vectors import pack, unpack
+from relight.vault.manifest import Canary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    import httpx
+    from qdrant_client import models
+
+    from relight.adapters.qdrant import Node
+    from relight.clock import Clock
+    from relight.memory.journal import Entry
+    from relight.memory.store import SnapshotSink, SnapshotSource, Source
+    from relight.vault.manifest import Piece
+
+log = logging.getLogger(__name__)
+
+CATALOGUE = "relight_catalogue"
+MARK = "_relight"
+"""The payload field that says what Qdrant cannot: an id that is no UUID, or a payload that is empty and not absent."""
+
+DISTANCES = {Distance.COSINE: "Cosine", Distance.EUCLIDEAN: "Euclid", Distance.DOT: "Dot"}
+
+# A snapshot of at least this many bytes is made and taken in the background and asked after; see `QdrantStore`.
+LARGE_BYTES = 1024**3
+# Within which a snapshot or its recovery must be done, and within which one that need not be asked after is.
+BOUND_S = 3600.0
+PROMPT_S = 60.0
+
+_IDS = uuid.UUID("6f0cb0c0-6e0e-5c0e-9a55-0d7e2f0e2b51")
+_CHUNK = 1024 * 1024
+_NAME_BYTES = 36
+# A vector's component takes up to some 20 bytes of JSON, and a server takes 32 MiB of it at once.
+_FLOATS_AT_ONCE = 400_000
+_PAGE = 256
+_LEGAL_ALIAS = re.compile(r"(?!\.)[\w .\-]+")
+_SNAPSHOT_NAME = re.compile(r"(?!\.)[^/\\\x00]+\.snapshot")
+_STAMP = re.compile(r"-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.snapshot$")
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+# A server begins a snapshot, and stamps its name, within moments after it was asked.
+_BEGUN_WITHIN_S = 5
+_FORGET_AFTER_S = 24 * 3600.0
+
+# Of the restores of one process, one at a time is at its last step, so that two of them cannot both find nothing there.
+_switching = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What the catalogue says of a physical collection.
+
+    `state` is "made" for one that was made empty, "filling" until a restore has switched to it, "copying" and "copied"
+    while it is adopted into, else "live". `kept_at` is set before a switch leaves it behind.
+    """
+
+    physical: str
+    spec: CollectionSpec
+    position: Position = START
+    restored_from: str | None = None
+    state: str
+    kept_at: str | None = None
+    flags: frozenset[str] = field(default=frozenset())
+
+    @property
+    def id(self) -> str:
+        return _record_id(self.physical)
+
+    def to_payload(self) -> dict[str, Any]:
+        index = self.spec.index
+        return {
+            "kind": "collection",
+            "physical": self.physical,
+            "name": self.spec.name,
+            "dimension": self.spec.dimension,
+            "distance": self.spec.distance.value,
+            "embedding_model": self.spec.embedding_model,
+            "prefix": self.spec.prefix,
+            "index": None if index is None else [index.m, index.ef_construction],
+            "xid": self.position.xid,
+            "seq": self.position.seq,
+            "restored_from": self.restored_from,
+            "state": self.state,
+            "kept_at": self.kept_at,
+        }
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> _Record:
+        try:
+            index = value["index"]
+            spec = CollectionSpec(
+                name=value["name"],
+                dimension=value["dimension"],
+                distance=Distance(value["distance"]),
+                embedding_model=value["embedding_model"],
+                prefix=value["prefix"],
+                index=None if index is None else HnswIndex(m=index[0], ef_construction=index[1]),
+            )
+            return cls(
+                physical=value["physical"],
+                spec=spec,
+                position=Position(value["xid"], value["seq"]),
+                restored_from=value["restored_from"],
+                state=value["state"],
+                kept_at=value["kept_at"],
+                flags=frozenset(name for name in ("switching", "dropping") if value.get(name)),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise IntegrityError(
+                f"the collection {CATALOGUE!r} holds something that is not Relight's: {exc}",
+                hint="move it away: Relight keeps its catalogue under that name",
+            ) from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """A snapshot as a server lists it."""
+
+    name: str
+    size: int
+    checksum: str | None
+
+
+class QdrantStore:
+    """Collections in a Qdrant server. See `VectorStore` for what is promised.
+
+    A collection's public name is an alias (names that Qdrant does not take get one made from them). It points at a
+    physical collection, whose name is made of the public one, where it came from, and a random part. Switching is one
+    call that moves the alias: readers who are under way keep the physical collection that they began with. The
+    collection `relight_catalogue` says what each physical one is of and how far it is in the journal.
+
+    A point's id is the id itself where that is a canonical UUID or an unsigned integer, as Qdrant takes them, else a
+    UUID made from it, with the id in the payload's field `_relight`. The payload's own fields stay where they are.
+
+    A snapshot's pieces are Qdrant's own, one of each node, so that its REST interface brings them back without
+    Relight. One under `large_bytes` is waited for; a larger one is made and recovered in the background and asked after
+    until `bound_s` is over. Where the server keeps its snapshots in S3 by itself, they are read through it too:
+    it cannot be told where in which bucket to put one, nor asked where one is, so handing that over to it could not be
+    verified.
+
+    A cluster's nodes are all in the address, because a snapshot holds the shards of the node that was asked. A restore
+    gives every piece to every node, each of which takes from it the shards that it has; the count afterwards is exact.
+    """
+
+    kind = "qdrant"
+    extension = "snapshot"
+    transactional = False
+
+    def __init__(
+        self, dsn: str, *, clock: Clock | None = None, large_bytes: int = LARGE_BYTES, bound_s: float = BOUND_S
+    ) -> None:
+        self._nodes = connect(dsn)
+        self._clock = clock or SystemClock()
+        self._large_bytes = large_bytes
+        self._bound_s = bound_s
+
+    def close(self) -> None:
+        """Let the connections go."""
+        for node in self._nodes:
+            node.close()
+
+    def version(self) -> str:
+        """The server's version, as manifests have it."""
+        with translating():
+            response = self._nodes[0].http.get("/")
+            answer(response)
+            return f"Qdrant {response.json().get('version', '')}"
+
+    # -- collections
+
+    def ensure(self, spec: CollectionSpec) -> None:
+        """Make the collection unless it exists; see `VectorStore.ensure`."""
+        found = self._live(spec.name)
+        if found is None:
+            self._refuse_foreign(spec.name)
+            self._make(spec)
+        elif found.spec != spec:
+            raise IntegrityError(
+                f"the collection {spec.name!r} is {found.spec}, not {spec}",
+                hint="use the settings it was made with, or another collection",
+            )
+
+    def describe(self, name: str) -> Collection | None:
+        """The collection, or None."""
+        found = self._live(name)
+        if found is None:
+            return None
+        return Collection(
+            spec=found.spec,
+            points=self._count(found.physical),
+            position=found.position,
+            restored_from=found.restored_from,
+            index=self._index_state(found),
+        )
+
+    def position(self, name: str) -> Position:
+        """The last journal entry in the collection."""
+        return self._need(name).position
+
+    def apply(self, name: str, entries: Sequence[Entry], *, since: Position, until: Position) -> Position:
+        """Apply the entries after `since` up to `until`; see `VectorStore.apply`.
+
+        The position belongs to the physical collection: an applier that a restore overtook moves that of the former.
+        """
+        found = self._need(name)
+        if found.position >= until:
+            return found.position
+        if found.position < since:
+            raise ConflictError(
+                f"the collection {name!r} is at {found.position}, and the entries begin after {since}",
+                hint="read the journal from where the collection is",
+            )
+        last = {entry.id: entry for entry in entries}
+        upserts = [entry for entry in last.values() if entry.op is Op.UPSERT]
+        deletes = [_point_id(entry.id) for entry in last.values() if entry.op is Op.DELETE]
+        _check_dimension(upserts, found.spec)
+        points = [
+            {
+                "id": _point_id(entry.id),
+                "vector": list(unpack(entry.vector or b"")),
+                "payload": _to_payload(entry.id, entry.payload),
+            }
+            for entry in upserts
+        ]
+        at_once = max(1, _FLOATS_AT_ONCE // found.spec.dimension)
+        for start in range(0, len(points), at_once):
+            self._upsert(found.physical, points[start : start + at_once])
+        with translating():
+            if deletes:
+                self._api.delete(found.physical, points_selector=deletes, wait=True, ordering=self._strong)
+        self._note(found.physical, xid=until.xid, seq=until.seq)
+        return until
+
+    def search(self, name: str, vector: Sequence[float], k: int) -> Found:
+        """The `k` nearest points, approximately where the collection has an index."""
+        query = list(unpack(pack(vector)))
+        found = self._need(name)
+        try:
+            return Found(hits=self._search(found, query, k, exact=False), position=found.position)
+        except NotFoundError:
+            # A restore drops the empty collection that it replaces, and may do so after we learned its name.
+            found = self._need(name)
+            return Found(hits=self._search(found, query, k, exact=False), position=found.position)
+
+    def score(self, name: str, canaries: Sequence[Canary]) -> float:
+        """The share of the canaries' answers that the collection gives now, by exact search."""
+        return self._recall(self._need(name), canaries)
+
+    def build_index(self, name: str) -> IndexState:
+        """See `VectorStore.build_index`. The server builds by itself; it is told to where it waits to be told."""
+        found = self._need(name)
+        with translating():
+            info = self._api.get_collection(found.physical)
+            wanted = self._hnsw(found.spec)
+            hnsw = info.config.hnsw_config
+            if (hnsw.m, hnsw.ef_construct) != (wanted.m, wanted.ef_construct):
+                self._api.update_collection(found.physical, hnsw_config=wanted)
+            elif info.status.value == "grey":
+                # Optimizations wait for the next write after a restart; an empty change lets them begin.
+                self._api.update_collection(found.physical, optimizers_config=self._models.OptimizersConfigDiff())
+        return self._index_state(found)
+
+    def kept(self, name: str) -> list[str]:
+        """The names of the former physical collections of `name`, newest first."""
+        live = self._aliases().get(_alias(name))
+        found = [item for item in self._records(name) if item.kept_at is not None and item.physical != live]
+        return [item.physical for item in sorted(found, key=lambda item: (item.kept_at or "", item.id), reverse=True)]
+
+    def drop_kept(self, name: str, kept: str) -> None:
+        """Drop a former collection; NotFoundError when there is none of that name."""
+        if kept not in self.kept(name):
+            raise NotFoundError(f"{name!r} has no former collection {kept!r}", hint="see the list of those kept")
+        self._sweep(name)
+        self._drop(kept)
+
+    def drop(self, name: str) -> None:
+        """Drop the collection and what is kept of it; the alias goes with the physical collection."""
+        self._sweep(name)
+        for record in self._records(name):
+            self._drop(record.physical)
+
+    # -- snapshot
+
+    def snapshot(self, name: str, sink: SnapshotSink) -> Taken:
+        """Have each node make a snapshot, and stream it; see `VectorStore.snapshot`.
+
+        `drift` is by how much the count and the journal's sequence moved while it was made.
+        """
+        version = self.version()
+        nodes = self._cluster()
+        found = self._need(name)
+        self._sweep(name)
+        points = self._count(found.physical)
+        canaries = self._take_canaries(found)
+        large = points * found.spec.dimension * 4 >= self._large_bytes
+        for node, peer in nodes:
+            self._take_piece(node, found, sink, peer, large=large)
+        moved = abs(self._need_record(found).position.seq - found.position.seq)
+        return Taken(
+            spec=found.spec,
+            server_version=version,
+            points=points,
+            drift=abs(self._count(found.physical) - points) + moved,
+            position=found.position,
+            canaries=canaries,
+            configuration=self._configuration(found),
+        )
+
+    def _take_piece(self, node: Node, found: _Record, sink: SnapshotSink, peer: str, *, large: bool) -> None:
+        # Another run may take our snapshot for one that a killed run left, as long as we have not begun to read it.
+        for last in (False, False, True):
+            with self._snapshot_on(node, found, large=large) as listed, translating():
+                url = f"/collections/{quote(found.physical, safe='')}/snapshots/{quote(listed.name, safe='')}"
+                with node.http.stream("GET", url) as response:
+                    if response.status_code == 404 and not last:
+                        continue
+                    if response.status_code != 200:
+                        answer(response)
+                    with sink.piece(peer) as piece:
+                        digest, size = hashlib.sha256(), 0
+                        for data in response.iter_raw(_CHUNK):
+                            digest.update(data)
+                            size += len(data)
+                            piece.write(data)
+                        if size != listed.size or listed.checksum not in (None, digest.hexdigest()):
+                            raise UnavailableError(
+                                f"{listed.size} bytes of the snapshot {listed.name!r} were promised, and {size} others "
+                                "came",
+                                hint="take it again",
+                            )
+                    return
+
+    @contextmanager
+    def _snapshot_on(self, node: Node, found: _Record, *, large: bool) -> Iterator[_Listed]:
+        """A snapshot on the server's disk, gone afterwards; what a kill leaves is found by the claim."""
+        before, asked = self._list(node, found.physical)
+        claim = str(uuid.uuid4())
+        self._catalogue(
+            claim,
+            {
+                "kind": "snapshot",
+                "name": found.spec.name,
+                "physical": found.physical,
+                "host": node.host,
+                "asked": asked.isoformat(),
+                "before": [item.name for item in before],
+                "snapshot": None,
+            },
+        )
+        listed = self._create_snapshot(node, found, {item.name for item in before}, asked, large=large)
+        try:
+            yield listed
+        finally:
+            # Should this fail, the claim stays, and the next run removes the snapshot.
+            try:
+                with suppress(NotFoundError):
+                    self._delete_snapshot(node, found.physical, listed.name)
+                self._forget(claim)
+            except RelightError as exc:
+                log.warning("snapshot_left_on_server", extra={"snapshot": listed.name, "reason": str(exc)})
+
+    def _create_snapshot(
+        self, node: Node, found: _Record, before: set[str], asked: datetime, *, large: bool
+    ) -> _Listed:
+        import httpx
+
+        url = f"/collections/{quote(found.physical, safe='')}/snapshots"
+        if large:
+            # Its name is not in the answer; the second in it tells it from one that was begun before we asked.
+            self._clock.sleep(1.0)
+        with translating(), suppress(httpx.ReadTimeout):
+            response = node.http.post(url, params={"wait": _flag(not large)}, timeout=_patient(PROMPT_S))
+            made = answer(response)
+            if made is not None:
+                return _listed(made)
+        until = self._clock.monotonic() + self._bound_s
+        while True:
+            now, _ = self._list(node, found.physical)
+            new = sorted(item.name for item in now if item.name not in before and _begun(item.name, asked))
+            if new:
+                return next(item for item in now if item.name == new[0])
+            if self._clock.monotonic() >= until:
+                raise UnavailableError(
+                    f"the snapshot of {found.physical!r} that {node.host} was asked for is not there after "
+                    f"{self._bound_s:g} s",
+                    hint="it is stuck: see the server's log and the space on its disk",
+                )
+            self._clock.sleep(min(2.0, self._bound_s / 10))
+
+    def _sweep(self, name: str) -> None:
+        """Remove the snapshots that killed runs left on the server.
+
+        One whose name the killed run never learned is the one that was begun when it asked; where the user began
+        another in the same seconds both stay, because one of them is not ours.
+        """
+        hosts = {node.host: node for node in self._nodes}
+        for claim, said in self._claims(name):
+            node, asked = hosts.get(said["host"]), parse_time(said["asked"])
+            if node is None:
+                continue
+            try:
+                now, moment = self._list(node, said["physical"])
+            except NotFoundError:
+                self._forget(claim)
+                continue
+            names = [
+                item.name
+                for item in now
+                if item.name not in said["before"]
+                and _begun(item.name, asked)
+                and not _begun(item.name, asked, later_s=_BEGUN_WITHIN_S)
+            ]
+            if len(names) == 1:
+                with suppress(NotFoundError):
+                    self._delete_snapshot(node, said["physical"], names[0])
+                self._forget(claim)
+            elif len(names) > 1:
+                log.warning("snapshots_left_on_server", extra={"snapshots": names, "collection": name})
+                self._forget(claim)
+            elif (moment - asked).total_seconds() > _FORGET_AFTER_S:
+                self._forget(claim)
+
+    def _list(self, node: Node, physical: str) -> tuple[list[_Listed], datetime]:
+        """The snapshots of a physical collection on a node, and the node's time."""
+        with translating():
+            response = node.http.get(f"/collections/{quote(physical, safe='')}/snapshots")
+            found = [_listed(item) for item in answer(response) or ()]
+        try:
+            return found, parsedate_to_datetime(response.headers["Date"])
+        except (KeyError, ValueError):
+            return found, self._clock.now().replace(microsecond=0)
+
+    def _delete_snapshot(self, node: Node, physical: str, snapshot: str) -> None:
+        with translating():
+            url = f"/collections/{quote(physical, safe='')}/snapshots/{quote(snapshot, safe='')}"
+            answer(node.http.delete(url, timeout=_patient(PROMPT_S)))
+
+    def _configuration(self, found: _Record) -> dict[str, Any]:
+        with translating():
+            config = self._api.get_collection(found.physical).config
+        others = self._other_aliases(found.physical, found.spec.name)
+        return {"aliases": others, "config": json.loads(config.model_dump_json(exclude_none=True))}
+
+    # -- restore
+
+    def restore(
+        self, spec: CollectionSpec, source: SnapshotSource, *, point: str, floor: float, replace: bool
+    ) -> Restored:
+        """Recover into a new physical collection, verify, and move the alias; see `VectorStore.restore`.
+
+        The user's other aliases of the former collection move along; those that the manifest names and that point
+        nowhere are made again. A restore under another name leaves all of them alone.
+        """
+        part = source.part
+        self._refuse_older(part.server_version)
+        live = self._live(spec.name)
+        if live is None:
+            self._refuse_foreign(spec.name)
+        self._refuse_unless_empty(spec.name, live, replace=replace)
+        self._drop_unfinished(spec.name, live)
+        record = _Record(
+            physical=_new_physical(spec.name, point),
+            spec=spec,
+            position=Position.parse(part.position),
+            restored_from=point,
+            state="filling",
+        )
+        self._register(record)
+        try:
+            self._fill(record, source)
+            points = self._verify(record, points=part.points, drift=part.drift)
+            score = self._recall(record, part.canaries)
+            if score < floor:
+                raise IntegrityError(
+                    f"the recall of {part.pieces[0].object} is {score:.3f}, below the floor of {floor:g}",
+                    hint="the point does not answer as it did when it was taken: use another",
+                )
+            aliases = part.configuration.get("aliases", []) if spec.name == part.name else []
+            with _switching:
+                kept = self._switch(record, replace=replace, aliases=aliases)
+        except BaseException:
+            with suppress(RelightError):  # what stays is removed by the next restore
+                self._drop_unless_switched(record)
+            raise
+        return Restored(points=points, recall=score, kept=kept)
+
+    def _fill(self, record: _Record, source: SnapshotSource) -> None:
+        part, nodes = source.part, self._nodes
+        for piece in part.pieces:
+            large = piece.bytes >= self._large_bytes
+            # Who is not told when one recovery is done cannot begin the next one.
+            wait = not large or len(part.pieces) * len(nodes) > 1
+            location = source.location(piece) if large else None
+            for node in nodes:
+                try:
+                    if location is not None:
+                        self._recover_from(node, record, piece, location, wait=wait)
+                    else:
+                        with source.open(piece) as body:
+                            self._upload(node, record, piece.bytes, piece.sha256, body, wait=wait)
+                except NotFoundError as exc:
+                    raise _overtaken(record) from exc
+            if not wait:
+                self._wait_for(record, part.points - part.drift, piece)
+
+    def _upload(
+        self, node: Node, record: _Record, size: int, sha256: str, body: Source, *, wait: bool, named: str = "relight"
+    ) -> None:
+        boundary = secrets.token_hex(16)
+        head = (
+            f"--{boundary}\r\n"
+            f'Content-Disposition: form-data; name="snapshot"; filename="{named}.snapshot"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+
+        def content() -> Iterator[bytes]:
+            yield head
+            while data := body.read(_CHUNK):
+                yield data
+            yield tail
+
+        self._recovered(
+            node.http.build_request(
+                "POST",
+                f"/collections/{quote(record.physical, safe='')}/snapshots/upload",
+                params={"priority": "snapshot", "checksum": sha256, "wait": _flag(wait)},
+                headers={
+                    "Content-Type": f"multipart/form-data; boundary={boundary}",
+                    "Content-Length": str(len(head) + size + len(tail)),
+                },
+                content=content(),
+                timeout=_patient(self._bound_s),
+            ),
+            node,
+        )
+        if wait:
+            # An upload stays in the list of the collection's snapshots.
+            with suppress(NotFoundError):
+                self._delete_snapshot(node, record.physical, f"{named}.snapshot")
+
+    def _recover_from(self, node: Node, record: _Record, piece: Piece, location: str, *, wait: bool) -> None:
+        self._recovered(
+            node.http.build_request(
+                "PUT",
+                f"/collections/{quote(record.physical, safe='')}/snapshots/recover",
+                params={"wait": _flag(wait)},
+                json={"location": location, "priority": "snapshot", "checksum": piece.sha256},
+                timeout=_patient(self._bound_s),
+            ),
+            node,
+            secret=location,
+        )
+
+    def _recovered(self, request: httpx.Request, node: Node, *, secret: str = "") -> None:
+        """Send what fills a collection. A server that does not take a snapshot answers 400, or 500 from its inside."""
+        with translating():
+            response = node.http.send(request)
+            try:
+                answer(response)
+            except (NotFoundError, DeniedError):
+                raise
+            except RelightError as exc:
+                problem = exc.problem.replace(secret, "the location") if secret else exc.problem
+                if response.status_code < 500 and response.status_code != 429:
+                    raise IntegrityError(
+                        problem, hint="the point is damaged, or of another server: use another"
+                    ) from None
+                if response.status_code == 500:
+                    hint = "the snapshot is damaged, or the server's disk is full: see its log"
+                    raise IntegrityError(problem, hint=hint) from None
+                raise UnavailableError(problem) from None
+
+    def _wait_for(self, record: _Record, points: int, piece: Piece) -> None:
+        until = self._clock.monotonic() + self._bound_s
+        found = -1
+        while found < points:
+            if self._clock.monotonic() >= until:
+                raise UnavailableError(
+                    f"the recovery of {piece.object} into {record.physical!r} is not done after {self._bound_s:g} s, "
+                    f"and there are {max(found, 0)} of {points} points",
+                    hint="it is stuck, or the server cannot read the vault: see its log",
+                )
+            self._clock.sleep(min(2.0, self._bound_s / 10))
+            with suppress(NotFoundError):
+                found = self._count(record.physical)
+        for node in self._nodes:
+            with suppress(NotFoundError):
+                self._delete_snapshot(node, record.physical, "relight.snapshot")
+
+    def _verify(self, record: _Record, *, points: int, drift: int) -> int:
+        try:
+            found = self._count(record.physical)
+            with translating():
+                vectors = self._api.get_collection(record.physical).config.params.vectors
+        except NotFoundError as exc:
+            raise _overtaken(record) from exc
+        if abs(found - points) > drift:
+            raise IntegrityError(
+                f"the snapshot of {record.spec.name!r} brought {found} points, and the manifest says {points}"
+                + (f" give or take {drift}" if drift else ""),
+                hint="the point is damaged: use another",
+            )
+        _check_vectors(record.spec, vectors)
+        return found
+
+    def _switch(self, record: _Record, *, replace: bool, aliases: Sequence[str]) -> str | None:
+        """Move the aliases in one call, and say what was left behind.
+
+        Who switches and who drops what is unfinished say so in the catalogue first and look at what the other said
+        then: at least one of two sees the other, and gives way.
+        """
+        self._note(record.physical, switching=True)
+        if "dropping" in self._need_record(record).flags:
+            raise _overtaken(record)
+        name, here = record.spec.name, self._aliases()
+        live = self._live(name)
+        self._refuse_unless_empty(name, live, replace=replace)
+        kept = None
+        moving = {_alias(name)}
+        if live is not None:
+            if self._count(live.physical):
+                kept = live.physical
+                self._note(live.physical, kept_at=self._clock.now().isoformat())
+            moving.update(self._other_aliases(live.physical, name))
+        if aliases:
+            taken = here.keys() | self._collections()
+            moving.update(alias for alias in aliases if alias not in taken)
+        self._point(sorted(moving), record.physical, delete=sorted(moving & here.keys()))
+        self._note(record.physical, state="live", switching=None)
+        if live is not None and kept is None:
+            self._drop(live.physical)
+        return kept
+
+    def _drop_unfinished(self, name: str, live: _Record | None) -> None:
+        """Drop what killed restores and adoptions left: never switched to, never kept."""
+        here = set(self._aliases().values())
+        for record in self._records(name):
+            unfinished = record.state != "copied" and (record.state != "made" or live is not None)
+            if unfinished and record.physical not in here and record.kept_at is None:
+                self._drop_unless_switched(record)
+
+    def _drop_unless_switched(self, record: _Record) -> None:
+        with suppress(NotFoundError):
+            self._note(record.physical, dropping=True)
+            if "switching" in self._need_record(record).flags and record.physical in self._aliases().values():
+                return
+            # An upload that was refused late lies in a list of snapshots that is shown while there is a collection.
+            self._create(record)
+            for node in self._nodes:
+                for item in self._list(node, record.physical)[0]:
+                    self._delete_snapshot(node, record.physical, item.name)
+            self._drop(record.physical)
+
+    def _refuse_older(self, taken_on: str) -> None:
+        here = self.version()
+        there, mine = _VERSION.search(taken_on), _VERSION.search(here)
+        if there is None or mine is None or _numbers(mine) < _numbers(there):
+            raise IntegrityError(
+                f"the snapshot is of {taken_on!r}, and this server is {here!r}",
+                hint="use a server at least as new: an older one cannot read it",
+            )
+
+    def _refuse_unless_empty(self, name: str, live: _Record | None, *, replace: bool) -> None:
+        if live is None or replace:
+            return
+        points = self._count(live.physical)
+        if points or live.position.xid:
+            raise ConflictError(
+                f"the collection {name!r} already holds {points} points, at {live.position}",
+                hint="use force to restore over it; what it holds is kept",
+            )
+
+    # -- adopt
+
+    def adopt(self, spec: CollectionSpec, *, dry_run: bool) -> list[str]:
+        """Take over a collection that Relight did not make; see `VectorStore.adopt`.
+
+        An alias cannot have a collection's name, so the collection is copied by a snapshot to a physical one, and its
+        name becomes an alias. Between the two the name leads nowhere for a moment, and what is written to the original
+        after the snapshot began would be lost: stop its writers first. Where the name already is an alias, its
+        collection is entered into the catalogue as it is.
+        """
+        name = spec.name
+        target = self._aliases().get(_alias(name))
+        if target is not None:
+            return [] if self._record(target) is not None else self._adopt_alias(spec, target, dry_run=dry_run)
+        copied = next((item for item in self._records(name) if item.state == "copied"), None)
+        if name not in self._collections():
+            if copied is None:
+                return []
+            return self._adopt_copied(copied, dry_run=dry_run)
+        with translating():
+            _check_vectors(spec, self._api.get_collection(name).config.params.vectors)
+        steps = [
+            f"stop whatever writes to {name!r}: what is written from now on would be lost",
+            f"copy {name!r} ({self._count(name)} points) by a snapshot to a collection of Relight's, and count it",
+            f"delete the collection {name!r}, whose own snapshots can then no longer be listed",
+            f"make {name!r} an alias of the copy: between these two steps the name leads nowhere",
+        ]
+        if not dry_run:
+            for item in self._records(name):
+                if item.kept_at is None:
+                    self._drop_unless_switched(item)
+            self._adopt_copied(self._copy(spec), dry_run=False)
+        return steps
+
+    def _adopt_alias(self, spec: CollectionSpec, target: str, *, dry_run: bool) -> list[str]:
+        with translating():
+            _check_vectors(spec, self._api.get_collection(target).config.params.vectors)
+        if not dry_run:
+            self._register(_Record(physical=target, spec=spec, state="live"))
+        return [f"enter {target!r}, which the alias {spec.name!r} points at, into the catalogue"]
+
+    def _adopt_copied(self, copied: _Record, *, dry_run: bool) -> list[str]:
+        name = copied.spec.name
+        if not dry_run:
+            if name in self._collections():
+                if self._count(name) != self._count(copied.physical):
+                    raise ConflictError(f"{name!r} was written to while it was copied", hint="stop its writers first")
+                with translating():
+                    self._api.delete_collection(name, timeout=int(PROMPT_S))
+            self._point([_alias(name)], copied.physical)
+            self._note(copied.physical, state="live")
+        return [f"make {name!r} an alias of its copy, which an adoption that was cut has verified"]
+
+    def _copy(self, spec: CollectionSpec) -> _Record:
+        original = _Record(physical=spec.name, spec=spec, state="live")
+        record = _Record(physical=_new_physical(spec.name, "adopted"), spec=spec, state="copying")
+        self._register(record)
+        points = self._count(spec.name)
+        large = points * spec.dimension * 4 >= self._large_bytes
+        self._sweep(spec.name)
+        try:
+            for node, _ in self._cluster():
+                with self._snapshot_on(node, original, large=large) as listed, translating():
+                    url = f"/collections/{quote(spec.name, safe='')}/snapshots/{quote(listed.name, safe='')}"
+                    for target in self._nodes:
+                        with node.http.stream("GET", url) as response:
+                            if response.status_code != 200:
+                                answer(response)
+                            self._upload(
+                                target, record, listed.size, listed.checksum or "", _Stream(response), wait=True
+                            )
+            self._verify(record, points=points, drift=0)
+        except BaseException:
+            with suppress(RelightError):
+                self._drop_unless_switched(record)
+            raise
+        self._note(record.physical, state="copied")
+        return record
+
+    # -- points
+
+    def _search(self, found: _Record, query: list[float], k: int, *, exact: bool) -> tuple[Hit, ...]:
+        with translating():
+            answers = self._api.query_points(
+                found.physical,
+                query=query,
+                limit=k,
+                with_payload=True,
+                search_params=self._models.SearchParams(exact=exact),
+            ).points
+        hits = []
+        for item in answers:
+            id_, payload = _from_payload(str(item.id), item.payload)
+            hits.append(Hit(id=id_, distance=_distance(found.spec.distance, item.score), payload=payload))
+        return tuple(sorted(hits, key=lambda hit: (hit.distance, hit.id)))
+
+    def _recall(self, found: _Record, canaries: Sequence[Canary]) -> float:
+        """Recall@10. Which of several points at the tenth's distance come first is up to the server: all of them do."""
+        answers = []
+        for canary in canaries:
+            hits = self._search(found, list(unpack(canary.vector)), 10 * K, exact=True)
+            last = hits[min(K, len(hits)) - 1].distance if hits else 0.0
+            answers.append((canary.ids, [hit.id for hit in hits if hit.distance <= last]))
+        return recall(answers)
+
+    def _take_canaries(self, found: _Record) -> tuple[Canary, ...]:
+        with translating():
+            points, _ = self._api.scroll(found.physical, limit=CANARIES, with_payload=False, with_vectors=True)
+        canaries = []
+        for point in points:
+            vector: Any = point.vector
+            hits = self._search(found, list(vector), K, exact=True)
+            canaries.append(Canary(vector=pack(vector), ids=tuple(hit.id for hit in hits)))
+        return tuple(canaries)
+
+    def _count(self, physical: str) -> int:
+        with translating():
+            return int(self._api.count(physical, exact=True, timeout=int(PROMPT_S)).count)
+
+    def _index_state(self, found: _Record) -> IndexState:
+        """A collection with nothing left to optimize is ready: the server compares small ones exactly, which is faster.
+
+        Green says so, yellow that it is at it, grey that it waits for a write, red that it failed.
+        """
+        if found.spec.index is None:
+            return IndexState.NONE
+        with translating():
+            status = self._api.get_collection(found.physical).status.value
+        return {"green": IndexState.READY, "yellow": IndexState.BUILDING}.get(status, IndexState.LACKING)
+
+    def _upsert(self, collection: str, points: Sequence[dict[str, Any]]) -> None:
+        structs = [self._models.PointStruct(**point) for point in points]
+        with translating():
+            self._api.upsert(collection, points=structs, wait=True, ordering=self._strong)
+
+    # -- names
+
+    def _live(self, name: str) -> _Record | None:
+        """What the public name means now, None where it is nothing of ours."""
+        physical = self._aliases().get(_alias(name))
+        return None if physical is None else self._record(physical)
+
+    def _need(self, name: str) -> _Record:
+        found = self._live(name)
+        if found is None:
+            raise NotFoundError(f"there is no collection {name!r}", hint="hydrate it, or start the agent once")
+        return found
+
+    def _need_record(self, record: _Record) -> _Record:
+        found = self._record(record.physical)
+        if found is None:
+            raise _overtaken(record)
+        return found
+
+    def _refuse_foreign(self, name: str) -> None:
+        """For a name that is nothing of ours."""
+        if _alias(name) in self._aliases() or name in self._collections():
+            raise ConflictError(f"Relight did not make the collection {name!r}", hint="adopt it first: relight adopt")
+        if any(item.state == "copied" for item in self._records(name)):
+            raise ConflictError(f"the adoption of {name!r} was cut", hint="run it again: relight adopt")
+
+    def _make(self, spec: CollectionSpec) -> None:
+        """Make it empty. Its name is not random, so that of two who make it at once both make the same."""
+        kept = {item.physical for item in self._records(spec.name) if item.kept_at is not None}
+        physical = next(name for n in range(len(kept) + 1) if (name := _made_physical(spec.name, n)) not in kept)
+        record = _Record(physical=physical, spec=spec, state="made")
+        self._ensure_catalogue()
+        if self._create(record) or self._record(physical) is None:
+            self._register(record)
+        self._point([_alias(spec.name)], physical)
+
+    def _create(self, record: _Record) -> bool:
+        """Make the physical collection; False when there is one."""
+        vectors = self._models.VectorParams(
+            size=record.spec.dimension, distance=self._models.Distance(DISTANCES[record.spec.distance])
+        )
+        return self._create_collection(record.physical, vectors, hnsw_config=self._hnsw(record.spec))
+
+    def _create_collection(self, name: str, vectors: models.VectorParams, **settings: Any) -> bool:
+        try:
+            with translating():
+                self._api.create_collection(name, vectors_config=vectors, timeout=int(PROMPT_S), **settings)
+        except (ConflictError, PermanentError):
+            # Servers before 1.10 answer 400 to what newer ones answer 409 to.
+            if name not in self._collections():
+                raise
+            return False
+        return True
+
+    def _hnsw(self, spec: CollectionSpec) -> Any:
+        if spec.index is None:
+            return self._models.HnswConfigDiff(m=0)
+        return self._models.HnswConfigDiff(m=spec.index.m, ef_construct=spec.index.ef_construction)
+
+    def _drop(self, physical: str) -> None:
+        with translating():
+            self._api.delete_collection(physical, timeout=int(PROMPT_S))
+        self._forget(_record_id(physical))
+
+    def _aliases(self) -> dict[str, str]:
+        with translating():
+            return {item.alias_name: item.collection_name for item in self._api.get_aliases().aliases}
+
+    def _other_aliases(self, physical: str, name: str) -> list[str]:
+        """The user's own aliases of a physical collection."""
+        return sorted(a for a, target in self._aliases().items() if target == physical and a != _alias(name))
+
+    def _point(self, aliases: Sequence[str], physical: str, *, delete: Sequence[str] = ()) -> None:
+        models = self._models
+        actions: list[Any] = [
+            *(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)) for alias in delete),
+            *(
+                models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=physical, alias_name=alias))
+                for alias in aliases
+            ),
+        ]
+        with translating():
+            self._api.update_collection_aliases(actions, timeout=int(PROMPT_S))
+
+    def _collections(self) -> set[str]:
+        with translating():
+            return {item.name for item in self._api.get_collections().collections}
+
+    def _cluster(self) -> list[tuple[Node, str]]:
+        """Each node with its peer id, which is empty where there is one; ConfigError unless the address names all."""
+        with translating():
+            said = [answer(node.http.get("/cluster")) for node in self._nodes]
+        if said[0].get("status") != "enabled":
+            return [(self._nodes[0], "")]
+        peers = {str(item.get("peer_id")) for item in said}
+        known = set(said[0].get("peers", {}))
+        if peers != known or len(self._nodes) != len(known):
+            raise ConfigError(
+                f"the cluster has {len(known)} nodes, and the address names {len(peers & known)} of them",
+                hint="name each node once: https://:KEY@one:6333,two:6333",
+            )
+        pairs = [(node, str(item["peer_id"])) for node, item in zip(self._nodes, said, strict=True)]
+        return pairs if len(pairs) > 1 else [(self._nodes[0], "")]
+
+    # -- catalogue
+
+    def _record(self, physical: str) -> _Record | None:
+        try:
+            with translating():
+                found = self._api.retrieve(CATALOGUE, ids=[_record_id(physical)], with_payload=True)
+        except NotFoundError:
+            return None
+        return _Record.of(found[0].payload or {}) if found else None
+
+    def _records(self, name: str) -> list[_Record]:
+        return [_Record.of(said) for _, said in self._entries("collection") if said.get("name") == name]
+
+    def _claims(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(id_, said) for id_, said in self._entries("snapshot") if said.get("name") == name]
+
+    def _entries(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        found: list[tuple[str, dict[str, Any]]] = []
+        after: Any = None
+        try:
+            while True:
+                with translating():
+                    points, after = self._api.scroll(CATALOGUE, limit=_PAGE, offset=after, with_payload=True)
+                found += [(str(point.id), point.payload or {}) for point in points]
+                if after is None:
+                    return [(id_, said) for id_, said in found if said.get("kind") == kind]
+        except NotFoundError:
+            return []
+
+    def _register(self, record: _Record) -> None:
+        self._ensure_catalogue()
+        self._catalogue(record.id, record.to_payload())
+
+    def _catalogue(self, id_: str, payload: dict[str, Any]) -> None:
+        self._upsert(CATALOGUE, [{"id": id_, "vector": [0.0], "payload": payload}])
+
+    def _note(self, physical: str, **changes: Any) -> None:
+        """Change some fields of a record; NotFoundError when it is gone."""
+        with translating():
+            self._api.set_payload(
+                CATALOGUE, payload=changes, points=[_record_id(physical)], wait=True, ordering=self._strong
+            )
+
+    def _forget(self, id_: str) -> None:
+        with translating():
+            self._api.delete(CATALOGUE, points_selector=[id_], wait=True, ordering=self._strong)
+
+    def _ensure_catalogue(self) -> None:
+        if CATALOGUE not in self._collections():
+            vectors = self._models.VectorParams(size=1, distance=self._models.Distance.DOT)
+            self._create_collection(CATALOGUE, vectors, replication_factor=len(self._nodes))
+
+    # -- the driver
+
+    @property
+    def _api(self) -> Any:
+        return self._nodes[0].api
+
+    @property
+    def _models(self) -> Any:
+        from qdrant_client import models
+
+        return models
+
+    @property
+    def _strong(self) -> Any:
+        return self._models.WriteOrdering.STRONG
+
+
+class _Stream:
+    """An answer's body as something to read from."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.iter_raw(_CHUNK)
+
+    def read(self, _size: int, /) -> bytes:
+        return next(self._chunks, b"")
+
+
+def _overtaken(record: _Record) -> ConflictError:
+    return ConflictError(
+        f"another restore of {record.spec.name!r} began before this one was done", hint="let it finish"
+    )
+
+
+def _check_dimension(upserts: Sequence[Entry], spec: CollectionSpec) -> None:
+    for entry in upserts:
+        dimension = len(entry.vector or b"") // 4
+        if dimension != spec.dimension:
+            raise IntegrityError(
+                f"the entry {entry.position} has dimension {dimension}, and {spec.name!r} has {spec.dimension}",
+                hint="the journal and the collection are of different embedding models",
+            )
+
+
+def _check_vectors(spec: CollectionSpec, vectors: Any) -> None:
+    """`vectors` is what the server says of a collection: one unnamed vector, or several by name."""
+    size, distance = getattr(vectors, "size", None), getattr(vectors, "distance", None)
+    if size != spec.dimension or getattr(distance, "value", None) != DISTANCES[spec.distance]:
+        found = f"{size} x {getattr(distance, 'value', '')}" if size else "of named vectors"
+        raise IntegrityError(
+            f"the collection for {spec.name!r} is {found}, and {spec.dimension} x {DISTANCES[spec.distance]} is wanted",
+            hint="use the settings that it was made with: one unnamed vector of that size and distance",
+        )
+
+
+def _distance(kind: Distance, score: float) -> float:
+    """Qdrant's score as a distance: similarities grow with nearness, Euclid's does not."""
+    if kind is Distance.EUCLIDEAN:
+        return score
+    return 1.0 - score if kind is Distance.COSINE else -score
+
+
+def _point_id(id_: str) -> int | str:
+    if id_.isascii() and id_.isdecimal() and str(int(id_)) == id_ and int(id_) < 2**64:
+        return int(id_)
+    try:
+        if str(uuid.UUID(id_)) == id_:
+            return id_
+    except ValueError:
+        pass
+    return str(uuid.uuid5(_IDS, id_))
+
+
+def _to_payload(id_: str, payload: dict[str, Any] | None) -> dict[str, Any] | None:
+    mark: dict[str, Any] = {} if str(_point_id(id_)) == id_ else {"id": id_}
+    if payload is not None and (not payload or MARK in payload):
+        return {MARK: {**mark, "payload": payload}}
+    return {**(payload or {}), MARK: mark} if mark else payload
+
+
+def _from_payload(id_: str, payload: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
+    own = dict(payload or {})
+    mark = own.pop(MARK, None)
+    if not isinstance(mark, dict):
+        return id_, payload or None
+    return str(mark.get("id", id_)), mark.get("payload", own or None)
+
+
+def _record_id(physical: str) -> str:
+    return str(uuid.uuid5(_IDS, f"physical {physical}"))
+
+
+def _alias(name: str) -> str:
+    """The alias that stands for a public name: itself, unless Qdrant or a path could not have it."""
+    if _LEGAL_ALIAS.fullmatch(name) and name != CATALOGUE:
+        return name
+    return f"relight-{_slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "_", name)[:_NAME_BYTES]
+
+
+def _made_physical(name: str, n: int) -> str:
+    return f"{_slug(name)}--{hashlib.sha256(name.encode()).hexdigest()[:16]}-made-{n}"
+
+
+def _new_physical(name: str, origin: str) -> str:
+    """A name not used before that says which collection it is of and which point it came from."""
+    return f"{_slug(name)}--{_slug(origin)}-{secrets.token_hex(4)}"
+
+
+def _listed(value: dict[str, Any]) -> _Listed:
+    """Raises IntegrityError for a name that is no file's: it becomes a part of addresses."""
+    name = str(value.get("name", ""))
+    if not _SNAPSHOT_NAME.fullmatch(name):
+        raise IntegrityError(
+            f"the server calls a snapshot {name!r}, which is no file's name", hint="look at the server"
+        )
+    return _Listed(name=name, size=int(value.get("size", 0)), checksum=value.get("checksum"))
+
+
+def _begun(snapshot: str, asked: datetime, *, later_s: float = 0.0) -> bool:
+    """Whether its name says that it was begun at that time of the server or later; True where it says nothing."""
+    found = _STAMP.search(snapshot)
+    if found is None:
+        return later_s == 0.0
+    year, month, day, hour, minute, second = map(int, found.groups())
+    stamp = asked.replace(year=year, month=month, day=day, hour=hour, minute=minute, second=second)
+    return (stamp - asked).total_seconds() >= later_s
+
+
+def _numbers(version: re.Match[str]) -> tuple[int, ...]:
+    return tuple(map(int, version.groups()))
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _patient(read_s: float) -> httpx.Timeout:
+    import httpx
+
+    from relight.adapters.qdrant import CONNECT_TIMEOUT_S, TIMEOUT_S
+
+    return httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=read_s)
