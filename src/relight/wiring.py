@@ -17,6 +17,7 @@ from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
 from relight.tasks.ledger import EpochLog
+from relight.vault.signing import open_signer
 from relight.vault.store import Vault
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
+    from relight.vault.signing import Signer
 
 
 class Region:
@@ -65,13 +67,27 @@ class Region:
     @cached_property
     def vault(self) -> Vault:
         """The region's own vault."""
-        return Vault(self.aws("s3"), self.settings.vault_bucket, region=self.settings.region)
+        settings = self.settings
+        return self._vault(settings.vault_bucket, settings.region, settings.vault_endpoint, "vault_keys")
 
     @cached_property
     def peer_vault(self) -> Vault:
         """The other region's vault."""
-        client = aws.client("s3", self.settings.peer_region)
-        return Vault(client, self.settings.peer_vault_bucket, region=self.settings.peer_region)
+        settings = self.settings
+        return self._vault(
+            settings.peer_vault_bucket, settings.peer_region, settings.peer_vault_endpoint, "peer_vault_keys"
+        )
+
+    def _vault(self, bucket: str, region: str, endpoint: str, keys: str) -> Vault:
+        # The secret is read only for a vault outside AWS: not every function may, or has to.
+        id_, _, secret = (getattr(self.connections, keys) if endpoint else "").partition(":")
+        session = aws.session(id_, secret) if id_ else None
+        client = aws.client("s3", region, session=session, endpoint_url=endpoint or None)
+        return Vault(client, bucket, region=region, signer=self._signer)
+
+    @cached_property
+    def _signer(self) -> Signer | None:
+        return open_signer(self.settings.signing_key, kms=lambda: self.aws("kms"))
 
     @cached_property
     def leases(self) -> LeaseStore:

@@ -244,6 +244,11 @@ def translating() -> Iterator[None]:
 _making = threading.Lock()  # a session's clients may be used by many threads, but must be made by one at a time
 
 
+def session(key_id: str, secret: str) -> boto3.session.Session:
+    """A session with keys of its own, for a store that is not in AWS."""
+    return boto3.session.Session(aws_access_key_id=key_id, aws_secret_access_key=secret)
+
+
 @cache
 def _session() -> boto3.session.Session:
     return boto3.session.Session()
@@ -257,12 +262,15 @@ def client(
     read_timeout_s: float = READ_TIMEOUT_S,
     attempts: int = ATTEMPTS,
     session: boto3.session.Session | None = None,
+    endpoint_url: str | None = None,
 ) -> Any:
     """A client of `service` in `region` that gives up in time and signs so that the region is named.
 
     Buckets are addressed by path when an endpoint is set, because a stand-in has no wildcard name.
     """
-    custom = bool(os.environ.get("AWS_ENDPOINT_URL") or os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}"))
+    custom = bool(
+        endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+    )
     config = Config(
         connect_timeout=connect_timeout_s,
         read_timeout=read_timeout_s,
@@ -273,4 +281,4 @@ def client(
     )
     with _making, translating():
         source = session or _session()
-        return source.client(service, region_name=region, config=config)  # type: ignore[call-overload]
+        return source.client(service, region_name=region, endpoint_url=endpoint_url, config=config)  # type: ignore[call-overload]
