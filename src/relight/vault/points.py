@@ -29,7 +29,8 @@ class PointStatus:
 
     `sealed` means that there is a manifest, readable or not; `bytes` is the size of all that is here, and `modified`
     when the newest of it was put. `verified_at` is when this region last read every byte and found it as the manifest
-    says; None when it never did, or the objects were written anew since.
+    says; None when it never did, or the objects were written anew since. `damaged` means that it read them and found
+    others.
     """
 
     id: str
@@ -39,6 +40,7 @@ class PointStatus:
     bytes: int
     modified: datetime
     verified_at: datetime | None = None
+    damaged: bool = False
 
     @property
     def eligible(self) -> bool:
@@ -153,8 +155,10 @@ def _status(vault: Vault, point: str, found: Mapping[str, StoredObject], *, reco
             reason = objection(manifest, vault.signer) or _lack(point, manifest, found)
         except (IntegrityError, NotFoundError) as exc:
             reason = str(exc)
+    damaged = False
     if manifest is not None and not reason and recorded:
         reason, verified_at = _verdict(vault, manifest, found)
+        damaged = bool(reason)
     return PointStatus(
         id=point,
         manifest=manifest,
@@ -163,6 +167,7 @@ def _status(vault: Vault, point: str, found: Mapping[str, StoredObject], *, reco
         bytes=sum(item.bytes for item in found.values()),
         modified=max(item.modified for item in found.values()),
         verified_at=verified_at,
+        damaged=damaged,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from relight.vault.points import PointStatus
     from relight.vault.store import Vault
 
 log = logging.getLogger(__name__)
@@ -131,10 +132,7 @@ def prune(
             held.values(), keep_hourly=keep_hourly, keep_daily=keep_daily, keep_monthly=keep_monthly, now=now
         )
 
-    held = {
-        status.id: HeldPoint(id=status.id, sealed=status.sealed, eligible=status.eligible, modified=status.modified)
-        for status in survey(vault)
-    }
+    held = {status.id: held_point(status) for status in survey(vault)}
     # A lock is a request for each object, so only those are asked that would go.
     first = plan()
     keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
@@ -156,6 +154,11 @@ def prune(
     log.info("vault pruned", extra={"region": vault.region, "points": len(removed), "kept": len(final.keep)})
     objects_gone = len(final.remove) + len(going) - sum(not key.startswith(RECORDS) for key in failed)
     return Pruned(plan=final, removed=tuple(removed), objects=objects_gone, failed=failed)
+
+
+def held_point(status: PointStatus) -> HeldPoint:
+    """A point as a survey found it, of whose locks nothing is known."""
+    return HeldPoint(id=status.id, sealed=status.sealed, eligible=status.eligible, modified=status.modified)
 
 
 def _merged(points: Iterable[HeldPoint]) -> Iterable[HeldPoint]:
