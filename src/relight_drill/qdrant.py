@@ -680,14 +680,16 @@ def _fetch(location: str, path: Path) -> None:
 
 
 def _pack(collection: _Collection, target: Path) -> None:
-    """Write the flushed shard, without its WAL, and the configuration as a tar archive."""
+    """Write the flushed shard and the configuration as a tar archive.
+
+    Its WAL is in it, because the engine counts operations there: with a new one it takes the next writes to a restored
+    point for older than the point, and drops them without an error.
+    """
     collection.shard.flush()
     sizes = {}
     with tarfile.open(target, "w") as archive:
         for path in sorted((collection.folder / "0").rglob("*")):
             name = path.relative_to(collection.folder).as_posix()
-            if name.startswith("0/wal"):
-                continue
             info = archive.gettarinfo(path, name)
             if path.is_file():
                 sizes[name] = info.size
