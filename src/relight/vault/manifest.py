@@ -7,10 +7,16 @@ import binascii
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relight.clock import parse_time
 from relight.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
 
 VERSION = 1
 
@@ -145,7 +151,7 @@ class Manifest:
         """The inverse of `to_json`; IntegrityError that names `source` for anything else."""
         try:
             value = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise IntegrityError(f"{source} is not JSON", hint="the point is damaged: use another") from exc
         version = value.get("version") if isinstance(value, dict) else None
         if version != VERSION or isinstance(version, bool):
@@ -155,16 +161,18 @@ class Manifest:
             )
         try:
             del value["version"]
-            return cls(
-                **{
-                    **value,
-                    "taken_at": parse_time(value["taken_at"]),
-                    "sealed_at": parse_time(value["sealed_at"]),
-                    "state": StatePosition(**value["state"]),
-                    "queue": None if value["queue"] is None else QueuePosition(**value["queue"]),
-                    "collections": tuple(_part(item) for item in value["collections"]),
-                    "signature": None if value["signature"] is None else _signature(value["signature"]),
-                }
+            return _checked(
+                cls(
+                    **{
+                        **value,
+                        "taken_at": parse_time(value["taken_at"]),
+                        "sealed_at": parse_time(value["sealed_at"]),
+                        "state": _checked(StatePosition(**value["state"])),
+                        "queue": None if value["queue"] is None else _checked(QueuePosition(**value["queue"])),
+                        "collections": tuple(_part(item) for item in value["collections"]),
+                        "signature": None if value["signature"] is None else _signature(value["signature"]),
+                    }
+                )
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise IntegrityError(
@@ -173,22 +181,45 @@ class Manifest:
 
 
 def _part(value: dict[str, Any]) -> CollectionPart:
-    part = CollectionPart(
-        **{
-            **value,
-            "canaries": tuple(Canary(vector=_bytes(i["vector"]), ids=tuple(i["ids"])) for i in value["canaries"]),
-            "pieces": tuple(Piece(**item) for item in value["pieces"]),
-            "embedding": Embedding(**value["embedding"]),
-        }
+    return _checked(
+        CollectionPart(
+            **{
+                **value,
+                "canaries": tuple(_canary(item) for item in value["canaries"]),
+                "pieces": tuple(_checked(Piece(**item)) for item in value["pieces"]),
+                "embedding": _checked(Embedding(**value["embedding"])),
+            }
+        )
     )
-    counts = (part.points, part.drift, part.embedding.dimension, *(piece.bytes for piece in part.pieces))
-    if not all(isinstance(number, int) and number >= 0 for number in counts):
-        raise ValueError(f"bytes, points, drift or dimension of {part.name!r} is not a count")
-    return part
+
+
+def _canary(value: dict[str, Any]) -> Canary:
+    ids = value["ids"]
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+        raise ValueError(f"{str(ids)[:20]!r} are no ids")
+    return Canary(**{**value, "vector": _bytes(value["vector"]), "ids": tuple(ids)})
 
 
 def _signature(value: dict[str, Any]) -> Signature:
-    return Signature(**{**value, "value": _bytes(value["value"])})
+    return _checked(Signature(**{**value, "value": _bytes(value["value"])}))
+
+
+_KINDS: dict[Any, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "dict[str, Any]": (dict,),
+}
+
+
+def _checked(value: T) -> T:
+    """`value` itself; ValueError when a field does not hold what it is declared to hold, or a count is none."""
+    for item in fields(value):
+        got = getattr(value, item.name)
+        kinds = _KINDS.get(item.type)
+        if kinds and (not isinstance(got, kinds) or isinstance(got, bool) or (isinstance(got, int) and got < 0)):
+            raise ValueError(f"{item.name} is {str(got)[:40]!r}")
+    return value
 
 
 def _bytes(text: str) -> bytes:
