@@ -128,7 +128,7 @@ def demo_stacks(server_dir: Path) -> Path:
         archive.writestr("relight_lambdas/__init__.py", "")
         for verb in (
             *("snapshot", "hydrate", "replay", "sentinel", "assess", "fence", "promote", "scale", "verify"),
-            *("open_gate", "announce"),
+            *("open_gate", "announce", "prune", "verify_points", "rehearse"),
         ):
             archive.writestr(f"relight_lambdas/{verb}.py", PUPPET)
     command = [sys.executable, "-P", "-m", "relight_stacks.app", "--environment", "demo", "--bundle", str(bundle)]

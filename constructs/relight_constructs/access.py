@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 POINTS = "points/"
 MANIFESTS = f"{POINTS}*/manifest.json"
 RUNS = "runs/"
+FINDINGS = "verified/"
+REHEARSALS = "rehearsals/"
+METRICS = "Relight"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
 
+PRUNE_ACTIONS = ("s3:DeleteObject",)
+# Asking for an object's head takes the permission to read it, and tells its lock only to who may know of locks.
+HOLD_LOOK_ACTIONS = ("s3:GetObject", "s3:GetObjectRetention")
 SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject")
 COMPARE_ACTIONS = ("s3:GetObject",)
 RESTORE_ACTIONS = ("s3:GetObject",)
@@ -92,13 +98,48 @@ class VaultRef(BucketRef):
         )
 
     def grant_restore(self, grantee: Grantee) -> None:
-        """Find recovery points and read them."""
+        """Find recovery points, know what was found of them in this region, and read them."""
         grantee.allow(
             f"restore-{self.label}",
             self._listing(POINTS),
+            self._listing(FINDINGS),
             self._objects(RESTORE_ACTIONS, f"{POINTS}*"),
+            self._objects(RESTORE_ACTIONS, self._findings),
             self._key(READ_KEY_ACTIONS),
         )
+
+    def grant_verify(self, grantee: Grantee) -> None:
+        """Record what was found of recovery points; beside `grant_restore`."""
+        grantee.allow(
+            f"verify-{self.label}",
+            self._objects(RECORD_ACTIONS, self._findings),
+            self._key(WRITE_KEY_ACTIONS),
+        )
+
+    def grant_prune(self, grantee: Grantee) -> None:
+        """Find recovery points, and remove them and what was found of them in this region."""
+        grantee.allow(
+            f"prune-{self.label}",
+            self._listing(POINTS),
+            self._listing(FINDINGS),
+            self._objects(HOLD_LOOK_ACTIONS, f"{POINTS}*"),
+            self._objects(RESTORE_ACTIONS, self._findings),
+            self._objects(PRUNE_ACTIONS, f"{POINTS}*"),
+            self._objects(PRUNE_ACTIONS, self._findings),
+            self._key(READ_KEY_ACTIONS),
+        )
+
+    def grant_rehearse(self, grantee: Grantee) -> None:
+        """Record how rehearsals went; beside `grant_restore`."""
+        grantee.allow(
+            f"rehearse-{self.label}",
+            self._objects(RECORD_ACTIONS, f"{REHEARSALS}*"),
+            self._key(WRITE_KEY_ACTIONS),
+        )
+
+    @property
+    def _findings(self) -> str:
+        return f"{FINDINGS}{self.region}/*"
 
     def grant_record(self, grantee: Grantee) -> None:
         """Write to the timelines of recovery runs, and read nothing."""

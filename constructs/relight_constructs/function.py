@@ -33,6 +33,7 @@ JOIN_NETWORK_ACTIONS = (
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 )
+METRIC_ACTIONS = ("cloudwatch:PutMetricData",)
 INVOKE_ACTIONS = ("lambda:InvokeFunction",)
 
 
@@ -97,6 +98,17 @@ class Function(Construct):
     def allow(self, name: str, *statements: Statement) -> None:
         """Add one policy to the function's role."""
         self._role.allow(name, *statements)
+
+    def allow_metrics(self, namespace: str) -> None:
+        """Let the function publish metrics of one namespace."""
+        self.allow(
+            "metrics",
+            Statement(
+                actions=METRIC_ACTIONS,
+                resources=("*",),
+                condition={"StringEquals": {"cloudwatch:namespace": namespace}},
+            ),
+        )
 
     def grant_invoke(self, grantee: Grantee) -> None:
         """Call the function."""

@@ -28,6 +28,7 @@ ANY_RESOURCE: dict[str, str] = {
     "ec2:DescribeNetworkInterfaces": _ENI,
     "ec2:DescribeSubnets": _ENI,
     "ec2:UnassignPrivateIpAddresses": _ENI,
+    "cloudwatch:PutMetricData": "metrics have no resource; the statement names the one namespace",
     "ecr:GetAuthorizationToken": "a registry's token is for the whole account",
     "logs:CreateLogDelivery": _DELIVERY,
     "logs:DeleteLogDelivery": _DELIVERY,

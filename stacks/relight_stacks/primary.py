@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
-from relight_constructs.props import ScheduleProps
-from relight_constructs.triggers import Schedule
 from relight_stacks.refs import vault_of
-from relight_stacks.region import RegionStack
+from relight_stacks.region import LONGEST_S, RegionStack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
     from relight_stacks.environment import Environment
 
-# Lambda's own limit.
-SNAPSHOT_TIMEOUT_S = 900
 SNAPSHOT_RATE = "rate(5 minutes)"
 SNAPSHOT_LATE_S = 300
 
@@ -28,21 +24,11 @@ class PrimaryStack(RegionStack):
     def __init__(self, scope: Construct, environment: Environment, *, bundle: Path) -> None:
         super().__init__(scope, environment, Role.PRIMARY, bundle=bundle, agents=environment.agent.replicas)
         # Two snapshots at once would compete for the same name.
-        snapshot = self.function("snapshot", timeout_s=SNAPSHOT_TIMEOUT_S, networked=True, at_once=1)
+        snapshot = self.function("snapshot", timeout_s=LONGEST_S, networked=True, at_once=1)
         self.connections.grant_read(snapshot)
         # Without the lease it seals nothing: a former primary's points must not reach the standby's vault.
         self.lease.grant_read(snapshot)
         self.signing.grant_sign(snapshot)
         self.own_vault.grant_seal(snapshot)
         vault_of(environment, Role.STANDBY).grant_seal(snapshot)
-        Schedule(
-            self,
-            "snapshot-schedule",
-            ScheduleProps(
-                place=self.home,
-                name=self.names.schedule("snapshot"),
-                rate=SNAPSHOT_RATE,
-                function=snapshot,
-                late_s=SNAPSHOT_LATE_S,
-            ),
-        )
+        self.schedule(snapshot, rate=SNAPSHOT_RATE, late_s=SNAPSHOT_LATE_S)

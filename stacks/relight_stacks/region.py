@@ -18,11 +18,13 @@ from relight_constructs.props import (
     EndpointProps,
     FunctionProps,
     KeyProps,
+    ScheduleProps,
     SecretProps,
     ServiceProps,
 )
 from relight_constructs.secret import Secret
 from relight_constructs.services import Cluster, Service
+from relight_constructs.triggers import Schedule
 from relight_stacks.refs import lease_of, signing_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
 from relight_stacks.stack import HomeStack
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 # Where the agent's container listens, and answers /health to the load balancer and /ready to Route 53. Its health is
 # the load balancer's to judge, because an image need not hold a client to ask with.
 AGENT_PORT = 8080
+
+# Lambda's own limit.
+LONGEST_S = 900
+PRUNE_RATE = "rate(1 hour)"
+VERIFY_RATE = "rate(15 minutes)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +190,31 @@ class RegionStack(HomeStack):
                 host=names.endpoint_host(role),
                 load_balancer_dns_name=network.load_balancer_dns_name,
             ),
+        )
+        self._look_after_vault()
+
+    def _look_after_vault(self) -> None:
+        """Keep the ladder of this region's vault, and read its points before they are needed.
+
+        Whoever seals points cannot remove any. Nothing here talks to the region's servers.
+        """
+        prune = self.function("prune", timeout_s=300, networked=False)
+        self.own_vault.grant_prune(prune)
+        self.signing.grant_check(prune)
+        verify = self.function("verify-points", timeout_s=LONGEST_S, networked=False)
+        self.own_vault.grant_restore(verify)
+        self.own_vault.grant_verify(verify)
+        self.signing.grant_check(verify)
+        for function, rate, late_s in ((prune, PRUNE_RATE, 3600), (verify, VERIFY_RATE, 900)):
+            self.schedule(function, rate=rate, late_s=late_s)
+
+    def schedule(self, function: Function, *, rate: str, late_s: int) -> None:
+        """Call `function` at `rate`."""
+        verb = function.node.id
+        Schedule(
+            self,
+            f"{verb}-schedule",
+            ScheduleProps(place=self.home, name=self.names.schedule(verb), rate=rate, function=function, late_s=late_s),
         )
 
     def function(self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None) -> Function:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
+from relight_constructs.access import METRICS
 from relight_constructs.machine import RecoveryMachine
-from relight_constructs.props import BootRuleProps, RecoveryMachineProps, ScheduleProps, TopicProps
+from relight_constructs.props import BootRuleProps, RecoveryMachineProps, TopicProps
 from relight_constructs.secret import IncidentsTopic
-from relight_constructs.triggers import HydrateOnBoot, Schedule
-from relight_stacks.region import RegionStack
+from relight_constructs.triggers import HydrateOnBoot
+from relight_stacks.region import LONGEST_S, RegionStack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,10 @@ STANDBY_AGENTS = 1
 # EventBridge Scheduler's shortest rate; the sentinel probes several times within its minute.
 SENTINEL_RATE = "rate(1 minute)"
 SENTINEL_LATE_S = 60
+
+# At four in the morning of the first of each month.
+REHEARSE_RATE = "cron(0 4 1 * ? *)"
+REHEARSE_LATE_S = 3600
 
 
 class StandbyStack(RegionStack):
@@ -59,7 +64,7 @@ class StandbyStack(RegionStack):
         self.agent.grant_scale(scale)
         self.own_vault.grant_record(scale)
 
-        hydrate = self.function("hydrate", timeout_s=900, networked=True)
+        hydrate = self.function("hydrate", timeout_s=LONGEST_S, networked=True)
         self.connections.grant_read(hydrate)
         self.own_vault.grant_restore(hydrate)
         self.signing.grant_check(hydrate)
@@ -112,17 +117,16 @@ class StandbyStack(RegionStack):
         )
         machine.grant_start(sentinel)
         topic.grant_publish(sentinel)
-        Schedule(
-            self,
-            "sentinel-schedule",
-            ScheduleProps(
-                place=self.home,
-                name=self.names.schedule("sentinel"),
-                rate=SENTINEL_RATE,
-                function=sentinel,
-                late_s=SENTINEL_LATE_S,
-            ),
-        )
+        self.schedule(sentinel, rate=SENTINEL_RATE, late_s=SENTINEL_LATE_S)
+
+        # A backup that nobody restores is a hope: this restores one beside the memory, checks it and drops it again.
+        rehearse = self.function("rehearse", timeout_s=LONGEST_S, networked=True)
+        self.connections.grant_read(rehearse)
+        self.own_vault.grant_restore(rehearse)
+        self.own_vault.grant_rehearse(rehearse)
+        self.signing.grant_check(rehearse)
+        rehearse.allow_metrics(METRICS)
+        self.schedule(rehearse, rate=REHEARSE_RATE, late_s=REHEARSE_LATE_S)
         HydrateOnBoot(
             self,
             "hydrate-on-boot",

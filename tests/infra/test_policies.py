@@ -38,10 +38,9 @@ ENCRYPT_EAST = {"kms:Decrypt us-east-1-keys", "kms:GenerateDataKey us-east-1-key
 ENCRYPT_WEST = {"kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-keys"}
 RECORD = {"s3:PutObject standby-vault/runs/*", "kms:GenerateDataKey us-west-2-keys"}
 REVIEW = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/runs/*", "kms:Decrypt us-west-2-keys"}
-RESTORE = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/points/*", "kms:Decrypt us-west-2-keys"}
-SIGN = {"kms:Sign us-east-1-keys"}
-CHECK = {"kms:Verify us-west-2-keys"}
 READ_LEASE = {"s3:ListBucket lease", "s3:GetObject lease/lease.json", "kms:Decrypt us-west-2-keys"}
+SIGN = {"kms:Sign us-east-1-keys"}
+REGIONS = {"primary": "us-east-1", "standby": "us-west-2"}
 PUBLISH = {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
 HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
 
@@ -49,6 +48,27 @@ HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
 def seal(vault: str) -> set[str]:
     points = {f"s3:{action} {vault}/points/*" for action in ("AbortMultipartUpload", "PutObject")}
     return {f"s3:ListBucket {vault}", f"s3:GetObject {vault}/points/*/manifest.json"} | points
+
+
+def restore(role: str) -> set[str]:
+    vault, region = f"{role}-vault", REGIONS[role]
+    return {
+        f"s3:ListBucket {vault}",
+        f"s3:GetObject {vault}/points/*",
+        f"s3:GetObject {vault}/verified/{region}/*",
+        f"kms:Decrypt {region}-keys",
+        f"kms:Verify {region}-keys",
+    }
+
+
+def verify_points(role: str) -> set[str]:
+    region = REGIONS[role]
+    return restore(role) | {f"s3:PutObject {role}-vault/verified/{region}/*", f"kms:GenerateDataKey {region}-keys"}
+
+
+def prune(role: str) -> set[str]:
+    places = (f"{role}-vault/points/*", f"{role}-vault/verified/{REGIONS[role]}/*")
+    return restore(role) | {f"s3:GetObjectRetention {places[0]}"} | {f"s3:DeleteObject {place}" for place in places}
 
 
 TABLE: dict[str, set[str]] = {
@@ -60,23 +80,30 @@ TABLE: dict[str, set[str]] = {
     | seal("standby-vault")
     | ENCRYPT_EAST
     | ENCRYPT_WEST,
-    "assess": JOIN_NETWORK | READ_SECRET | RESTORE | CHECK | READ_LEASE | RECORD,
+    "assess": JOIN_NETWORK | READ_SECRET | restore("standby") | READ_LEASE | RECORD,
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "scale": {
         f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
     }
     | RECORD,
-    "hydrate": JOIN_NETWORK | READ_SECRET | RESTORE | CHECK | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | RECORD,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "announce": PUBLISH | REVIEW | RECORD,
+    "rehearse": JOIN_NETWORK
+    | READ_SECRET
+    | restore("standby")
+    | {"s3:PutObject standby-vault/rehearsals/*", "kms:GenerateDataKey us-west-2-keys", "cloudwatch:PutMetricData *"},
     "sentinel": READ_LEASE
     | PUBLISH
     | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
     | ENCRYPT_WEST,
 }
+
+# What the functions may do that both regions have.
+IN_EACH = {"prune": prune, "verify-points": verify_points}
 
 # What every function has.
 TRACE = {"xray:PutTraceSegments *", "xray:PutTelemetryRecords *"}
@@ -137,9 +164,27 @@ def test_a_function_may_do_what_the_table_says(synthesis: Synthesis, verb: str) 
     assert allowed(synthesis, part, f"{verb}/role/role") == TABLE[verb] | base(verb)
 
 
-def test_every_function_is_in_the_table(synthesis: Synthesis) -> None:
+@pytest.mark.parametrize("verb", sorted(IN_EACH))
+@pytest.mark.parametrize("part", sorted(REGIONS))
+def test_a_function_of_each_region_may_work_on_its_own_vault(synthesis: Synthesis, part: str, verb: str) -> None:
+    """Fails when one may do more, or anything in the other region."""
+    assert allowed(synthesis, part, f"{verb}/role/role") == IN_EACH[verb](part) | base(verb)
+
+
+def test_only_pruning_removes_anything(synthesis: Synthesis) -> None:
+    """Whoever seals points, and whoever came by their role, cannot delete one."""
+    may = {
+        path.split("/")[1]
+        for path, item in synthesis.resources("aws_iam_role_policy").items()
+        for statement in json.loads(item["policy"])["Statement"]
+        if any(action.startswith("s3:Delete") for action in statement["Action"])
+    }
+    assert may == {"prune"}
+
+
+def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
     """A new function gets its line."""
-    assert {path.split("/")[1] for path in synthesis.resources("aws_lambda_function")} == set(TABLE)
+    assert {path.split("/")[1] for path in synthesis.resources("aws_lambda_function")} == {*TABLE, *IN_EACH}
 
 
 @pytest.mark.parametrize("part", ["primary", "standby"])
@@ -174,10 +219,18 @@ def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis)
     assert all(item.startswith(("logs:", "xray:")) and item.endswith(" *") for item in others)
 
 
-@pytest.mark.parametrize(("part", "verb"), [("primary", "snapshot"), ("standby", "sentinel")])
+@pytest.mark.parametrize(
+    ("part", "verb"),
+    [
+        ("primary", "snapshot"),
+        ("standby", "sentinel"),
+        ("standby", "rehearse"),
+        *((part, verb) for part in REGIONS for verb in IN_EACH),
+    ],
+)
 def test_a_schedule_may_call_its_own_function_only(synthesis: Synthesis, part: str, verb: str) -> None:
     """A schedule's role has one permission."""
-    region = {"primary": "us-east-1", "standby": "us-west-2"}[part]
+    region = REGIONS[part]
     arn = f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
     assert allowed(synthesis, part, f"{verb}-schedule/role/role") == {f"lambda:InvokeFunction {arn}"}
 
@@ -225,7 +278,7 @@ def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: S
                         assert statement["Condition"] == {
                             "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-signing"}
                         }
-                        assert region == {"primary": "us-east-1", "standby": "us-west-2"}[part]
+                        assert region == REGIONS[part]
                         continue
                     assert statement["Condition"] == {
                         "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-vault"},
@@ -240,7 +293,7 @@ def test_listing_a_vault_is_bound_to_a_prefix(synthesis: Synthesis) -> None:
         for item in synthesis.resources("aws_iam_role_policy", part=part).values():
             for statement in json.loads(item["policy"])["Statement"]:
                 if "s3:ListBucket" in statement["Action"] and statement["Resource"] != [LEASE]:
-                    assert statement["Condition"]["StringLike"]["s3:prefix"] in ("points/*", "runs/*")
+                    assert statement["Condition"]["StringLike"]["s3:prefix"] in ("points/*", "runs/*", "verified/*")
 
 
 def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synthesis) -> None:

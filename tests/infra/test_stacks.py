@@ -250,7 +250,7 @@ def test_functions_and_agents_are_told_the_same(synthesis: Synthesis, role: Role
 def test_only_what_talks_to_servers_is_in_the_network(synthesis: Synthesis) -> None:
     """The sentinel and the functions that need AWS's own interfaces only stay outside any network."""
     inside = {verb for verb, function in functions(synthesis).items() if "vpc_config" in function}
-    assert inside == {"snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate"}
+    assert inside == {"snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate", "rehearse"}
     config = as_block(functions(synthesis)["hydrate"]["vpc_config"])
     network = load_named("demo").standby_network
     assert tuple(config["subnet_ids"]) == network.subnet_ids
