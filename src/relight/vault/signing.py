@@ -19,6 +19,9 @@ FILE = "file:"
 KEY_BYTES = 32
 _READABLE_BY_OTHERS = 0o007
 
+# The most that a signature of this curve takes in DER.
+_ECDSA_BYTES = 72
+
 
 class Signer(Protocol):
     """Signs a digest and verifies signatures, with one key. Safe to share between threads."""
@@ -54,8 +57,10 @@ class KmsSigner:
 
     def reject(self, digest: bytes, signature: Signature) -> str:
         """See `Signer.reject`."""
-        if signature.algorithm != self.algorithm or not signature.value:
+        if signature.algorithm != self.algorithm:
             return f"its signature is {signature.algorithm}, not {self.algorithm}"
+        if not 0 < len(signature.value) <= _ECDSA_BYTES:  # KMS would call the request malformed
+            return _not_ours(self._key, signature)
         with translating():
             try:
                 answer = self._client.verify(
