@@ -26,9 +26,14 @@ from relight.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from botocore.config import _S3Dict
+
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 ATTEMPTS = 3
+
+# A vault's readers and writers share a client, and each has several connections at once.
+POOL = 32
 
 # Service errors by code, then by HTTP status. Codes are unique enough across services to share one table.
 BY_CODE: dict[str, type[RelightError]] = {
@@ -268,15 +273,19 @@ def client(
 
     Buckets are addressed by path when an endpoint is set, because a stand-in has no wildcard name.
     """
-    custom = bool(
-        endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
-    )
+    of_service = os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+    custom = endpoint_url or of_service or os.environ.get("AWS_ENDPOINT_URL") or ""
+    # Over TLS a checksum is enough, and signing each body takes another pass over it.
+    s3: _S3Dict = {"addressing_style": "path" if custom else "virtual"}
+    if not custom.startswith("http://"):
+        s3["payload_signing_enabled"] = False
     config = Config(
         connect_timeout=connect_timeout_s,
         read_timeout=read_timeout_s,
         retries={"mode": "standard", "total_max_attempts": attempts},
         signature_version="s3v4" if service == "s3" else None,
-        s3={"addressing_style": "path" if custom else "virtual"},
+        s3=s3,
+        max_pool_connections=POOL,
         user_agent_extra="relight",
     )
     with _making, translating():
