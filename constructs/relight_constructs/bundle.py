@@ -23,6 +23,7 @@ from importlib import resources, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relight.config import MemoryStore
 from relight.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ PACKAGES = ("relight", "relight_lambdas")
 SERVICES = ("cloudwatch", "ecs", "kms", "s3", "secretsmanager", "sns", "stepfunctions", "sts")
 
 REQUIREMENTS = "bundle-requirements.txt"
+# Qdrant's client brings numpy and gRPC; the others' drivers are what all functions need anyway.
+REQUIREMENTS_OF = {MemoryStore.QDRANT: "bundle-requirements-qdrant.txt"}
 
 # Made by the installer, different from one installation to the next, and read by nobody at run time.
 _LEFT_OUT_FOLDERS = frozenset({"__pycache__", "bin", "examples"})
@@ -68,15 +71,15 @@ def host_target() -> Target:
     return Target(platform=None, python=f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
-def build_bundle(target: Target, cache_dir: Path) -> Path:
-    """The zip for `target`, built into `cache_dir` unless the same one is there already.
+def build_bundle(target: Target, cache_dir: Path, *, store: MemoryStore = MemoryStore.PGVECTOR) -> Path:
+    """The zip for `target` with the driver of `store`, built into `cache_dir` unless the same one is there already.
 
     Its name holds a hash of everything that goes into it. Raises UnavailableError when the dependencies cannot be had.
     """
     cache_dir = cache_dir.absolute()
     cache_dir.mkdir(parents=True, exist_ok=True)
     sources = dict(_sources())
-    requirements = _requirements()
+    requirements = (resources.files("relight_constructs") / REQUIREMENTS_OF.get(store, REQUIREMENTS)).read_bytes()
     label = f"{target.platform or sysconfig.get_platform()}-py{target.python}"
     dependencies_id = _digest(label.encode(), requirements, " ".join(SERVICES).encode())
     content = [part for name in sorted(sources) for part in (name.encode(), sources[name])]
@@ -99,10 +102,6 @@ def build_bundle(target: Target, cache_dir: Path) -> Path:
 def content_hash(path: Path) -> str:
     """The base64 SHA-256 by which Lambda tells that a function's code has changed."""
     return base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
-
-
-def _requirements() -> bytes:
-    return (resources.files("relight_constructs") / REQUIREMENTS).read_bytes()
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

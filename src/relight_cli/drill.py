@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relight.config import MemoryStore
 from relight.objectives import Tier
 from relight_cli.console import DONE, MISSED, say
 
@@ -24,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--scenario", action="append", metavar="NAME", help="may be repeated (default: all)")
     parser.add_argument("--tier", type=Tier, default=Tier.INTERNAL, metavar="TIER", help="default: internal")
+    parser.add_argument(
+        "--memory", type=MemoryStore, metavar="STORE", help="pgvector or qdrant (default: what the environment has)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="how and when the fault strikes (default: 1)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON: docs/drill-json.md")
     parser.add_argument("--report", type=Path, metavar="PATH", help="write the report as text")
@@ -43,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
             path.write_text("")  # fails now rather than after minutes
     outcomes: list[Outcome] = []
     try:
-        for outcome in run_drill(names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep):
+        for outcome in run_drill(
+            names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep, memory=args.memory
+        ):
             outcomes.append(outcome)
     finally:
         if outcomes:

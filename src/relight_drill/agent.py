@@ -441,6 +441,7 @@ def main() -> None:
     handler.setFormatter(_Lines())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     port, seed = int(os.environ["PORT"]), int(os.environ.get("SEED", "0"))
     try:
         asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())

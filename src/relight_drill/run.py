@@ -17,25 +17,34 @@ from rich.console import Console
 from relight.errors import ConfigError, RelightError
 from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
-from relight_drill.world import World
+from relight_drill.world import PLAYED, World
 from relight_stacks.environment import load_environments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from relight.config import MemoryStore
     from relight.objectives import Tier
     from relight_drill.result import Outcome
     from relight_stacks.environment import Environment
 
 
-def run_drill(*, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool) -> Iterator[Outcome]:
+def run_drill(
+    *, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool, memory: MemoryStore | None = None
+) -> Iterator[Outcome]:
     """Run the named scenarios (all by default) one after the other, and give what each measured as soon as it has.
+
+    `memory` is the vector store that is played instead of the environment's own.
 
     Raises ConfigError, before anything runs, for a name or a tier that there is no scenario or environment for;
     DrillError when the drill itself fails, which takes nothing from what was given before. Whatever happens, no process
     is left behind; the world's folder goes too, unless it is to be kept.
     """
+    if memory is not None and memory not in PLAYED:
+        raise ConfigError(f"memory in {memory.value} cannot be played", hint=f"choose from {', '.join(PLAYED)}")
     environment = _environment(tier)
+    if memory is not None:
+        environment = environment.with_store(memory)
     unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
@@ -97,6 +106,8 @@ def _speaker() -> Callable[[str], None]:
     began = time.monotonic()
     # botocore and asyncio say in warnings what the drill does on purpose.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    # wordllama turns on what every library says, and httpx says every request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
     def say(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {text}", markup=True, soft_wrap=True)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relight.adapters import postgres
 from relight.clock import SystemClock
-from relight.config import Connections, Role
+from relight.config import Connections, MemoryStore, Role
 from relight.errors import RelightError
 from relight.memory.api import Memory, Point
 from relight.memory.hydrate import verify_memory
-from relight.memory.pgvector import PgVectorStore
+from relight.memory.stores import open_store
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
@@ -35,6 +35,7 @@ from relight_drill.network import Authority, Ingress, Internet, Link, Mode
 from relight_drill.outbox import Outbox
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
+from relight_drill.qdrant import QdrantServer
 from relight_drill.route53 import HttpProbe, Resolver, Route53Player
 from relight_drill.tools import python_of
 from relight_drill.wire import Gate, darken
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from relight.config import Settings
-    from relight.memory.store import CollectionSpec
+    from relight.memory.store import CollectionSpec, VectorStore
     from relight.recovery.timeline import Event
     from relight_drill.applier import Deployment, Service
     from relight_drill.ecs import Task
@@ -58,6 +59,9 @@ CORPUS = 600
 STARTED_S = 60.0
 COMMAND_S = 180.0
 _WELL = ("RUNNING", "SUCCEEDED")
+
+# The vector stores that a region can have here.
+PLAYED = (MemoryStore.PGVECTOR, MemoryStore.QDRANT)
 
 
 class _AgentTask:
@@ -79,7 +83,7 @@ class _AgentTask:
 class _VectorTask:
     """A vector store, as ECS sees it: its volume is its task's, so a new task starts empty."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer | QdrantServer) -> None:
         self._server = server
 
     def alive(self) -> bool:
@@ -87,6 +91,14 @@ class _VectorTask:
 
     async def stop(self) -> None:
         await self._server.stop(immediate=True)
+
+
+def _vector_server(
+    store: MemoryStore, group: ProcessGroup, folder: Path, *, name: str
+) -> PostgresServer | QdrantServer:
+    if store is MemoryStore.QDRANT:
+        return QdrantServer(group, folder, name=name)
+    return PostgresServer(group, folder, name=name, database="memory")
 
 
 class RegionPlay:
@@ -101,9 +113,9 @@ class RegionPlay:
         self.folder = folder
         self.state = state
         self.ingress = ingress
-        self.vector = PostgresServer(group, folder / "vector", name=f"vector-{self.name}", database="memory")
+        self.vector = _vector_server(settings.memory_store, group, folder / "vector", name=f"vector-{self.name}")
         self.queue = NatsServer(group, folder / "nats", name=f"nats-{self.name}")
-        self.store = PgVectorStore(self.vector.dsn())
+        self.store = open_store(settings.memory_store, self.vector.dsn())
         self.ecs: EcsPlayer | None = None
 
     def connections(self) -> Connections:
@@ -186,14 +198,15 @@ class World:
 
     async def _synthesize(self) -> Path:
         bundles = Path.cwd() / ".relight" / "bundles"
-        bundle = await asyncio.to_thread(build_bundle, host_target(), bundles)
+        store = self.environment.memory.store
+        bundle = await asyncio.to_thread(lambda: build_bundle(host_target(), bundles, store=store))
         out, scratch = self._folder / "cdktf.out", self._folder / "synth"
         scratch.mkdir()
         await self._group.run(
             "synth",
             [
                 *(sys.executable, "-P", "-m", "relight_stacks.app", "--output", out),
-                *("--environment", self.environment.name, "--bundle", bundle),
+                *("--environment", self.environment.name, "--memory", store, "--bundle", bundle),
             ],
             log_path=self._folder / "synth.log",
             timeout_s=COMMAND_S,
@@ -505,7 +518,7 @@ class World:
         """The region's state database."""
         return self._regions[role].state.dsn()
 
-    def store(self, role: Role) -> PgVectorStore:
+    def store(self, role: Role) -> VectorStore:
         """The region's vector store."""
         return self._regions[role].store
 

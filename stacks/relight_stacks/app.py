@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relight.config import MemoryStore
 from relight.errors import ConfigError, RelightError
 from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.environment import load_environments, load_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from relight_stacks.environment import Environment
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 CACHE = Path(".relight") / "bundles"
 
 
-def synthesize(environments: Sequence[Environment], *, bundle: Path, output: Path | None = None) -> Path:
+def synthesize(
+    environments: Sequence[Environment], *, bundles: Mapping[MemoryStore, Path], output: Path | None = None
+) -> Path:
     """Write each environment's four stacks as Terraform JSON; the same input writes the same bytes.
+
+    `bundles` are the zips that functions run whose memory is in that store.
 
     Returns the folder: `output`, else what CDKTF_OUTDIR says, else `cdktf.out`. A stack is in
     `stacks/<environment>-<part>/cdk.tf.json`, beside the bundle that it names by a relative path.
@@ -35,6 +40,7 @@ def synthesize(environments: Sequence[Environment], *, bundle: Path, output: Pat
 
     app = App() if output is None else App(outdir=str(output))
     for environment in environments:
+        bundle = bundles[environment.memory.store]
         vault = VaultStack(app, environment)
         dns = DnsStack(app, environment)
         primary = PrimaryStack(app, environment, bundle=bundle)
@@ -57,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, metavar="ZIP", help="use this zip for the functions instead of building one for Lambda"
     )
+    parser.add_argument(
+        "--memory", type=MemoryStore, metavar="STORE", help="use this vector store instead of the environment's own"
+    )
     options = parser.parse_args(arguments)
     try:
         named = options.environment
@@ -65,8 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 f"--bundle {options.bundle} is not a file", hint="name a zip, or leave it out to build one"
             )
-        bundle = options.bundle or build_bundle(LAMBDA, CACHE)
-        synthesize(environments, bundle=bundle.absolute(), output=options.output)
+        if options.memory:
+            environments = [environment.with_store(options.memory) for environment in environments]
+        bundles = {
+            store: (options.bundle or build_bundle(LAMBDA, CACHE, store=store)).absolute()
+            for store in {environment.memory.store for environment in environments}
+        }
+        synthesize(environments, bundles=bundles, output=options.output)
     except RelightError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,6 +132,10 @@ class Environment:
             standby_region=self.regions.standby,
             domain=self.domain,
         )
+
+    def with_store(self, store: MemoryStore) -> Environment:
+        """The same environment, which remembers in `store`."""
+        return replace(self, memory=replace(self.memory, store=store))
 
     def network(self, role: Role) -> Network:
         """What the region deployed as `role` already has."""
