@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from relight.clock import parse_time
 from relight.config import PREFIX, Role
 from relight.errors import ConfigError
 from relight.wiring import Region
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
+    from datetime import datetime
 
 DONE, FAILED, USAGE, MISSED = 0, 1, 2, 3
 
@@ -34,6 +36,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def moment(text: str) -> datetime:
+    """A time, as an option's type."""
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time with an offset; write it as 2026-04-19T02:00:00Z"
+        ) from None
 
 
 def open_region(args: argparse.Namespace) -> Region:

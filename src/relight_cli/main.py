@@ -14,7 +14,19 @@ from relight_cli.console import FAILED, USAGE, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("drill", "init", "snapshot", "points", "memory", "restore", "replay", "recover", "smoke_test")
+VERBS = (
+    "drill",
+    "init",
+    "snapshot",
+    "points",
+    "memory",
+    "restore",
+    "rehearse",
+    "adopt",
+    "replay",
+    "recover",
+    "smoke_test",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,18 +5,17 @@ Publishes every unfinished task made since a moment, oldest first. Running it tw
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from relight.clock import parse_time
 from relight.errors import ConflictError
 from relight.queue.jetstream import open_queue
 from relight.tasks.ledger import THE_BEGINNING, Ledger
 from relight.tasks.replay import replay
-from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
+from relight_cli.console import DONE, add_plan, add_region, confirmed, moment, open_region, result, say
 
 if TYPE_CHECKING:
+    import argparse
     from datetime import datetime
 
     from relight.wiring import Region
@@ -26,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument(
         "--since",
-        type=_time,
+        type=moment,
         default=THE_BEGINNING,
         metavar="TIME",
         help="2026-04-19T02:00:00Z; default: the beginning",
@@ -66,12 +65,3 @@ async def _publish(region: Region, ledger: Ledger, epoch: int, since: datetime) 
             ledger=ledger, queue=queue, epoch=epoch, since=since, progress=lambda task: say(f"published {task.id}")
         )
     return {"found": done.found, "published": done.published, "already_queued": done.already_queued}
-
-
-def _time(text: str) -> datetime:
-    try:
-        return parse_time(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time with an offset; write it as 2026-04-19T02:00:00Z"
-        ) from None

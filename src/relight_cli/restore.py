@@ -1,26 +1,30 @@
 """Restore the vector memory from a recovery point, and bring it up to the journal.
 
-Nothing is overwritten: the snapshot goes into a new table, is verified, and takes the collection's name in one
-transaction; the memory that was there is kept under another name.
+Nothing is overwritten: each collection's snapshot goes into a new place, is verified, and is switched to at once; the
+memory that was there is kept under another name.
 """
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from relight.errors import NotFoundError
 from relight.memory.hydrate import hydrate
 from relight.vault.points import eligible, find
-from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result
+from relight_cli.console import DONE, add_plan, add_region, confirmed, moment, open_region, result
 
 if TYPE_CHECKING:
     import argparse
 
+    from relight.vault.manifest import Manifest
+    from relight.wiring import Region
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--snapshot", metavar="ID", help="as 20260419T020000Z (default: the newest eligible point)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--snapshot", metavar="ID", help="as 20260419T020000Z (default: the newest eligible point)")
+    which.add_argument("--before", metavar="TIME", type=moment, help="the newest eligible point taken until then")
     add_region(parser)
     add_plan(parser)
 
@@ -28,21 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what would be restored over what, ask, and restore."""
     with open_region(args) as region:
-        newest = next(islice(eligible(region.vault), 1), None)
-        if args.snapshot:
-            chosen = find(region.vault, args.snapshot)
-        elif newest is not None:
-            chosen = newest
-        else:
-            raise NotFoundError(
-                f"{region.settings.vault_bucket} holds no eligible point", hint="`relight points list` says why"
-            )
-        now = region.store.describe(region.spec.name)
+        chosen = _chosen(args, region)
         plan = {
             "environment": region.settings.environment,
             "region": region.settings.region,
             "restore": f"{chosen.id}, {sum(part.points for part in chosen.collections)} vectors",
-            "over": f"{region.spec.name}, {now.points} vectors, which are kept" if now else "nothing",
+            **{f"over {spec.name}": _there(region, spec.name) for spec in region.specs},
             "then": "bring it up to the journal",
         }
         if confirmed(args, plan):
@@ -51,10 +46,29 @@ def run(args: argparse.Namespace) -> int:
                     store=region.store,
                     vault=region.vault,
                     state=state,
-                    spec=region.spec,
+                    specs=region.specs,
                     clock=region.clock,
                     point=args.snapshot,
+                    before=args.before,
                     force=True,
+                    recall_floor=region.settings.recall_floor,
                 )
-            result(args, done.to_json())
+            result(args, {"collections": [item.to_json() for item in done]})
     return DONE
+
+
+def _chosen(args: argparse.Namespace, region: Region) -> Manifest:
+    if args.snapshot:
+        return find(region.vault, args.snapshot)
+    for manifest in eligible(region.vault):
+        if args.before is None or manifest.taken_at <= args.before:
+            return manifest
+    until = f" of before {args.before:%Y-%m-%dT%H:%M:%SZ}" if args.before else ""
+    raise NotFoundError(
+        f"{region.settings.vault_bucket} holds no eligible point{until}", hint="`relight points list` says why"
+    )
+
+
+def _there(region: Region, name: str) -> str:
+    now = region.store.describe(name)
+    return f"{now.points} vectors, which are kept" if now else "nothing"

@@ -133,7 +133,7 @@ def _hydrate_one(
     else:
         for status in candidates:
             try:
-                part, manifest = _usable(status, spec, store)
+                part, manifest = usable(status, spec, store)
                 _wait_for_history(state, manifest, part, clock, wait_s)
                 restored = status.id, _restore(store, vault, spec, part, status.id, floor=recall_floor, replace=force)
                 break
@@ -227,7 +227,7 @@ def _chosen(vault: Vault, point: str | None, before: datetime | None) -> Iterato
         raise NotFoundError(f"{vault} holds no eligible point before {before}", hint="name a later time")
 
 
-def _usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tuple[CollectionPart, Manifest]:
+def usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tuple[CollectionPart, Manifest]:
     """Refuse before any byte moves."""
     manifest = status.manifest
     if manifest is None or not status.eligible:

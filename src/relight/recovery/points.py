@@ -1,4 +1,4 @@
-"""Taking a recovery point in a region, to the vault that the tier's objectives ask for."""
+"""A region's recovery points: taken to the vault that the objectives ask for, verified, pruned and carried across."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import UnavailableError
+from relight.errors import PermanentError, UnavailableError
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
 from relight.queue.jetstream import open_queue
+from relight.vault.copy import copy_points
+from relight.vault.retention import prune
+from relight.vault.verify import verify_points
 
 if TYPE_CHECKING:
+    from relight.vault.copy import Copied
     from relight.vault.manifest import QueuePosition
+    from relight.vault.retention import Pruned
+    from relight.vault.verify import Verification
     from relight.wiring import Region
 
 log = logging.getLogger(__name__)
+
+# A function ends at 15 minutes, and has to say what it found.
+VERIFY_S = 780.0
 
 
 def take_point(region: Region) -> dict[str, Any]:
@@ -46,7 +55,42 @@ def take_point(region: Region) -> dict[str, Any]:
         "region": manifest.region,
         "points": sum(part.points for part in manifest.collections),
         "bytes": manifest.total_bytes,
+    } | _carried_across(region)
+
+
+def prune_points(region: Region, *, dry_run: bool = False) -> Pruned:
+    """Keep the ladder of the region's own vault. See `prune`."""
+    return prune(region.vault, **_ladder(region), now=region.clock.now(), dry_run=dry_run)
+
+
+def verify_region(region: Region, *, point: str | None = None, within_s: float = VERIFY_S) -> Verification:
+    """Read the points of the region's own vault before they are needed. See `verify_points`."""
+    return verify_points(region.vault, clock=region.clock, within_s=within_s, point=point)
+
+
+def copy_region(region: Region, *, dry_run: bool = False) -> list[Copied]:
+    """Let the region's vault and its peer's catch up with one another. See `copy_points`."""
+    return copy_points(region.vault, region.peer_vault, **_ladder(region), now=region.clock.now(), dry_run=dry_run)
+
+
+def _ladder(region: Region) -> dict[str, int]:
+    settings = region.settings
+    return {
+        "keep_hourly": settings.keep_hourly,
+        "keep_daily": settings.keep_daily,
+        "keep_monthly": settings.keep_monthly,
     }
+
+
+def _carried_across(region: Region) -> dict[str, Any]:
+    """What was copied, where no store replicates; the point is sealed, so that failing here is no failure of it."""
+    if not (region.settings.vault_endpoint or region.settings.peer_vault_endpoint):
+        return {}
+    try:
+        return {"copied": [item.to_json() for item in copy_region(region)]}
+    except (UnavailableError, PermanentError) as exc:
+        log.warning("points not copied", extra={"error": str(exc)})
+        return {"not_copied": str(exc)}
 
 
 def _queue_position(region: Region) -> QueuePosition | None:

@@ -1,0 +1,48 @@
+"""Rehearse a restore: the newest eligible point, beside the memory, checked and dropped again.
+
+The result is recorded in the vault and as metrics. Exit code 3 when the point could not be restored, does not answer as
+it did, or does not pass the check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight.recovery.rehearsal import rehearse_region
+from relight_cli.console import DONE, MISSED, add_plan, add_region, confirmed, open_region, result, say
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("--snapshot", metavar="ID", help="as 20260419T020000Z (default: the newest eligible point)")
+    parser.add_argument(
+        "--into", metavar="DSN", default="", help="another store of the same kind (default: the region's)"
+    )
+    parser.add_argument(
+        "--check", metavar="CMD", default="", help="exits 0 when RELIGHT_COLLECTION is good (default: the settings')"
+    )
+    parser.add_argument("--within", type=float, default=300.0, metavar="SECONDS", help="how long the check may take")
+    add_region(parser)
+    add_plan(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what would be restored where, ask, and rehearse."""
+    with open_region(args) as region:
+        plan = {
+            "environment": region.settings.environment,
+            "region": region.settings.region,
+            "restore": args.snapshot or "the newest eligible point",
+            "into": "the store of --into" if args.into else "the region's store, beside the memory",
+            "check": args.check or region.settings.rehearsal_check or "count and recall",
+        }
+        if not confirmed(args, plan):
+            return DONE
+        done = rehearse_region(region, point=args.snapshot, check=args.check, into=args.into, within_s=args.within)
+        result(args, done.to_json())
+    if not done.ok:
+        say(f"the rehearsal failed: {done.reason}")
+    return DONE if done.ok else MISSED
