@@ -2,7 +2,8 @@
 
 Pure Python and uv; nothing here starts node. The zip is built here rather than by cdktf's archive asset, whose bytes
 change with a `touch` and whose hash does not change with a rename. Names are sorted, times and modes fixed, and entries
-stored rather than compressed, because compressors differ between machines and a bundle must not.
+stored rather than compressed, because compressors differ between machines and a bundle must not. Only what Lambda would
+not take stored is compressed: the bundle with Qdrant's client, of which two machines may make two that do the same.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ _LEFT_OUT_FILES = frozenset(
 )
 
 # A change of how bundles are made makes new ones.
-_RECIPE = "1"
+_RECIPE = "2"
 # Of one target, the newest ones: another process may still be running an earlier one.
 _KEPT_BUNDLES = 5
+# Lambda takes a zip of 50 MB without a bucket in between.
+_LARGEST_STORED = 45_000_000
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644 << 16
 
@@ -79,7 +82,7 @@ def build_bundle(target: Target, cache_dir: Path, *, store: MemoryStore = Memory
     cache_dir = cache_dir.absolute()
     cache_dir.mkdir(parents=True, exist_ok=True)
     sources = dict(_sources())
-    requirements = (resources.files("relight_constructs") / REQUIREMENTS_OF.get(store, REQUIREMENTS)).read_bytes()
+    requirements = _requirements(store)
     label = f"{target.platform or sysconfig.get_platform()}-py{target.python}"
     dependencies_id = _digest(label.encode(), requirements, " ".join(SERVICES).encode())
     content = [part for name in sorted(sources) for part in (name.encode(), sources[name])]
@@ -102,6 +105,10 @@ def build_bundle(target: Target, cache_dir: Path, *, store: MemoryStore = Memory
 def content_hash(path: Path) -> str:
     """The base64 SHA-256 by which Lambda tells that a function's code has changed."""
     return base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
+
+
+def _requirements(store: MemoryStore = MemoryStore.PGVECTOR) -> bytes:
+    return (resources.files("relight_constructs") / REQUIREMENTS_OF.get(store, REQUIREMENTS)).read_bytes()
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:
@@ -155,10 +162,12 @@ def _install(target: Target, requirements: bytes, folder: Path) -> None:
 
 def _write(bundle: Path, entries: dict[str, bytes]) -> None:
     handle, scratch = tempfile.mkstemp(dir=bundle.parent, suffix=".part")
+    large = sum(map(len, entries.values())) > _LARGEST_STORED
     try:
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
             for name in sorted(entries):
                 entry = zipfile.ZipInfo(name, _TIME)
+                entry.compress_type = zipfile.ZIP_DEFLATED if large else zipfile.ZIP_STORED
                 entry.create_system = 3  # Unix, so that the mode is read
                 entry.external_attr = _MODE
                 archive.writestr(entry, entries[name])

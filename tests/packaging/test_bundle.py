@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from relight.config import MemoryStore
 from relight_constructs import bundle as bundles
 from relight_constructs.bundle import LAMBDA, SERVICES, Target, build_bundle, host_target
 
@@ -19,6 +20,8 @@ CALLED = re.compile(r"""(?:\.aws|client)\(\s*["']([a-z0-9-]+)["']""")
 
 # Lambda's own limit, unpacked, is 250 MB; ours is what keeps a cold start short.
 LARGEST_MB = 40
+UPLOAD_MB = 50
+UNPACKED_MB = 250
 # Measured 0.5 s on two cores with nothing compiled; a handler that pulls in something heavy takes seconds.
 IMPORT_BUDGET_S = 1.5
 
@@ -159,6 +162,27 @@ def isolated(unpacked: Path, code: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=unpacked)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_bundle_with_qdrants_client_fits_and_works(tmp_path: Path) -> None:
+    """fails when Lambda would not take it without a bucket, or unpacked, or when the client needs more than it has."""
+    path = build_bundle(host_target(), tmp_path, store=MemoryStore.QDRANT)
+    assert path.stat().st_size < UPLOAD_MB * 1_000_000
+    with zipfile.ZipFile(path) as archive:
+        assert sum(entry.file_size for entry in archive.infolist()) < UNPACKED_MB * 1_000_000
+        archive.extractall(tmp_path / "unpacked")
+    isolated(
+        tmp_path / "unpacked",
+        """
+from relight.errors import UnavailableError
+from relight.memory.qdrant import QdrantStore
+import relight_lambdas.hydrate
+try:
+    QdrantStore("http://127.0.0.1:1").version()
+except UnavailableError:
+    pass
+""",
+    )
 
 
 HANDLERS = sorted(path.stem for path in (ROOT / "lambdas" / "relight_lambdas").glob("[a-z]*.py"))
