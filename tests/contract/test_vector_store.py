@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import random
 import re
+import resource
 import secrets
+import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vector_store_contract import VectorStoreContract, apply, direction, take, upsert
+from memory_helpers import DIMENSION
+from vector_store_contract import Once, VectorStoreContract, apply, delete, direction, fill, take, upsert
 
 from relight.adapters import postgres
-from relight.errors import NotFoundError, TransientError, UnavailableError
+from relight.errors import ConfigError, NotFoundError, TransientError, UnavailableError
 from relight.memory import pgvector
 from relight.memory.journal import START, Position
 from relight.memory.pgvector import PgVectorStore
+from relight.memory.store import HnswIndex, IndexState
+from relight.memory.vectors import unpack
+from relight_drill.postgres import PostgresServer
+from relight_drill.processes import ProcessGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from relight.memory.store import CollectionSpec, VectorStore
-    from relight_drill.postgres import PostgresServer
 
 pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def own_server(server_group: ProcessGroup, server_dir: Path) -> PostgresServer:
+    """A server that these tests may restart and starve."""
+    server = PostgresServer(server_group, server_dir / "starved", name="starved", database="memory")
+    asyncio.run(server.create())
+    return server
 
 
 class TestPgVector(VectorStoreContract):
@@ -161,3 +179,332 @@ class TestPgVector(VectorStoreContract):
             )
         admin.close()
         assert store.position(spec.name) == START
+
+    def test_patch_levels_do_not_count(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """A store that was patched a little later than the other takes its snapshots."""
+        fill(store, spec, 3)
+        source = take(store, spec)
+        version = re.sub(r"(\d+)\.\d+, pgvector (\d+)\.(\d+)\.\d+", r"\1.99, pgvector \2.\3.99", store.version())
+        assert version != store.version()
+        self.restore(store, spec, source.saying(server_version=version), replace=True)
+
+    def test_an_extension_that_is_too_old_is_refused(
+        self, vector_server: PostgresServer, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when a store is set up whose index cannot skip what was deleted."""
+        monkeypatch.setattr(pgvector, "OLDEST", (99, 0))
+        store = PgVectorStore(vector_server.dsn("postgres"))
+        with pytest.raises(ConfigError, match=r"needs pgvector 99\.0"):
+            store.ensure(spec)
+        store.close()
+
+    def test_a_table_of_that_name_is_not_adopted(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """Its columns are not known, so it is named and left alone."""
+        with self.admin() as cursor:
+            cursor.execute(f'create table public."{spec.name}" (n int)')
+            with pytest.raises(ConfigError, match=f"public.{spec.name}"):
+                store.adopt(spec, dry_run=False)
+            cursor.execute(f'drop table public."{spec.name}"')
+
+    # The snapshot's two sessions
+
+    def test_the_stream_does_not_wait_for_the_canaries(
+        self, store: PgVectorStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when the first byte comes only after the canaries are answered."""
+        fill(store, spec, 30)
+        streaming = threading.Event()
+        take_canaries = pgvector._take_canaries
+
+        def late(*arguments: Any) -> Any:
+            assert streaming.wait(20)
+            return take_canaries(*arguments)
+
+        monkeypatch.setattr(pgvector, "_take_canaries", late)
+        assert take(store, spec, streaming.set).part.points == 30
+
+    def test_canaries_are_given_up_with_the_stream(
+        self, store: PgVectorStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when the vault's error waits until canaries that nobody needs are answered."""
+        fill(store, spec, 30)
+        asked = threading.Event()
+
+        def endless(cursor: postgres.Cursor, *_: Any) -> None:
+            asked.set()
+            cursor.execute("select pg_sleep(600)")
+
+        def broken() -> None:
+            assert asked.wait(20)
+            raise UnavailableError("the vault went away")
+
+        monkeypatch.setattr(pgvector, "_take_canaries", endless)
+        with pytest.raises(UnavailableError, match="the vault went away"):
+            take(store, spec, broken)
+
+    # The index
+
+    def test_an_index_of_too_many_dimensions_is_refused(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """fails when it is found out after the data was moved; searched exactly, the collection is fine."""
+        spec = replace(spec, dimension=2001)
+        with pytest.raises(ConfigError, match='index = "exact"'):
+            store.ensure(spec)
+        exact = replace(spec, index=None)
+        store.ensure(exact)
+        apply(store, exact, upsert(1, "a", [0.5] * 2001))
+        source = take(store, exact)
+        with pytest.raises(ConfigError, match='index = "exact"'):
+            self.restore(store, spec, source, replace=True)
+        assert source.opened == 0
+        self.restore(store, exact, source, replace=True)
+
+    def test_what_the_index_gives_is_whole_and_in_order(
+        self, spec: CollectionSpec, store: PgVectorStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when deleted points, a large `k` or equal distances make an answer short or put it out of order."""
+        points = scattered(2000)
+        store.ensure(spec)
+        apply(store, spec, *[upsert(n, f"p{n}", points[n % 1000]) for n in range(2000)])
+        apply(store, spec, *[delete(n, f"p{n % 1000}") for n in range(2000, 2900)], since=Position(10, 1999))
+        monkeypatch.setenv("PGOPTIONS", "-c enable_seqscan=off")
+        by_index = PgVectorStore(self.dsn)
+        for k in (1, 10, 300, 1000, 1100, 2000):
+            hits = by_index.search(spec.name, points[5], k).hits
+            assert len(hits) == min(k, 1100)
+            assert [(hit.distance, hit.id) for hit in hits] == sorted((hit.distance, hit.id) for hit in hits)
+        by_index.close()
+        with self.admin() as cursor:
+            cursor.execute(
+                "select sum(idx_scan) from pg_stat_user_indexes where relname like %s and indexrelname not like %s",
+                [f"{spec.name}%", "%pkey"],
+            )
+            assert cursor.fetchone()[0] > 0  # type: ignore[index]
+
+    def test_canaries_are_exact_beside_an_index(
+        self, spec: CollectionSpec, store: PgVectorStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when what parity is measured with is approximate: an index as poor as this one misses answers."""
+        monkeypatch.setenv("PGOPTIONS", "-c enable_seqscan=off")
+        monkeypatch.setattr(pgvector, "EF_SEARCH", (10, 1000))
+        spec = replace(spec, index=HnswIndex(m=2, ef_construction=4))
+        points = scattered(1500)
+        store.ensure(spec)
+        by_index = PgVectorStore(self.dsn)
+        apply(by_index, spec, *[upsert(n, f"p{n}", point) for n, point in enumerate(points)])
+        canaries = take(by_index, spec).part.canaries
+        exact = replace(spec, name=f"{spec.name}-exact", index=None)
+        self.restore(by_index, exact, take(by_index, spec), floor=1.0)
+        wanted = [by_index.search(exact.name, unpack(canary.vector), 10).hits for canary in canaries]
+        assert [tuple(hit.id for hit in hits) for hits in wanted] == [canary.ids for canary in canaries]
+        assert by_index.score(spec.name, canaries) == 1.0
+        assert [by_index.search(spec.name, unpack(canary.vector), 10).hits for canary in canaries] != wanted
+        by_index.close()
+
+    def test_vectors_without_an_angle_are_found(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """fails when a point of zeros, which no index by cosine holds, is never an answer, or asking with zeros is."""
+        store.ensure(spec)
+        zeros = [0.0] * spec.dimension
+        apply(store, spec, upsert(1, "zero", zeros), upsert(2, "a"), upsert(3, "b"))
+        assert [hit.id for hit in store.search(spec.name, direction(3), 5).hits] == ["b", "a", "zero"]
+        assert [hit.id for hit in store.search(spec.name, zeros, 2).hits] == ["a", "b"]
+
+    def test_an_index_that_the_settings_change_is_built_anew(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """The collection says that it lacks it until it is built, and then the other one is gone."""
+        fill(store, spec, 50)
+        for index in (HnswIndex(m=5, ef_construction=20), None, HnswIndex()):
+            changed = replace(spec, index=index)
+            store.ensure(changed)
+            wanted = IndexState.NONE if index is None else IndexState.READY
+            assert state(store, spec) is (IndexState.NONE if index is None else IndexState.LACKING)
+            assert store.build_index(spec.name) is wanted
+            assert state(store, spec) is wanted
+            assert len(self.indexes(spec)) == (index is not None)
+
+    def test_one_builds_while_others_search_and_write(
+        self, store: PgVectorStore, again: VectorStore, spec: CollectionSpec
+    ) -> None:
+        """A second builder is told that the first is at it; searches and writes go on meanwhile."""
+        fill(store, spec, 50)
+        self.restore(store, spec, take(store, spec), replace=True)
+        with self.held_up(spec) as release:
+            builder = threading.Thread(target=again.build_index, args=[spec.name])
+            builder.start()
+            self.wait_for_builder(store, spec)
+            assert store.build_index(spec.name) is IndexState.BUILDING
+            apply(store, spec, upsert(60, "p60"), since=Position(10, 50))
+            assert store.search(spec.name, direction(60), 1).hits[0].id == "p60"
+            release()
+            builder.join()
+        assert state(store, spec) is IndexState.READY
+        assert len(self.indexes(spec)) == 1
+
+    def test_a_build_that_was_killed_is_done_again(
+        self, store: PgVectorStore, again: VectorStore, spec: CollectionSpec
+    ) -> None:
+        """fails when what a killed build leaves is taken for an index, stays, or is in the way."""
+        fill(store, spec, 50)
+        self.restore(store, spec, take(store, spec), replace=True)
+        with self.held_up(spec), self.admin() as cursor:
+            errors: list[Exception] = []
+
+            def build() -> None:
+                try:
+                    again.build_index(spec.name)
+                except UnavailableError as exc:
+                    errors.append(exc)
+
+            builder = threading.Thread(target=build)
+            builder.start()
+            self.wait_for_builder(store, spec)
+            cursor.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'relight-index'"
+            )
+            builder.join()
+            assert len(errors) == 1
+            assert state(store, spec) is IndexState.LACKING
+            assert self.indexes(spec) == [False]
+            assert len(store.search(spec.name, direction(1), 100).hits) == 50
+        assert store.build_index(spec.name) is IndexState.READY
+        assert self.indexes(spec) == [True]
+
+    # A server that fails
+
+    @pytest.mark.parametrize("immediate", [False, True])
+    def test_a_server_that_restarts_meanwhile_leaves_nothing(
+        self, own_server: PostgresServer, spec: CollectionSpec, immediate: bool
+    ) -> None:
+        """fails when a restart in the middle of a snapshot or a restore hides itself, or leaves a trace."""
+        self.dsn = own_server.dsn()
+        store = PgVectorStore(self.dsn)
+        fill(store, spec, 300)
+        source = take(store, spec)
+
+        async def restart() -> None:
+            await own_server.stop(immediate=immediate)
+            await own_server.start()
+
+        with pytest.raises(UnavailableError):
+            self.restore(store, spec, source.watched(Once(lambda: asyncio.run(restart()))), replace=True)
+        assert store.kept(spec.name) == self.leftovers(spec) == []
+        # Of one row the server may have sent everything before it went.
+        store.ensure(replace(spec, name=f"{spec.name}-large", dimension=2000, index=None))
+        self.fill_large(spec, 3000)
+        with pytest.raises(UnavailableError):
+            take(store, replace(spec, name=f"{spec.name}-large"), Once(lambda: asyncio.run(restart())))
+        self.restore(store, spec, source, replace=True)
+        assert len(store.search(spec.name, direction(1), 1000).hits) == 300
+        store.drop(f"{spec.name}-large")
+        store.close()
+
+    def test_a_disk_that_is_full_is_said_to_be(self, own_server: PostgresServer, spec: CollectionSpec) -> None:
+        """fails when a restore for which there is no room blames the point, leaves a trace, or cannot be run again.
+
+        The room is bounded by a limit on the size of the server's files, which is checked where a full disk is.
+        """
+        self.dsn = own_server.dsn()
+        store = PgVectorStore(self.dsn)
+        large = replace(spec, name=f"{spec.name}-large", dimension=2000, index=None)
+        store.ensure(large)
+        self.fill_large(spec, 3000)
+        source = take(store, large)
+        store.drop(large.name)
+        with limited(own_server, 16 * 2**20):
+            with pytest.raises(UnavailableError, match=r"the vector store has no room.*drop former data"):
+                self.restore(store, large, source)
+            assert store.describe(large.name) is None
+            assert self.leftovers(large) == []
+        self.restore(store, large, source)
+        store.drop(large.name)
+        store.close()
+
+    def test_an_index_is_built_without_shared_memory(self, own_server: PostgresServer, spec: CollectionSpec) -> None:
+        """fails when a container's small shared memory keeps an index from being built by one process alone."""
+        self.dsn = own_server.dsn()
+        store = PgVectorStore(self.dsn)
+        fill(store, spec, 300)
+        self.restore(store, spec, take(store, spec), replace=True)
+        with limited(own_server, 16 * 2**20):
+            assert store.build_index(spec.name) is IndexState.READY
+        store.close()
+        assert "shared memory segment" in own_server.log_path.read_text()
+
+    # Helpers
+
+    @contextlib.contextmanager
+    def admin(self) -> Iterator[postgres.Cursor]:
+        """Another client, every statement of which is a transaction."""
+        connection = postgres.connect(self.dsn, autocommit=True)
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.close()
+
+    def indexes(self, spec: CollectionSpec) -> list[bool]:
+        """Of the live table's HNSW indexes, whether each is whole."""
+        with self.admin() as cursor:
+            cursor.execute(
+                "select indisvalid from pg_index join pg_class i on i.oid = indexrelid join pg_am on pg_am.oid = relam"
+                "  join pg_class t on t.oid = indrelid join relight.collections on table_name = t.relname"
+                " where name = %s and amname = 'hnsw'",
+                [spec.name],
+            )
+            return [row[0] for row in cursor.fetchall()]
+
+    @contextlib.contextmanager
+    def held_up(self, spec: CollectionSpec) -> Iterator[Callable[[], None]]:
+        """A build waits at its end for every transaction that began before it, and so for this one."""
+        connection = postgres.connect(self.dsn)
+        connection.set_session(isolation_level="REPEATABLE READ")
+        with connection.cursor() as cursor:
+            cursor.execute("select 1")
+        yield connection.rollback
+        connection.close()
+
+    def wait_for_builder(self, store: VectorStore, spec: CollectionSpec) -> None:
+        """Until it has made the index and waits for others."""
+        until = time.monotonic() + 20
+        while state(store, spec) is not IndexState.BUILDING or self.indexes(spec) != [False]:
+            assert time.monotonic() < until, "nobody builds"
+            time.sleep(0.01)
+
+    def fill_large(self, spec: CollectionSpec, count: int) -> None:
+        """Put rows of 8 kB into the collection `<name>-large` of 2000 dimensions, quicker than from outside."""
+        with self.admin() as cursor:
+            cursor.execute("select table_name from relight.collections where name = %s", [f"{spec.name}-large"])
+            ((table,),) = cursor.fetchall()
+            cursor.execute(
+                f'insert into relight_memory."{table}"'
+                " select 'p' || n, ('[' || n || repeat(',1', 1999) || ']')::vector, null from generate_series(1, %s) n",
+                [count],
+            )
+
+
+@contextlib.contextmanager
+def limited(server: PostgresServer, size: int) -> Iterator[None]:
+    """Within the block the server cannot make a file larger than `size`; it is restarted for it."""
+    asyncio.run(server.stop())
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    try:
+        group = ProcessGroup()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    with group:
+        starved = PostgresServer(group, server.data_dir, name="starved", database=server.database, port=server.port)
+        starved.password = server.password
+        asyncio.run(starved.start())
+        yield
+        asyncio.run(starved.stop())
+    asyncio.run(server.start())
+
+
+def state(store: VectorStore, spec: CollectionSpec) -> IndexState:
+    """Of the collection's index."""
+    found = store.describe(spec.name)
+    assert found is not None
+    return found.index
+
+
+def scattered(count: int) -> list[list[float]]:
+    """Vectors without any order, the same each time."""
+    rng = random.Random(7)
+    return [[rng.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(count)]

@@ -82,6 +82,9 @@ select format('%%I.%%I', schemaname, tablename)
 -- name: unhurried
 select set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)
 
+-- name: impatient
+select set_config('lock_timeout', '1s', true)
+
 -- name: export
 select pg_export_snapshot()
 
@@ -91,6 +94,7 @@ set transaction snapshot %(snapshot)s
 -- In braces: {table}, {operator}. `id` makes the order total, so that equal distances always give the same answers.
 -- name: create_table
 create table relight_memory.{table} (id text not null, embedding vector({dimension}) not null, payload jsonb)
+  with (toast_tuple_target = {toast_target})
 
 -- name: add_key
 alter table relight_memory.{table} add primary key (id)
@@ -104,9 +108,10 @@ on conflict (id) do update set embedding = excluded.embedding, payload = exclude
 -- name: delete
 delete from relight_memory.{table} where id = any(%(ids)s::text[])
 
--- PostgreSQL would use an HNSW index for this order too, and sort only what it gave.
+-- PostgreSQL would use an HNSW index for this order too, and sort only what it gave. Roles are often told to avoid scans
+-- of a whole table.
 -- name: exactly
-select set_config('enable_indexscan', 'off', true)
+select set_config('enable_indexscan', 'off', true), set_config('enable_seqscan', 'on', true)
 
 -- name: search
 select id, embedding {operator} %(vector)s::vector, payload
