@@ -58,7 +58,6 @@ class Seaweed:
 def seaweed() -> Iterator[Seaweed]:
     """A server with one empty bucket, `BUCKET`; its folder is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="relight-bench-") as folder, ProcessGroup() as group:
-        # Each also takes the port 10,000 above its own for gRPC, which is beyond those that `free_port` gives.
         master, volume, filer, s3 = (free_port() for _ in range(4))
         server = Seaweed(
             url=f"http://127.0.0.1:{s3}",
@@ -76,6 +75,8 @@ def seaweed() -> Iterator[Seaweed]:
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={server.folder}", "-filer", "-s3"),
             *("-master.volumeSizeLimitMB=1024", "-volume.max=100", "-volume.minFreeSpacePercent=0"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
+            # Else each takes the port 10,000 above its own, where outgoing connections sit.
+            *(f"-{part}.port.grpc={free_port()}" for part in ("master", "volume", "filer", "s3")),
             *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
         ]
         process = group.start("seaweedfs", command, log_path=Path(folder) / "seaweedfs.log", cwd=Path(folder))

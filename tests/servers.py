@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from benchmarks.seaweed import Seaweed
+
 
 @asynccontextmanager
 async def serving(
@@ -107,6 +109,19 @@ def emulator(server_group: ProcessGroup, server_dir: Path) -> Emulator:
     server = Emulator(server_group, server_dir / "aws")
     asyncio.run(server.start())
     return server
+
+
+@pytest.fixture(scope="session")
+def seaweed_server() -> Iterator[Seaweed]:
+    """An S3 server that is not Amazon's, shared by the session: name your buckets after your test."""
+    # The benchmarks are a command at the root, not an installed package.
+    root = str(Path(__file__).parents[1])
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    from benchmarks.seaweed import seaweed
+
+    with seaweed() as server:
+        yield server
 
 
 # What stands in for the bundle where a test needs functions that run and not what they do: it calls AWS as it is told.
