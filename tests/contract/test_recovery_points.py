@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.exceptions import ConnectionClosedError
 from memory_helpers import DIMENSION, EPOCH, StateDsns, make_state, remember, some_points, wait_for_standby
 from servers import start_pair
 
-from relight.adapters import postgres
+from relight.adapters import aws, postgres
 from relight.clock import SystemClock
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PermanentError, UnavailableError
 from relight.memory.api import Applier, Memory
@@ -22,7 +27,11 @@ from relight.memory.pgvector import PgVectorStore
 from relight.memory.snapshot import take_snapshot
 from relight.memory.store import CollectionSpec, Distance
 from relight.vault import points
+from relight.vault.manifest import Embedding
+from relight.vault.retention import prune
+from relight.vault.signing import FileSigner, signed
 from relight.vault.store import PART_BYTES, Vault
+from relight_drill.emulator import SECRET_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection
     from relight.memory.store import VectorStore
     from relight.vault.manifest import Manifest
+    from relight_drill.emulator import Emulator
     from relight_drill.postgres import PostgresServer
     from relight_drill.processes import ProcessGroup
 
@@ -89,7 +99,8 @@ def take(
 def fill(
     other: VectorStore, spec: CollectionSpec, state: Connection, vault: Vault, clock: Ticking, **options: Any
 ) -> Hydration:
-    return hydrate(store=other, vault=vault, state=state, spec=spec, clock=clock, **{"wait_s": 0.5} | options)
+    [done] = hydrate(store=other, vault=vault, state=state, specs=[spec], clock=clock, **{"wait_s": 0.5} | options)
+    return done
 
 
 def contents(store: VectorStore, spec: CollectionSpec) -> list[tuple[str, dict[str, Any] | None]]:
@@ -136,7 +147,8 @@ def test_the_manifest_says_what_was_taken(
     assert (first.previous, second.previous) == (None, first.id)
     assert (second.region, second.instead_of, second.environment) == ("us-east-1", None, "test")
     [part] = second.collections
-    assert (part.points, part.dimension, part.embedding_model) == (20, DIMENSION, spec.embedding_model)
+    assert (part.points, part.drift, part.store, len(part.pieces)) == (20, 0, "pgvector", 1)
+    assert part.embedding == Embedding(model="test-16", dimension=DIMENSION, distance="cosine", prefix="")
     assert len(part.canaries) == 5
     assert all(len(canary.ids) == 10 for canary in part.canaries)
     assert points.find(vault, second.id) == second
@@ -189,7 +201,10 @@ def test_a_store_with_data_is_left_alone(
     assert other.kept(spec.name) == [forced.kept]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "object gone", "manifest gone", "recall", "swapped"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flipped", "truncated", "object gone", "manifest gone", "recall", "swapped", "altered", "unsigned", "other key"],
+)
 def test_a_damaged_point_is_passed_over(
     store: PgVectorStore,
     other: PgVectorStore,
@@ -200,33 +215,43 @@ def test_a_damaged_point_is_passed_over(
     clock: Ticking,
     s3: Any,
     bucket: str,
+    tmp_path: Path,
     damage: str,
 ) -> None:
     """fails when damage to the newest point loses memory, goes unsaid, or ends in the collection."""
+    vault = Vault(s3, bucket, region="us-east-1", signer=make_signer(tmp_path / "key"))
     remember(state, memory, some_points(20))
     older = take(store, spec, state, vault, clock)
     remember(state, memory, some_points(10, seed=2, prefix="later"))
     newest = take(store, spec, state, vault, clock)
     [part] = newest.collections
+    [piece] = part.pieces
     key = points.manifest_key(newest.id)
-    data = bytearray(vault.get_bytes(part.object))
+    data = bytearray(vault.get_bytes(piece.object))
     if damage == "flipped":
         at = data.find(b'"n": 3')
         assert at > 0
         data[at + 5] ^= 1
-        s3.put_object(Bucket=bucket, Key=part.object, Body=bytes(data))
+        s3.put_object(Bucket=bucket, Key=piece.object, Body=bytes(data))
     elif damage == "truncated":
-        s3.put_object(Bucket=bucket, Key=part.object, Body=bytes(data[:-20]))
+        s3.put_object(Bucket=bucket, Key=piece.object, Body=bytes(data[:-20]))
     elif damage == "swapped":
-        s3.put_object(Bucket=bucket, Key=part.object, Body=bytes(len(data)))
+        s3.put_object(Bucket=bucket, Key=piece.object, Body=bytes(len(data)))
     elif damage == "object gone":
-        s3.delete_object(Bucket=bucket, Key=part.object)
+        s3.delete_object(Bucket=bucket, Key=piece.object)
     elif damage == "manifest gone":
         s3.delete_object(Bucket=bucket, Key=key)
-    else:
+    elif damage == "recall":
         canaries = tuple(replace(canary, ids=("other",) * 10) for canary in part.canaries)
         altered = replace(newest, collections=(replace(part, canaries=canaries),))
-        s3.put_object(Bucket=bucket, Key=key, Body=altered.to_json())
+        s3.put_object(Bucket=bucket, Key=key, Body=points.sign(vault, altered).to_json())
+    elif damage == "altered":
+        s3.put_object(Bucket=bucket, Key=key, Body=replace(newest, previous=None).to_json())
+    elif damage == "unsigned":
+        s3.put_object(Bucket=bucket, Key=key, Body=replace(newest, signature=None).to_json())
+    else:
+        stranger = make_signer(tmp_path / "stranger")
+        s3.put_object(Bucket=bucket, Key=key, Body=signed(newest, stranger).to_json())
 
     done = fill(other, spec, state, vault, clock)
 
@@ -275,7 +300,8 @@ def test_points_can_be_chosen(
 
 
 @pytest.mark.parametrize(
-    "change", [{"dimension": DIMENSION + 1}, {"embedding_model": "other"}, {"distance": Distance.DOT}]
+    "change",
+    [{"dimension": DIMENSION + 1}, {"embedding_model": "other"}, {"distance": Distance.DOT}, {"prefix": "query: "}],
 )
 def test_a_mismatch_is_refused_before_bytes_move(
     store: PgVectorStore,
@@ -296,9 +322,38 @@ def test_a_mismatch_is_refused_before_bytes_move(
         fill(other, replace(spec, **change), state, vault, clock, point=manifest.id)
 
 
-@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload", "PutObject"])
-def test_a_snapshot_that_is_cut_is_never_seen(
-    own_client: Callable[[str], Any],
+def make_signer(path: Path) -> FileSigner:
+    path.write_bytes(secrets.token_bytes(32))
+    path.chmod(0o600)
+    return FileSigner(path)
+
+
+def breaking(client: Any, at_call: int, *, arrives: bool) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Break the connection at that request and at every later one, the first before or after it did its work.
+
+    Returns how many requests were begun so far, and what mends it.
+    """
+    session = client._endpoint.http_session
+    send, calls, lock = session.send, 0, threading.Lock()
+
+    def broken(request: Any) -> Any:
+        nonlocal calls
+        with lock:
+            calls += 1
+            call = calls
+        if call < at_call:
+            return send(request)
+        if call == at_call and arrives:
+            send(request)
+        raise ConnectionClosedError(endpoint_url="test")
+
+    session.send = broken
+    return lambda: calls, lambda: setattr(session, "send", send)
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["lost", "answer lost"])
+def test_a_snapshot_that_is_killed_at_any_step_leaves_no_half_point(
+    emulator: Emulator,
     store: PgVectorStore,
     memory: Memory,
     spec: CollectionSpec,
@@ -306,24 +361,103 @@ def test_a_snapshot_that_is_cut_is_never_seen(
     vault: Vault,
     clock: Ticking,
     s3: Any,
-    bucket: str,
     monkeypatch: pytest.MonkeyPatch,
-    operation: str,
+    arrives: bool,
 ) -> None:
-    """fails when a snapshot that broke in the middle of its upload, or before its seal, shows as a point."""
-    monkeypatch.setattr("relight.vault.store.PART_BYTES", 2048)
+    """fails when a point shows that is not whole, or when the next snapshot minds what a killed one left behind."""
+    monkeypatch.setattr("relight.vault.store.PART_BYTES", 4096)
     remember(state, memory, some_points(100))
+    session = boto3.Session(aws_access_key_id=emulator.account, aws_secret_access_key=SECRET_KEY)
+    client = aws.client("s3", "us-east-1", session=session, endpoint_url=emulator.url, attempts=1)
+    target = Vault(client, vault.bucket, region="us-east-1")
+    whole: list[str] = []
+    for step in range(1, 100):
+        begun, mend = breaking(client, step, arrives=arrives)
+        try:
+            done = take(store, spec, state, target, clock)
+        except UnavailableError as exc:
+            assert "us-east-1" in str(exc)
+            mend()
+        else:
+            mend()
+            whole.append(done.id)
+            break
+        assert begun() >= step
+        found = list(points.survey(vault))
+        assert all(status.eligible for status in found if status.sealed)
+        fit = sorted(status.id for status in found if status.eligible)
+        # When nothing but the answer to the seal was lost, the point is there.
+        assert arrives or fit == whole
+        whole = fit
+    assert step > 5
+    assert next(manifest.id for manifest in points.eligible(vault)) == whole[-1]
+    assert points.find(vault, whole[-1]).collections[0].points == 100
+    prune(vault, keep_hourly=1, keep_daily=0, keep_monthly=0, now=clock.now() + timedelta(days=2))
+    assert {key.split("/")[1] for key in vault.list_keys("points/")} == {whole[-1]}
+
+
+def test_a_busy_vault_is_asked_again_and_a_lasting_one_given_up(
+    own_client: Callable[[str], Any],
+    store: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    vault: Vault,
+    clock: Ticking,
+) -> None:
+    """fails when a 503 or two cost a point, or when a vault that only answers 503 is taken for one that works."""
+    remember(state, memory, some_points(5))
     client = own_client("us-east-1")
+    target = Vault(client, vault.bucket, region="us-east-1")
+    busy: dict[str, int] = {}
 
-    def break_off(**_: object) -> None:
-        raise ConnectionClosedError(endpoint_url="test")
+    def slow_down(request: Any, **_: object) -> AWSResponse | None:
+        """As S3 answers when it is asked too much."""
+        busy[request.url] = busy.get(request.url, 0) + 1
+        if busy[request.url] > patience:
+            return None
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        return AWSResponse(request.url, 503, HTTPHeaders(), SimpleNamespace(stream=lambda **_: iter([body])))
 
-    client.meta.events.register(f"before-send.s3.{operation}", break_off)
-    with pytest.raises(UnavailableError, match="us-east-1"):
-        take(store, spec, state, Vault(client, bucket, region="us-east-1"), clock)
-    assert list(points.eligible(vault)) == []
-    assert points.newest_id(vault) is None
-    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    client.meta.events.register("before-send.s3", slow_down)
+    patience = 1
+    manifest = take(store, spec, state, target, clock)
+    assert [point.id for point in points.eligible(vault)] == [manifest.id]
+    patience = 10_000
+    with pytest.raises(UnavailableError, match="SlowDown"):
+        take(store, spec, state, target, clock)
+    assert [point.id for point in points.eligible(vault)] == [manifest.id]
+
+
+def test_a_point_whose_part_is_late_is_used_when_it_is_whole(
+    store: PgVectorStore,
+    other: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    vault: Vault,
+    clock: Ticking,
+) -> None:
+    """Until replication has brought the last object the older point serves, and afterwards the newer one."""
+    remember(state, memory, some_points(20))
+    older = take(store, spec, state, vault, clock)
+    newest = take(store, spec, state, vault, clock)
+    [piece] = newest.pieces
+    data = vault.get_bytes(piece.object)
+    vault.delete([piece.object])
+    first = fill(other, spec, state, vault, clock)
+    assert (first.restored, "is not here" in first.passed_over[0].reason) == (older.id, True)
+    vault.put_bytes(piece.object, data)
+    assert fill(other, spec, state, vault, clock, force=True).restored == newest.id
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "20260419T020000Z/../20260419T020000Z", "%2e%2e", "\n"])
+def test_a_hostile_id_reaches_nothing(
+    other: PgVectorStore, spec: CollectionSpec, state: Connection, vault: Vault, clock: Ticking, name: str
+) -> None:
+    """fails when a text that is no id is looked for in the vault."""
+    with pytest.raises(NotFoundError, match="does not name a recovery point"):
+        fill(other, spec, state, vault, clock, point=name)
 
 
 def test_the_other_vault_is_used_when_one_is_away(
@@ -524,11 +658,18 @@ def test_a_point_of_a_history_that_was_lost_is_passed_over(
 
 
 def test_streaming_needs_no_memory_of_the_size(
-    store: PgVectorStore, vault: Vault, vector_server: PostgresServer, spec: CollectionSpec, state: Connection
+    store: PgVectorStore,
+    vault: Vault,
+    vector_server: PostgresServer,
+    spec: CollectionSpec,
+    state: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """fails when a snapshot holds more than a few parts at once, however large the collection."""
     import tracemalloc
 
+    monkeypatch.setattr("relight.vault.store.BUFFER_BYTES", 2 * PART_BYTES)
+    spec = replace(spec, index=None)
     store.ensure(spec)
     connection = postgres.connect(vector_server.dsn(), autocommit=True)
     with connection.cursor() as cursor:
