@@ -777,7 +777,7 @@ class WeaviateStore:
                     f"{subject} is still {status} after {waited:.0f} s",
                     hint="a node that restarted meanwhile leaves it so for ever: see the nodes' logs for that id",
                 )
-            self._clock.sleep(_POLL_S)
+            self._clock.sleep(max(_POLL_S, waited / 20))
 
     def _check_backup(self, source: SnapshotSource) -> None:
         """Before anything is touched: the server verifies no checksum."""
