@@ -189,7 +189,7 @@ class PostgresServer:
             raise DrillError(f"PostgreSQL {self.name} already runs", hint="stop it first")
         self._process = self._group.start(
             f"postgres {self.name}",
-            [self._program("postgres"), "-D", self.data_dir],
+            [self.program("postgres"), "-D", self.data_dir],
             log_path=self.log_path,
             env={"LC_ALL": "C", "PATH": os.defpath},
             cwd=self.data_dir,
@@ -244,13 +244,14 @@ class PostgresServer:
         path.chmod(0o600)
         self._give(path)
 
-    def _program(self, name: str) -> Path:
+    def program(self, name: str) -> Path:
+        """Where one of PostgreSQL's programs is (`pg_dump`)."""
         return _installation(self.data_dir.parent) / name
 
     async def _run(self, program: str, *arguments: str | Path) -> None:
         await self._group.run(
             f"{program} {self.name}",
-            [self._program(program), *arguments],
+            [self.program(program), *arguments],
             log_path=self.log_path,
             timeout_s=60,
             env={"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"},

@@ -135,8 +135,10 @@ select id, distance, payload from near order by distance, id
 -- name: count
 select count(*) from relight_memory.{table}
 
+-- The few are chosen first: PostgreSQL would otherwise write out every vector before it sorts.
 -- name: pick_canaries
-select embedding::text from relight_memory.{table} order by md5(id), id limit %(canaries)s
+with chosen as materialized (select id from relight_memory.{table} order by md5(id), id limit %(canaries)s)
+select embedding::text from chosen join relight_memory.{table} using (id) order by md5(id), id
 
 -- name: copy_out
 copy relight_memory.{table} (id, embedding, payload) to stdout (format binary)
