@@ -246,7 +246,8 @@ class WeaviateStandin:
             meta = {"id": body["id"], "status": "SUCCESS", "serverVersion": self.version, "nodes": [self.node]}
             await asyncio.to_thread(self._upload, bucket, f"{prefix}/backup_config.json", meta)
             for name in body["include"]:
-                content = {"class": self.classes[name], "objects": self.objects[name]}
+                aliases = [alias for alias, target in self.aliases.items() if target == name]
+                content = {"class": self.classes[name], "objects": self.objects[name], "aliases": aliases}
                 await asyncio.to_thread(self._upload, bucket, f"{prefix}/{self.node}/{name}/chunk-1", content)
         return web.json_response({"id": body["id"], "status": "STARTED", "classes": body["include"]})
 
@@ -272,8 +273,11 @@ class WeaviateStandin:
             if name in self.classes:
                 return refusal(422, f"class {name} already exists")
             content = await asyncio.to_thread(self._download, bucket, f"{prefix}/{meta['nodes'][0]}/{name}/chunk-1")
+            if set(content["aliases"]) & set(self.aliases) and not body.get("overwriteAlias"):
+                return refusal(422, f"alias {content['aliases'][0]} already exists")
             if self.restore_status == "SUCCESS":
                 self.classes[name], self.objects[name] = content["class"], content["objects"]
+                self.aliases |= dict.fromkeys(content["aliases"], name)
         return web.json_response({"id": request.match_info["id"], "status": "STARTED"})
 
     def _download(self, bucket: str, key: str) -> Any:

@@ -290,9 +290,22 @@ def test_a_class_that_exists_is_said_before_anything_is_done(
     assert (store.position(spec.name), store._loose(spec.name)) == (Position(10, 10), [])
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [("STARTED", "is still STARTED after 3"), ("FAILED", "AccessDenied")]
-)
+def test_a_backup_for_a_scratch_place_leaves_the_alias(
+    primary: WeaviateStandin, second: WeaviateStandin, spec: CollectionSpec, vault: Vault
+) -> None:
+    """fails when the alias that a backup brings takes the place of the one that readers use."""
+    here, there = open_store(primary), open_store(second)
+    fill(here, spec, 3)
+    fill(there, spec, 5)
+    source, live = back_up(here, spec, vault), there._live(spec.name).physical
+    scratch = replace(spec, name=f"{spec.name}-scratch")
+    there.restore(scratch, source, point=POINT, floor=1.0, replace=False)
+    assert (second.aliases[_stem(spec.name)], len(ids(there, scratch)), len(ids(there, spec))) == (live, 3, 5)
+    there.drop(scratch.name)
+    assert second.aliases == {_stem(spec.name): live}
+
+
+@pytest.mark.parametrize(("status", "message"), [("STARTED", "is still STARTED after 3"), ("FAILED", "AccessDenied")])
 def test_a_backup_that_does_not_end_is_named(
     primary: WeaviateStandin, spec: CollectionSpec, vault: Vault, status: str, message: str
 ) -> None:

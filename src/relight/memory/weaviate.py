@@ -307,7 +307,7 @@ class WeaviateStore:
                 with source.open(part.pieces[0]) as stream:
                     self._put(_imported(row, line) for line in _lines(stream))
             else:
-                self._bring_back(row, backup, source.place())
+                self._bring_back(row, backup, source.place(), part.name)
             points = self._count(row.physical)
             if abs(points - part.points) > part.drift:
                 raise IntegrityError(
@@ -351,9 +351,8 @@ class WeaviateStore:
             return
         with self._locked(name):
             head = self._head(name)
-            if self._aliased():
-                self._delete("aliases", _stem(name))
             self._delete("objects", CATALOGUE, _head_id(name))
+            self._point_alias(name)
             for physical in {*self._loose(name), *(head.classes if head else ())}:
                 self._drop_class(physical)
 
@@ -435,12 +434,20 @@ class WeaviateStore:
 
     def _write_head(self, head: _Head) -> None:
         self._put([head.to_object()])
-        if self._aliased():
-            alias, target = _stem(head.name), {"class": head.live}
-            try:
-                self._api.call("PUT", "aliases", alias, body=target)
-            except PermanentError:
-                self._api.call("POST", "aliases", body={"alias": alias, **target})
+        self._point_alias(head.name)
+
+    def _point_alias(self, name: str) -> None:
+        """Let the alias follow the catalogue, where the server has aliases."""
+        if not self._aliased():
+            return
+        alias, head = _stem(name), self._head(name)
+        if head is None:
+            self._delete("aliases", alias)
+            return
+        try:
+            self._api.call("PUT", "aliases", alias, body={"class": head.live})
+        except PermanentError:
+            self._api.call("POST", "aliases", body={"alias": alias, "class": head.live})
 
     def _ensure_catalogue(self) -> None:
         # Without vectors: the index that Weaviate would make for them is left out.
@@ -827,14 +834,20 @@ class WeaviateStore:
             self._write_head(_Head(name=name, live=moved[0], kept=tuple(moved[1:])))
         self._drop_class(physical)
 
-    def _bring_back(self, row: _Row, backup: dict[str, Any], place: Place) -> None:
+    def _bring_back(self, row: _Row, backup: dict[str, Any], place: Place, name: str) -> None:
         body: dict[str, Any] = {"include": [row.physical], "config": _where(place)}
         mapping = {old: new for old, new in zip(sorted(backup["nodes"]), self._nodes(), strict=True) if old != new}
         if mapping:
             body["node_mapping"] = mapping
+        if self._aliased():
+            body["overwriteAlias"] = True
         path = (str(backup["module"]), str(backup["id"]), "restore")
-        self._api.call("POST", "backups", *path, body=body)
-        self._wait("restore of the backup", row, place, *path)
+        try:
+            self._api.call("POST", "backups", *path, body=body)
+            self._wait("restore of the backup", row, place, *path)
+        finally:
+            # The backup brought the alias that the class had, which is of no concern until it is verified.
+            self._point_alias(name)
 
 
 def _head_id(name: str) -> str:
