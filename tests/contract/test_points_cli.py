@@ -1,0 +1,259 @@
+"""`relight points`, `restore`, `rehearse` and `adopt` as an operator runs them, against real servers."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from memory_helpers import remember, some_points
+
+from relight.adapters import aws
+from relight.clock import SystemClock
+from relight.config import Connections, Role, Settings
+from relight.memory.snapshot import take_snapshot
+from relight.objectives import Tier
+from relight.vault import points
+from relight.vault.store import Vault
+from relight_cli.main import main
+from relight_drill.emulator import SECRET_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memory_helpers import StateDsns
+
+    from relight.adapters.postgres import Connection
+    from relight.memory.api import Memory
+    from relight.memory.pgvector import PgVectorStore
+    from relight.memory.store import CollectionSpec
+    from relight.vault.manifest import Manifest
+    from relight_drill.emulator import Emulator
+    from relight_drill.postgres import PostgresServer
+
+pytestmark = pytest.mark.servers
+
+HERE, PEER = "us-west-2", "us-east-1"
+
+
+class Standby:
+    """A standby region as the CLI finds it: settings in the environment, a secret, two vaults."""
+
+    def __init__(self, emulator: Emulator, settings: Settings) -> None:
+        self.settings = settings
+        self.vault = Vault(emulator.client("s3", HERE), settings.vault_bucket, region=HERE)
+        self.peer = Vault(emulator.client("s3", PEER), settings.peer_vault_bucket, region=PEER)
+
+
+@pytest.fixture
+def standby_region(
+    emulator: Emulator,
+    state_dsns: StateDsns,
+    vector_server: PostgresServer,
+    spec: CollectionSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Standby:
+    """The vaults are empty; the state is the primary's own server, so that nobody waits for replication."""
+    name = f"cli-{secrets.token_hex(4)}"
+    settings = Settings(
+        environment="test",
+        tier=Tier.INTERNAL,
+        role=Role.STANDBY,
+        region=HERE,
+        primary_region=PEER,
+        standby_region=HERE,
+        vault_bucket=f"{name}-here",
+        peer_vault_bucket=f"{name}-peer",
+        lease_bucket=f"{name}-lease",
+        lease_region=HERE,
+        connections_secret=name,
+        service_url="http://127.0.0.1:9",
+        primary_url="http://127.0.0.1:9",
+        standby_url="http://127.0.0.1:9",
+        cluster="c",
+        agent_service="a",
+        agent_replicas=1,
+        collections=(spec,),
+        keep_hourly=1,
+        keep_daily=1,
+        keep_monthly=1,
+    )
+    connections = Connections(
+        state_dsn=state_dsns.primary, memory_dsn=vector_server.dsn(), queue_url="nats://127.0.0.1:9"
+    )
+    emulator.client("secretsmanager", HERE).create_secret(Name=name, SecretString=connections.to_json())
+    emulator.client("s3", HERE).create_bucket(
+        Bucket=settings.vault_bucket, CreateBucketConfiguration={"LocationConstraint": HERE}
+    )
+    emulator.client("s3", PEER).create_bucket(Bucket=settings.peer_vault_bucket)
+    for key, value in settings.to_env().items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+    session = boto3.Session(aws_access_key_id=emulator.account, aws_secret_access_key=SECRET_KEY)
+    monkeypatch.setattr(aws, "_session", lambda: session)
+    return Standby(emulator, settings)
+
+
+class Ago(SystemClock):
+    """So many minutes before now."""
+
+    def __init__(self, minutes: float) -> None:
+        self._behind = timedelta(minutes=minutes)
+
+    def now(self) -> Any:
+        return super().now() - self._behind
+
+
+@pytest.fixture
+def take(
+    store: PgVectorStore, spec: CollectionSpec, state: Connection, memory: Memory
+) -> Callable[[Vault, float], Manifest]:
+    """Takes a point into a vault, as of so many minutes ago; the memory has twenty points."""
+    remember(state, memory, some_points(20))
+
+    def run(vault: Vault, minutes: float, fallback: Vault | None = None) -> Manifest:
+        return take_snapshot(
+            store=store,
+            specs=[spec],
+            state=state,
+            vault=vault,
+            fallback=fallback,
+            environment="test",
+            clock=Ago(minutes),
+        )
+
+    return run
+
+
+def test_the_list_shows_both_vaults(
+    standby_region: Standby, take: Any, spec: CollectionSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there, what is eligible and why not, verified or not, and the exposure; for people and for programs."""
+    old, new = take(standby_region.vault, 100), take(standby_region.vault, 10)
+    gone = take(standby_region.peer, 5)
+    standby_region.peer.delete([gone.pieces[0].object])
+    assert main(["points", "verify", old.id]) == 0
+    capsys.readouterr()
+    assert main(["points", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    here, peer = found["vaults"]
+    assert [(row["id"], row["eligible"], bool(row["verified_at"])) for row in here["points"]] == [
+        (new.id, True, False),
+        (old.id, True, True),
+    ]
+    assert (here["region"], here["error"], here["points"][0]["vectors"]) == (HERE, None, 20)
+    assert [(row["id"], row["eligible"], "is not here" in row["reason"]) for row in peer["points"]] == [
+        (gone.id, False, True)
+    ]
+    [exposure] = found["exposure"]
+    assert exposure["collection"] == spec.name
+    assert "journalled" in exposure["why"]
+    assert exposure["seconds"] < 60
+    assert main(["points", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "eligible, not verified yet, uploaded to us-west-2" in told
+    assert f"exposure of {spec.name}" in told
+
+
+def test_a_vault_that_cannot_be_reached_is_said_so(
+    standby_region: Standby, take: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when the points of the region that is left are hidden by the one that is gone."""
+    manifest = take(standby_region.vault, 10)
+    monkeypatch.setenv("RELIGHT_PEER_VAULT_BUCKET", "never-made-by-anybody")
+    assert main(["points", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "never-made-by-anybody: CANNOT BE READ" in told
+    assert manifest.id in told
+    monkeypatch.setenv("RELIGHT_VAULT_BUCKET", "never-made-by-anybody")
+    assert main(["points", "list", "--json"]) == 1
+    assert all(vault["error"] for vault in json.loads(capsys.readouterr().out)["vaults"])
+
+
+def test_what_is_not_journalled_is_as_old_as_its_point(
+    standby_region: Standby, take: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a collection that the journal does not know the age of the newest eligible point counts, if there is any."""
+    collections = json.loads(standby_region.settings.to_env()["RELIGHT_COLLECTIONS"])
+    monkeypatch.setenv("RELIGHT_COLLECTIONS", json.dumps([*collections, collections[0] | {"name": "direct"}]))
+    take(standby_region.vault, 10)
+    assert main(["points", "list", "--json"]) == 0
+    [_, direct] = json.loads(capsys.readouterr().out)["exposure"]
+    assert (direct["collection"], direct["seconds"]) == ("direct", None)
+    assert "no eligible point" in direct["why"]
+
+
+def test_points_are_pruned_and_carried_across_after_a_yes(
+    standby_region: Standby, take: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan comes first, `--dry-run` stops there, and both vaults have the same points in the end."""
+    old, new = take(standby_region.vault, 0.2), take(standby_region.vault, 0.1)
+    assert main(["points", "prune", "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["remove"] == [old.id]
+    assert "dry run: nothing was done" in told.err
+    assert len(list(points.eligible(standby_region.vault))) == 2
+    assert main(["points", "copy", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["copied"][0]["point"] == new.id
+    assert main(["points", "prune", "--yes"]) == 0
+    assert next(points.eligible(standby_region.vault)) == next(points.eligible(standby_region.peer)) == new
+    capsys.readouterr()
+    assert main(["points", "show", new.id]) == 0
+    assert capsys.readouterr().out == new.to_json()
+    assert main(["points", "show", "20200101T000000Z"]) == 1
+    assert main(["points", "show"]) == 2
+    assert main(["points", "list", new.id]) == 2
+
+
+def test_damage_is_a_failure_of_verify(standby_region: Standby, take: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a script that verifies points learns nothing of a damaged one."""
+    [piece] = take(standby_region.vault, 10).pieces
+    assert main(["points", "verify", "--json"]) == 0
+    standby_region.vault.put_bytes(piece.object, bytes(piece.bytes))
+    capsys.readouterr()
+    assert main(["points", "verify", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["damaged"]
+
+
+def test_the_newest_good_point_is_found_and_restored(
+    standby_region: Standby, take: Any, store: PgVectorStore, spec: CollectionSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bisecting names it, and restoring takes it by its id or by a time before which it was taken."""
+    old, new = take(standby_region.vault, 100), take(standby_region.vault, 10)
+    assert main(["points", "bisect", "--yes", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["newest_good"] == new.id
+    assert "all are good" in told.err
+    assert main(["points", "bisect", "--yes", "--check", "exit 1"]) == 1
+    assert "none is good" in capsys.readouterr().err
+    before = f"{new.taken_at - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    assert main(["restore", "--before", before, "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["collections"][0]["restored"] == old.id
+    assert main(["restore", "--snapshot", new.id, "--yes"]) == 0
+    found = store.describe(spec.name)
+    assert found is not None
+    assert (found.restored_from, found.points) == (new.id, 20)
+    assert main(["restore", "--before", "2020-01-01T00:00:00Z", "--yes"]) == 1
+
+
+def test_a_rehearsal_that_fails_is_an_objective_missed(
+    standby_region: Standby, take: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 3 and the reason; 0 when the point is good, with the figures on stdout."""
+    assert main(["rehearse", "--yes"]) == 3
+    assert "no eligible point" in capsys.readouterr().err
+    take(standby_region.vault, 10)
+    assert main(["rehearse", "--yes", "--json", "--check", 'test -n "$RELIGHT_COLLECTION"']) == 0
+    assert json.loads(capsys.readouterr().out)["points"] == 20
+    assert main(["rehearse", "--yes", "--check", "exit 1"]) == 3
+    assert len(list(standby_region.vault.list_keys("rehearsals/"))) >= 1
+
+
+def test_adopting_shows_its_steps(standby_region: Standby, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where every collection is Relight's own there is nothing to do, and nobody is asked."""
+    assert standby_region.settings.environment == "test"
+    assert main(["adopt"]) == 0
+    assert "nothing to adopt" in capsys.readouterr().err
