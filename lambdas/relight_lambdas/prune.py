@@ -9,6 +9,6 @@ from relight.wiring import Region
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Return what was removed, what stays and why, and what could not be removed."""
+    """Return what was removed, and what stays and why; objects that could not be removed are a failed invocation."""
     with Region.from_env() as region:
-        return prune_points(region).to_json()
+        return prune_points(region).or_raise().to_json()

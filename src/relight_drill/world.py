@@ -274,7 +274,7 @@ class World:
         self._deployment = await apply(self.emulator, stacks, environment=lambda region, _: self._surroundings(region))
         self.gate.buckets.update(self._deployment.buckets)
         await asyncio.to_thread(self._let_ecs_in)
-        await asyncio.to_thread(self._let_signers_in)
+        await asyncio.to_thread(self._let_conditions_through)
         probe = HttpProbe(self._internet.sides[OUTSIDE].url)
         self._open.push_async_callback(probe.close)
         self._dns = Route53Player(self._deployment.health_checks, self._deployment.records, probe=probe, seed=self.seed)
@@ -297,21 +297,26 @@ class World:
             document["Statement"].append(trust)
             iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(document))
 
-    def _let_signers_in(self) -> None:
-        """Let functions use the signing key by its alias as a resource.
+    def _let_conditions_through(self) -> None:
+        """Say in the emulator's terms what the functions' policies say by conditions that it does not know.
 
-        On AWS their policies allow the key that carries the alias, by a condition. The emulator does not know the
-        condition, and authorizes a call that names an alias as one on the alias itself.
+        On AWS they allow the key that carries the signing key's alias, where the emulator authorizes a call that names
+        an alias as one on the alias itself; and metrics of Relight's namespace, where it knows of no namespace.
         """
         assert self._deployment is not None  # noqa: S101 - deployed before
         iam = self.emulator.client("iam", self.region(Role.PRIMARY))
         for item in self._deployment.of("aws_iam_role_policy"):
             document = json.loads(item.arguments["policy"])
-            signing = [each for each in document["Statement"] if each["Action"] in (["kms:Sign"], ["kms:Verify"])]
-            for statement in signing:
-                alias = statement.pop("Condition")["ForAnyValue:StringEquals"]["kms:ResourceAliases"]
-                statement["Resource"] = [key.removesuffix("key/*") + alias for key in statement["Resource"]]
-            if signing:
+            changed = False
+            for statement in document["Statement"]:
+                if statement["Action"] in (["kms:Sign"], ["kms:Verify"]):
+                    alias = statement.pop("Condition")["ForAnyValue:StringEquals"]["kms:ResourceAliases"]
+                    statement["Resource"] = [key.removesuffix("key/*") + alias for key in statement["Resource"]]
+                    changed = True
+                elif statement["Action"] == ["cloudwatch:PutMetricData"]:
+                    del statement["Condition"]
+                    changed = True
+            if changed:
                 iam.put_role_policy(
                     RoleName=item.arguments["role"],
                     PolicyName=item.arguments["name"],

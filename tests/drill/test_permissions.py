@@ -27,7 +27,7 @@ from relight.errors import RelightError
 from relight.recovery.epoch import LeaseStore
 from relight.recovery.evidence import HistoryStore, ProbeHistory
 from relight.recovery.run import STATES
-from relight.vault.points import manifest_key
+from relight.vault.points import manifest_key, record_key
 from relight_drill.network import Mode
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.wire import workers
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.drill
 
 UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
-FUNCTIONS = ("snapshot", "sentinel", *STATES)
+# Those of one region, and those that each region has of its own.
+FUNCTIONS = ("snapshot", "sentinel", "rehearse", *STATES)
+OF_EACH = ("verify-points", "prune")
+EACH = tuple((verb, role) for role in Role for verb in OF_EACH)
 AGENTS = tuple(f"agent of the {role}" for role in Role)
 
 # A function's worker starts anew after every failure, which takes the processor and not the emulator.
@@ -51,11 +54,13 @@ TOGETHER = 3
 
 # Permissions whose absence cannot be seen here, as (policy, action), and why they are needed all the same.
 UNSEEN = {
-    ("*", "kms:*"): "S3, SNS and Secrets Manager ask KMS with the caller's permission; the emulator does not",
+    ("*", "kms:Decrypt"): "S3, SNS and Secrets Manager ask KMS with the caller's permission; the emulator does not",
+    ("*", "kms:GenerateDataKey"): "as above",
     ("log", "logs:*"): "Lambda writes a function's log under its role; the emulator keeps none that way",
     ("trace", "xray:*"): "Lambda sends traces under the role; the emulator sends none",
     ("join-network", "ec2:*"): "Lambda joins the network under the role; the handler is denied all of it",
     ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
+    ("prune-*", "s3:GetObjectRetention"): "S3 tells locks only to who may know of them; the emulator tells all",
     ("hold-lease", "s3:ListBucket"): "S3 hides a missing lease from who may not list; the emulator says 404 to all",
     ("read-lease", "s3:ListBucket"): "as above",
     ("remember", "s3:ListBucket"): "as above, for the notes of a sentinel's first minute",
@@ -170,8 +175,16 @@ class Walk:
         """Go through all of it; the refusals of each function and agent."""
         self._stop_the_clockwork()
         found = {"snapshot": self._snapshot()}
-        for role in Role:
-            found[f"agent of the {role}"] = self._agent(role)
+        found |= self._together(
+            {f"verify-points of the {role}": partial(self._verify_points, role) for role in Role}
+            | {f"agent of the {role}": partial(self._agent, role) for role in Role}
+        )
+        # Now each point is verified, which a rehearsal reads. Prunes come by turns, because what one removes is removed
+        # from the other's vault too.
+        rehearse = partial(self._refusals, "rehearse", Role.STANDBY)
+        first, second = (partial(self._prune, role) for role in Role)
+        found |= self._together({"rehearse": rehearse, f"prune of the {Role.PRIMARY}": first})
+        found[f"prune of the {Role.STANDBY}"] = second()
         self._stage.run(self._world.lose(Role.PRIMARY, Mode.DEAD))
         found["sentinel"], run_id = self._sentinel()
         event = {"run_id": run_id, "at": self._world.clock.now().isoformat()}
@@ -179,14 +192,19 @@ class Walk:
         self._until_memory_is_empty()
         # Every state after fence works under the lease that fence takes.
         for states in (UNTIL_FENCED, AFTERWARDS):
-            with ThreadPoolExecutor(TOGETHER) as threads:
-                refused = [
-                    threads.submit(refusals, self._role_of(state, Role.STANDBY), calls[state]) for state in states
-                ]
-            found.update({state: future.result() for state, future in zip(states, refused, strict=True)})
+            found |= self._together(
+                {state: partial(refusals, self._role_of(state, Role.STANDBY), calls[state]) for state in states}
+            )
             for state in states:
                 calls[state]()
         return found
+
+    @staticmethod
+    def _together(work: Mapping[str, Callable[[], dict[Permission, str]]]) -> dict[str, dict[Permission, str]]:
+        """Roles do not stand in one another's way."""
+        with ThreadPoolExecutor(TOGETHER) as threads:
+            futures = {name: threads.submit(call) for name, call in work.items()}
+        return {name: future.result() for name, future in futures.items()}
 
     def _stop_the_clockwork(self) -> None:
         """No schedule and no rule calls a function from now on, and an execution of the state machine does nothing."""
@@ -250,6 +268,49 @@ class Walk:
         found = refusals(role, call, elsewhere)
         call()
         return found
+
+    def _refusals(self, verb: str, role: Role, before: Callable[[], None] | None = None) -> dict[Permission, str]:
+        """Those of a function that one circumstance brings to all that it may do, and that it then does."""
+
+        def call() -> None:
+            if before is not None:
+                before()
+            self._invoke(verb, role)
+
+        found = refusals(self._role_of(verb, role), call)
+        call()
+        return found
+
+    def _verify_points(self, role: Role) -> dict[Permission, str]:
+        """One point is not verified yet, and the others are."""
+        self._invoke("verify-points", role)
+        s3, bucket, region = self._vault(role)
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=record_key(region, "").removesuffix(".json"))["Contents"]
+        assert len(listed) > 1
+        newest = max(item["Key"] for item in listed)
+        return self._refusals("verify-points", role, lambda: s3.delete_object(Bucket=bucket, Key=newest))
+
+    def _prune(self, role: Role) -> dict[Permission, str]:
+        """Of two points of one old minute the older has to go, with an object and with what was found of it."""
+        s3, bucket, region = self._vault(role)
+        older, newer = "20200101T000000Z", "20200101T000001Z"
+
+        def old_points() -> None:
+            for key in (
+                *(manifest_key(older), manifest_key(newer)),
+                *(manifest_key(older).replace("manifest.json", "x"), record_key(region, older)),
+            ):
+                s3.put_object(Bucket=bucket, Key=key, Body=b"{}")
+
+        found = self._refusals("prune", role, old_points)
+        left = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"] if older in item["Key"]]
+        assert left == []
+        return found
+
+    def _vault(self, role: Role) -> tuple[Any, str, str]:
+        """A client with every right, the bucket, and the region."""
+        region = self._world.region(role)
+        return self._world.emulator.client("s3", region), self._world.settings(role).vault_bucket, region
 
     def _agent(self, role: Role) -> dict[Permission, str]:
         region, cluster = self._world.region(role), self._world.settings(role).cluster
@@ -334,7 +395,10 @@ def found(stage: Stage) -> dict[str, dict[Permission, str]]:
     return Walk(stage).to_the_end()
 
 
-@pytest.mark.parametrize("who", [*FUNCTIONS, *AGENTS])
+WHO = (*FUNCTIONS, *(f"{verb} of the {role}" for verb, role in EACH), *AGENTS)
+
+
+@pytest.mark.parametrize("who", WHO)
 def test_without_any_one_permission_it_is_refused(found: dict[str, dict[Permission, str]], who: str) -> None:
     """fails when a permission is not enforced, or not needed: then take it out of the stacks."""
     seen = {permission: said for permission, said in found[who].items() if not permission.unseen}
@@ -351,8 +415,9 @@ def test_every_deployed_function_is_tried(stage: Stage, found: dict[str, dict[Pe
         for role in Role
         for function in world.emulator.client("lambda", world.region(role)).list_functions()["Functions"]
     ]
-    assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in FUNCTIONS)
-    assert found.keys() == {*FUNCTIONS, *AGENTS}
+    verbs = (*FUNCTIONS, *(verb for verb, _ in EACH))
+    assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in verbs)
+    assert found.keys() == {*WHO}
 
 
 def test_what_cannot_be_seen_exists(found: dict[str, dict[Permission, str]]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from relight.clock import parse_time
+from relight.errors import TransientError
 from relight.vault.points import PREFIX, RECORDS, manifest_key, record_key, survey
 
 if TYPE_CHECKING:
@@ -72,6 +73,16 @@ class Pruned:
     removed: tuple[str, ...]
     objects: int
     failed: dict[str, str]
+
+    def or_raise(self) -> Self:
+        """Itself when all was removed; TransientError otherwise, for callers whose failures are watched."""
+        if self.failed:
+            key, reason = next(iter(self.failed.items()))
+            raise TransientError(
+                f"{len(self.failed)} objects could not be removed, such as {key}: {reason}",
+                hint="the next run tries them again",
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
