@@ -319,6 +319,19 @@ class VectorStoreContract:
         apply(store, other, *[delete(n, name) for n, name in enumerate(names[::2], 50)], since=Position(10, len(names)))
         assert ids(store, other) == set(names[1::2])
 
+    @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(names=st.lists(NAMES, unique=True, min_size=1, max_size=20))
+    def test_ids_that_differ_are_points_that_differ(
+        self, store: VectorStore, spec: CollectionSpec, names: list[str]
+    ) -> None:
+        """Any texts are put in, found as they were written, and taken out one by one."""
+        store.drop(spec.name)
+        store.ensure(spec)
+        apply(store, spec, *[upsert(n, name) for n, name in enumerate(names, 1)])
+        assert ids(store, spec) == set(names)
+        apply(store, spec, delete(50, names[0]), since=Position(10, len(names)))
+        assert ids(store, spec) == set(names[1:])
+
     # Snapshots and restores
 
     @pytest.mark.parametrize("count", [0, 1, 500])

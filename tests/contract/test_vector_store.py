@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from memory_helpers import DIMENSION
+from memory_helpers import DIMENSION, MemorySink
 from vector_store_contract import Once, VectorStoreContract, apply, delete, direction, fill, take, upsert
 
 from relight.adapters import postgres
@@ -26,7 +26,7 @@ from relight.memory.pgvector import PgVectorStore
 from relight.memory.store import HnswIndex, IndexState
 from relight.memory.vectors import unpack
 from relight_drill.postgres import PostgresServer
-from relight_drill.processes import ProcessGroup
+from relight_drill.processes import ProcessGroup, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,7 +204,33 @@ class TestPgVector(VectorStoreContract):
             cursor.execute(f'create table public."{spec.name}" (n int)')
             with pytest.raises(ConfigError, match=f"public.{spec.name}"):
                 store.adopt(spec, dry_run=False)
+            store.ensure(spec)
+            assert store.adopt(spec, dry_run=False) == []
             cursor.execute(f'drop table public."{spec.name}"')
+
+    def test_a_server_that_is_away_is_unavailable(self, store: PgVectorStore, spec: CollectionSpec) -> None:
+        """Whatever is asked of it."""
+        fill(store, spec, 1)
+        source = take(store, spec)
+        away = PgVectorStore(f"host=127.0.0.1 port={free_port()} dbname=memory user=nobody")
+        for call in (
+            away.version,
+            lambda: away.ensure(spec),
+            lambda: away.describe(spec.name),
+            lambda: away.position(spec.name),
+            lambda: away.search(spec.name, direction(1), 1),
+            lambda: apply(away, spec, upsert(1, "a")),
+            lambda: away.snapshot(spec.name, MemorySink()),
+            lambda: self.restore(away, spec, source),
+            lambda: away.build_index(spec.name),
+            lambda: away.score(spec.name, []),
+            lambda: away.kept(spec.name),
+            lambda: away.drop_kept(spec.name, "x"),
+            lambda: away.drop(spec.name),
+            lambda: away.adopt(spec, dry_run=True),
+        ):
+            with pytest.raises(UnavailableError):
+                call()
 
     # The snapshot's two sessions
 

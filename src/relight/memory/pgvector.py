@@ -310,12 +310,13 @@ class PgVectorStore:
     def adopt(self, spec: CollectionSpec, *, dry_run: bool) -> list[str]:  # noqa: ARG002 - there is nothing to do
         """Nothing can have a collection's name that Relight did not make: the names are in its own catalogue.
 
-        ConfigError when a table has that name, because which of its columns are meant is not known.
+        ConfigError when there is no such collection but a table of that name: which of its columns are meant is not
+        known.
         """
         with self._transaction() as cursor:
             cursor.execute(SQL["foreign_table"], {"name": spec.name})
             row = cursor.fetchone()
-        if row is not None:
+        if row is not None and self.describe(spec.name) is None:
             raise ConfigError(
                 f"the table {row[0]} is not one of Relight's, which hold (id text, embedding vector, payload jsonb)",
                 hint="write its rows through the memory's journal, which also takes them to the other region",
@@ -325,8 +326,8 @@ class PgVectorStore:
     def _search_once(self, name: str, literal: str, k: int) -> Found:
         with self._collection(name, snapshot=True) as (cursor, found):
             hits: tuple[Hit, ...] = ()
-            if _has_index(cursor, found) and k <= EF_SEARCH[1]:
-                hits = _search(cursor, found, literal, k)
+            if found.has_index and k <= EF_SEARCH[1]:
+                hits = _search_index(cursor, found, literal, k)
             if len(hits) < k:
                 # There are no more, or the index could not find them: a scan has limits, and zero vectors no angle.
                 hits = _search_exactly(cursor, found.table, found.spec.distance, literal, k)
@@ -435,10 +436,10 @@ class _Beside:
 class _Found:
     """A row of the catalogue."""
 
-    __slots__ = ("position", "restored_from", "spec", "table")
+    __slots__ = ("has_index", "position", "restored_from", "spec", "table")
 
     def __init__(self, name: str, row: tuple[Any, ...]) -> None:
-        table, dimension, distance, model, prefix, hnsw, xid, seq, restored_from = row
+        table, dimension, distance, model, prefix, hnsw, xid, seq, restored_from, has_index = row
         self.table: str = table
         self.spec = CollectionSpec(
             name=name,
@@ -450,6 +451,7 @@ class _Found:
         )
         self.position = Position(xid, seq)
         self.restored_from: str | None = restored_from
+        self.has_index: bool = has_index
 
     def collection(self, points: int, index: IndexState) -> Collection:
         return Collection(
@@ -458,7 +460,7 @@ class _Found:
 
 
 def _describe(cursor: postgres.Cursor, name: str, *, lock: bool = False) -> _Found | None:
-    cursor.execute(SQL["describe_for_update" if lock else "describe"], {"name": name})
+    cursor.execute(SQL["describe"] + (" for update" if lock else ""), {"name": name})
     row = cursor.fetchone()
     return None if row is None else _Found(name, row)
 
@@ -538,7 +540,10 @@ class _Carrier:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Say what to do about a disk that is full; md.c is where PostgreSQL makes a table's files longer."""
+    """Say what to do about a disk that is full, which ends PostgreSQL when it is that of its own log.
+
+    md.c is where it makes a table's files longer.
+    """
     try:
         yield
     except psycopg2.Error as exc:
@@ -547,6 +552,10 @@ def _room() -> Iterator[None]:
                 f"the vector store has no room: {exc.diag.message_primary}",
                 hint="give its disk more room, or drop former data that is kept, and run it again",
             ) from exc
+        error = postgres.error_for(exc)
+        if exc.pgcode is None and isinstance(error, UnavailableError):
+            hint = "see the server's log: it restarted, or ended because its log had no room; then run it again"
+            raise UnavailableError(error.problem, hint=hint) from exc
         raise
 
 
@@ -566,10 +575,6 @@ def _switch(
     return kept
 
 
-def _has_index(cursor: postgres.Cursor, found: _Found) -> bool:
-    return any(wanted for _, _, wanted in _hnsw_indexes(cursor, found))
-
-
 def _has_work(cursor: postgres.Cursor, found: _Found) -> bool:
     """Whether the wanted index lacks or another is there."""
     indexes = [wanted for _, _, wanted in _hnsw_indexes(cursor, found)]
@@ -586,7 +591,7 @@ def _hnsw_indexes(cursor: postgres.Cursor, found: _Found) -> list[tuple[str, boo
 def _index_state(cursor: postgres.Cursor, found: _Found) -> IndexState:
     if found.spec.index is None:
         return IndexState.NONE
-    if _has_index(cursor, found):
+    if found.has_index:
         return IndexState.READY
     cursor.execute(SQL["is_building"], {"table": found.table})
     return IndexState.BUILDING if _one(cursor)[0] else IndexState.LACKING
@@ -596,7 +601,7 @@ def _build(cursor: postgres.Cursor, found: _Found, points: int) -> None:
     """For the one session that holds the table's lock."""
     wanted = found.spec.index
     _drop_indexes(cursor, found, broken=True)  # what a killed build left is in the way of writers, so it goes first
-    if wanted is not None and not _has_index(cursor, found):
+    if wanted is not None and not any(there for _, _, there in _hnsw_indexes(cursor, found)):
         cursor.execute(SQL["sizes"])
         memory, workers = plan_build(points, found.spec.dimension, wanted, *_one(cursor))
         create = _create_index(found.table, found.spec.distance, wanted, concurrently=True)
@@ -680,15 +685,14 @@ def _nearest_ids(cursor: postgres.Cursor, table: str, distance: Distance, litera
 
 
 def _search_exactly(cursor: postgres.Cursor, table: str, distance: Distance, literal: str, k: int) -> tuple[Hit, ...]:
-    cursor.execute(SQL["exactly"])
     cursor.execute(_compose("search", table=table, distance=distance), {"vector": literal, "k": k})
     return _hits(cursor)
 
 
-def _search(cursor: postgres.Cursor, found: _Found, literal: str, k: int) -> tuple[Hit, ...]:
-    cursor.execute(SQL["approximately"], {"ef_search": max(EF_SEARCH[0], k)})
+def _search_index(cursor: postgres.Cursor, found: _Found, literal: str, k: int) -> tuple[Hit, ...]:
     cursor.execute(
-        _compose("search_index", table=found.table, distance=found.spec.distance), {"vector": literal, "k": k}
+        _compose("search_index", table=found.table, distance=found.spec.distance),
+        {"vector": literal, "k": k, "ef_search": max(EF_SEARCH[0], k)},
     )
     return _hits(cursor)
 

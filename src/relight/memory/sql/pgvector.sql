@@ -30,13 +30,19 @@ create table if not exists relight.kept (
     kept_at    timestamptz not null default clock_timestamp()
 );
 
+-- The last column says whether the index that is asked for is there and whole.
 -- name: describe
-select table_name, dimension, distance, embedding_model, prefix, hnsw, xid, seq, restored_from
+select table_name, dimension, distance, embedding_model, prefix, hnsw, xid, seq, restored_from,
+       exists (
+           select from pg_index x
+             join pg_class t on t.oid = x.indrelid
+             join pg_class i on i.oid = x.indexrelid
+             join pg_am on pg_am.oid = i.relam
+            where t.relnamespace = 'relight_memory'::regnamespace and t.relname = table_name and amname = 'hnsw'
+              and x.indisvalid
+              and i.reloptions @> array['m=' || (hnsw ->> 'm'), 'ef_construction=' || (hnsw ->> 'ef_construction')]
+       )
   from relight.collections where name = %(name)s
-
--- name: describe_for_update
-select table_name, dimension, distance, embedding_model, prefix, hnsw, xid, seq, restored_from
-  from relight.collections where name = %(name)s for update
 
 -- name: register
 insert into relight.collections (name, table_name, dimension, distance, embedding_model, prefix, hnsw)
@@ -110,20 +116,16 @@ delete from relight_memory.{table} where id = any(%(ids)s::text[])
 
 -- PostgreSQL would use an HNSW index for this order too, and sort only what it gave. Roles are often told to avoid scans
 -- of a whole table.
--- name: exactly
-select set_config('enable_indexscan', 'off', true), set_config('enable_seqscan', 'on', true)
-
 -- name: search
+select set_config('enable_indexscan', 'off', true), set_config('enable_seqscan', 'on', true);
 select id, embedding {operator} %(vector)s::vector, payload
   from relight_memory.{table}
  order by embedding {operator} %(vector)s::vector, id
  limit %(k)s
 
 -- The index gives up to `ef_search` points, dead ones included; `iterative_scan` makes it go on until there are enough.
--- name: approximately
-select set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)
-
 -- name: search_index
+select set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('hnsw.iterative_scan', 'relaxed_order', true);
 with near as materialized (
     select id, embedding {operator} %(vector)s::vector as distance, payload
       from relight_memory.{table}
