@@ -9,6 +9,6 @@ from relight.wiring import Region
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Return what was found of each point that was read, and which there was no time for."""
+    """Return what was found of each point that was read; a damaged one is a failed invocation, as those are watched."""
     with Region.from_env() as region:
-        return verify_region(region).to_json()
+        return verify_region(region).or_raise().to_json()

@@ -17,7 +17,7 @@ from fakes import FakeClock
 from point_helpers import make_manifest, seal_point
 
 from relight.clock import SystemClock, point_id
-from relight.errors import NotFoundError, UnavailableError
+from relight.errors import IntegrityError, NotFoundError, UnavailableError
 from relight.vault import points
 from relight.vault.copy import Copied, copy_points
 from relight.vault.retention import Pruned, prune
@@ -248,7 +248,7 @@ def test_points_are_read_once(vault: Vault) -> None:
     assert [status.verified_at for status in points.survey(vault)] == [None, None]
     done = verify(vault)
     assert [(item.point, item.ok) for item in done.findings] == [(NEW, True), (OLD, True)]
-    assert (done.left, done.damaged) == ((), ())
+    assert (done.left, done.damaged, done.or_raise()) == ((), (), done)
     assert all(status.verified_at is not None for status in points.survey(vault))
     assert points.status_of(vault, OLD).verified_at is not None
     assert verify(vault).findings == ()
@@ -267,6 +267,8 @@ def test_damage_is_found_before_it_is_needed(vault: Vault, caplog: pytest.LogCap
     assert done.damaged == (NEW,)
     assert piece.object in done.findings[0].reason
     assert "point damaged" in caplog.text
+    with pytest.raises(IntegrityError, match="1 points are damaged"):
+        done.or_raise()
     assert eligible(vault) == [OLD]
     [status, _] = points.survey(vault)
     assert (status.damaged, status.verified_at) == (True, None)

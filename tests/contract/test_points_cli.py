@@ -16,6 +16,7 @@ from relight.clock import SystemClock
 from relight.config import Connections, Role, Settings
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import Tier
+from relight.recovery.epoch import Lease, LeaseStore
 from relight.vault import points
 from relight.vault.store import Vault
 from relight_cli.main import main
@@ -24,6 +25,7 @@ from relight_drill.emulator import SECRET_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.seaweed import Seaweed
     from memory_helpers import StateDsns
 
     from relight.adapters.postgres import Connection
@@ -54,6 +56,7 @@ def standby_region(
     state_dsns: StateDsns,
     vector_server: PostgresServer,
     spec: CollectionSpec,
+    seaweed_server: Seaweed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Standby:
     """The vaults are empty; the state is the primary's own server, so that nobody waits for replication."""
@@ -82,7 +85,10 @@ def standby_region(
         keep_monthly=1,
     )
     connections = Connections(
-        state_dsn=state_dsns.primary, memory_dsn=vector_server.dsn(), queue_url="nats://127.0.0.1:9"
+        state_dsn=state_dsns.primary,
+        memory_dsn=vector_server.dsn(),
+        queue_url="nats://127.0.0.1:9",
+        peer_vault_keys=f"{seaweed_server.access_key}:{seaweed_server.secret_key}",
     )
     emulator.client("secretsmanager", HERE).create_secret(Name=name, SecretString=connections.to_json())
     emulator.client("s3", HERE).create_bucket(
@@ -250,6 +256,38 @@ def test_a_rehearsal_that_fails_is_an_objective_missed(
     assert json.loads(capsys.readouterr().out)["points"] == 20
     assert main(["rehearse", "--yes", "--check", "exit 1"]) == 3
     assert len(list(standby_region.vault.list_keys("rehearsals/"))) >= 1
+
+
+def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
+    standby_region: Standby,
+    take: Any,
+    seaweed_server: Seaweed,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After each snapshot, together with what an outage left behind; a copy that fails costs no point."""
+    settings, vault = standby_region.settings, standby_region.vault
+    monkeypatch.setenv("RELIGHT_TIER", "batch")  # whose points go to the own vault
+    monkeypatch.setenv("RELIGHT_PEER_VAULT_ENDPOINT", seaweed_server.url)
+    s3 = vault._client
+    s3.create_bucket(Bucket=settings.lease_bucket, CreateBucketConfiguration={"LocationConstraint": HERE})
+    lease = Lease(epoch=1, region=HERE, run_id="r", expires_at=SystemClock().now() + timedelta(hours=1))
+    LeaseStore(s3, settings.lease_bucket).write(lease, instead_of=None)
+    backlog = take(vault, 24 * 60)
+    assert main(["snapshot", "--yes", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert "not_copied" in first  # its bucket is not there
+    seaweed_server.client().create_bucket(Bucket=settings.peer_vault_bucket)
+    away = Vault(seaweed_server.client(), settings.peer_vault_bucket, region=PEER)
+    assert main(["snapshot", "--yes", "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    newest = next(points.eligible(vault))
+    assert (second["id"], second["region"]) == (newest.id, HERE)
+    assert second["copied"][0]["point"] == newest.id
+    assert [manifest.id for manifest in points.eligible(away)] == [newest.id]
+    assert backlog.id not in [item["point"] for item in second["copied"]]  # one of each rung, and that is the newest
+    assert main(["points", "list"]) == 0
+    assert capsys.readouterr().out.count(newest.id) == 2
 
 
 def test_adopting_shows_its_steps(standby_region: Standby, capsys: pytest.CaptureFixture[str]) -> None:

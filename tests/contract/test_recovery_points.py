@@ -14,6 +14,7 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 from memory_helpers import DIMENSION, EPOCH, StateDsns, make_state, remember, some_points, wait_for_standby
 from servers import start_pair
@@ -29,7 +30,7 @@ from relight.memory.store import CollectionSpec, Distance
 from relight.vault import points
 from relight.vault.manifest import Embedding
 from relight.vault.retention import prune
-from relight.vault.signing import FileSigner, signed
+from relight.vault.signing import FileSigner, KmsSigner, signed
 from relight.vault.store import PART_BYTES, Vault
 from relight_drill.emulator import SECRET_KEY
 
@@ -427,6 +428,33 @@ def test_a_busy_vault_is_asked_again_and_a_lasting_one_given_up(
     with pytest.raises(UnavailableError, match="SlowDown"):
         take(store, spec, state, target, clock)
     assert [point.id for point in points.eligible(vault)] == [manifest.id]
+
+
+def test_a_key_that_cannot_be_asked_seals_nothing(
+    store: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    vault: Vault,
+    clock: Ticking,
+    s3: Any,
+    emulator: Emulator,
+) -> None:
+    """fails when a point is sealed without its signature, or when the vault is blamed and the other one is filled."""
+    remember(state, memory, some_points(5))
+    kms = boto3.client(
+        "kms",
+        region_name="us-east-1",
+        endpoint_url="http://127.0.0.1:9",
+        aws_access_key_id=emulator.account,
+        aws_secret_access_key=SECRET_KEY,
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    first, second = (Vault(s3, vault.bucket, region=name, signer=KmsSigner(kms, "alias/x")) for name in ("a", "b"))
+    with pytest.raises(UnavailableError) as caught:
+        take(store, spec, state, first, clock, fallback=second)
+    assert "vault" not in str(caught.value)
+    assert [status.sealed for status in points.survey(vault)] == [False]
 
 
 def test_a_point_whose_part_is_late_is_used_when_it_is_whole(

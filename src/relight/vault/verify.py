@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from relight.errors import NotFoundError
+from relight.errors import IntegrityError, NotFoundError
 from relight.vault.points import record_key, status_of, survey
 
 if TYPE_CHECKING:
@@ -41,6 +41,16 @@ class Verification:
     def damaged(self) -> tuple[str, ...]:
         """The points that were found damaged."""
         return tuple(item.point for item in self.findings if not item.ok)
+
+    def or_raise(self) -> Self:
+        """Itself when nothing is damaged; IntegrityError otherwise, for callers whose failures are watched."""
+        damaged = [item for item in self.findings if not item.ok]
+        if damaged:
+            raise IntegrityError(
+                f"{len(damaged)} points are damaged, such as {damaged[0].point}: {damaged[0].reason}",
+                hint="they are not eligible any more; `relight points copy` mends them from the other vault",
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
