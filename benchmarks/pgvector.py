@@ -160,6 +160,7 @@ def _growth(store: PgVectorStore, folder: Path) -> list[Figure]:
 
 
 def _timed(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tuple[float, T]:
+    os.sync()  # what was written before is not this call's to wait for
     start = time.monotonic()
     result = call(*arguments, **named)
     return time.monotonic() - start, result
