@@ -43,10 +43,10 @@ class Seaweed:
         }
 
     def empty(self) -> None:
-        """Remove every object, so that the disk need hold no more than one transfer."""
+        """Forget every object. A bucket has files of its own, so that what is not yet on the disk need never be."""
         client = self.client()
-        for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-            client.delete_object(Bucket=BUCKET, Key=item["Key"])
+        client.delete_bucket(Bucket=BUCKET)
+        client.create_bucket(Bucket=BUCKET)
 
     def client(self) -> Any:
         """A client made as Relight makes its own."""
@@ -58,9 +58,9 @@ class Seaweed:
 def seaweed() -> Iterator[Seaweed]:
     """A server with one empty bucket, `BUCKET`; its folder is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="relight-bench-") as folder, ProcessGroup() as group:
-        master, volume, filer, s3 = (free_port() for _ in range(4))
+        ports = {part: free_port() for part in ("master", "volume", "filer", "s3")}
         server = Seaweed(
-            url=f"http://127.0.0.1:{s3}",
+            url=f"http://127.0.0.1:{ports['s3']}",
             access_key="bench",
             secret_key=secrets.token_hex(16),
             folder=Path(folder) / "data",
@@ -74,7 +74,9 @@ def seaweed() -> Iterator[Seaweed]:
             *(str(Path(sysconfig.get_path("scripts")) / "weed"), "-logtostderr=true", "server"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={server.folder}", "-filer", "-s3"),
             *("-master.volumeSizeLimitMB=1024", "-volume.max=100", "-volume.minFreeSpacePercent=0"),
-            *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
+            *(f"-{part}.port={port}" for part, port in ports.items()),
+            # By default the one 10,000 above, where outgoing connections may sit.
+            *(f"-{part}.port.grpc={free_port()}" for part in ports),
             # Else each takes the port 10,000 above its own, where outgoing connections sit.
             *(f"-{part}.port.grpc={free_port()}" for part in ("master", "volume", "filer", "s3")),
             *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
