@@ -198,10 +198,10 @@ class PgVectorStore:
             try:
                 with sink.piece() as stream:
                     cursor.copy_expert(_compose("copy_out", table=found.table), stream)
+                points, canaries = future.result() or _answers(cursor, found)
             except BaseException:
                 beside.cancel()
                 raise
-            points, canaries = future.result() or _answers(cursor, found)
             return Taken(
                 spec=found.spec,
                 server_version=_version(cursor),
