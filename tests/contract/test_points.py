@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from relight.errors import IntegrityError, NotFoundError, UnavailableError
 from relight.vault import points
 from relight.vault.copy import Copied, copy_points
 from relight.vault.retention import Pruned, prune
-from relight.vault.store import Vault
+from relight.vault.store import Hold, Vault
 from relight.vault.verify import Verification, verify_points
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.seaweed import Seaweed
 
+    from relight.vault.store import ObjectReader
     from relight_drill.emulator import Emulator
 
     MakeVault = Callable[..., Vault]
@@ -291,6 +292,35 @@ def test_a_verification_ends_in_time(vault: Vault) -> None:
     done = verify_points(vault, clock=Slow(), within_s=5, point=None)
     assert [item.point for item in done.findings] + list(done.left) == [NEW, OLD]
     assert OLD in done.left
+
+
+class Pruning(Vault):
+    """A vault in which the other region's deletions of the older point arrive at the worst moment."""
+
+    def _pruned(self) -> None:
+        self.delete([points.manifest_key(OLD), *self.list_keys(f"points/{OLD}/")])
+
+    def hold(self, key: str) -> Hold:
+        self._pruned()
+        return super().hold(key)
+
+    @contextmanager
+    def reader(self, key: str) -> Iterator[ObjectReader]:
+        if OLD in key:
+            self._pruned()
+        with super().reader(key) as body:
+            yield body
+
+
+def test_a_point_that_goes_meanwhile_is_no_damage(vault: Vault) -> None:
+    """fails when two regions that prune at once trip over one another, or a pruned point is reported as damaged."""
+    for point in (OLD, NEW):
+        seal_point(vault, point)
+    both = Pruning(vault._client, vault.bucket, region=vault.region)
+    assert [(item.point, item.ok) for item in verify(both).findings] == [(NEW, True)]
+    seal_point(vault, OLD)
+    assert keep(both).failed == {}
+    assert [status.id for status in points.survey(vault)] == [NEW]
 
 
 def test_one_point_is_read_when_it_is_named(vault: Vault) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from relight.clock import parse_time
-from relight.errors import TransientError
+from relight.errors import NotFoundError, TransientError
 from relight.vault.points import PREFIX, RECORDS, manifest_key, record_key, survey
 
 if TYPE_CHECKING:
@@ -198,7 +199,11 @@ def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]
 
 
 def _with_holds(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:
-    holds = [vault.hold(key) for key in keys]
+    holds = []
+    for key in keys:
+        # The other region prunes by the same ladder at the same time, and its deletions are replicated.
+        with suppress(NotFoundError):
+            holds.append(vault.hold(key))
     return replace(
         point,
         locked_until=max((hold.locked_until for hold in holds if hold.locked_until is not None), default=None),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from relight.errors import IntegrityError, NotFoundError
-from relight.vault.points import record_key, status_of, survey
+from relight.vault.points import manifest_key, record_key, status_of, survey
 
 if TYPE_CHECKING:
     from relight.clock import Clock
@@ -61,6 +61,10 @@ class _OutOfTimeError(Exception):
     """The time that was given is used up."""
 
 
+class _PrunedError(Exception):
+    """The point was removed while it was read."""
+
+
 def verify_points(vault: Vault, *, clock: Clock, within_s: float, point: str | None = None) -> Verification:
     """Read the points that this region never verified, newest first, and record what was found of each.
 
@@ -86,6 +90,8 @@ def verify_points(vault: Vault, *, clock: Clock, within_s: float, point: str | N
             findings.append(_verify(vault, status, status.manifest, clock, until))
         except _OutOfTimeError:
             left.append(status.id)
+        except _PrunedError:
+            continue
     return Verification(findings=tuple(findings), left=tuple(left))
 
 
@@ -98,6 +104,9 @@ def _verify(vault: Vault, status: PointStatus, manifest: Manifest, clock: Clock,
         try:
             found[piece.object] = _read(vault, piece, clock, until)
         except NotFoundError:
+            key = manifest_key(manifest.id)
+            if key not in vault.list_keys(key):  # manifests go first
+                raise _PrunedError from None
             reason = reason or f"{piece.object} is not here"
             continue
         if found[piece.object] != piece.sha256:
