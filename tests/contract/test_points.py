@@ -338,15 +338,13 @@ def test_one_point_is_read_when_it_is_named(vault: Vault) -> None:
     assert "not sealed" in finding.reason
 
 
-@pytest.mark.parametrize(
-    "record", [b"", b"[]", b"{}", b'{"ok": true}', b'{"at": 1, "ok": 1, "reason": 1, "etags": []}']
-)
-def test_a_finding_that_cannot_be_read_says_nothing(vault: Vault, record: bytes) -> None:
+def test_a_finding_that_cannot_be_read_says_nothing(vault: Vault) -> None:
     """fails when a damaged record makes a point eligible, or not, or stops the survey."""
     seal_point(vault, OLD)
-    vault.put_bytes(points.record_key(vault.region, OLD), record)
-    [status] = points.survey(vault)
-    assert (status.eligible, status.verified_at) == (True, None)
+    for record in (b"", b"[]", b"{}", b'{"ok": true}', b'{"at": 1, "ok": 1, "reason": 1, "etags": []}'):
+        vault.put_bytes(points.record_key(vault.region, OLD), record)
+        [status] = points.survey(vault)
+        assert (status.eligible, status.verified_at) == (True, None)
 
 
 def test_a_late_part_makes_a_point_eligible_when_it_comes(vault: Vault) -> None:
@@ -362,25 +360,21 @@ def test_a_late_part_makes_a_point_eligible_when_it_comes(vault: Vault) -> None:
     assert eligible(vault) == [NEW]
 
 
-@pytest.mark.parametrize(
-    "id_",
-    [
-        "../../etc/passwd",
-        "20260419T020000Z/..",
-        "",
-        "20260419T020000Z\n",
-        "20261319T020000Z",
-        "\uff12\uff10260419T020000Z",
-    ],
+NO_IDS = (
+    *("../../etc/passwd", "20260419T020000Z/..", "", "20260419T020000Z\n", "20261319T020000Z"),
+    "\uff12\uff10260419T020000Z",
 )
-def test_what_is_no_id_names_nothing(vault: Vault, id_: str) -> None:
+
+
+def test_what_is_no_id_names_nothing(vault: Vault) -> None:
     """fails when a text that is no moment is looked up, surveyed or removed as a point."""
-    with pytest.raises(NotFoundError, match="does not name"):
-        points.find(vault, id_)
-    with pytest.raises(NotFoundError, match="does not name"):
-        points.status_of(vault, id_)
-    with pytest.raises(NotFoundError, match="does not name"):
-        points.seal(vault, make_manifest(id_, {}))
+    for id_ in NO_IDS:
+        with pytest.raises(NotFoundError, match="does not name"):
+            points.find(vault, id_)
+        with pytest.raises(NotFoundError, match="does not name"):
+            points.status_of(vault, id_)
+        with pytest.raises(NotFoundError, match="does not name"):
+            points.seal(vault, make_manifest(id_, {}))
     vault.put_bytes("points/20261319T020000Z/manifest.json", b"{}")
     assert list(points.survey(vault)) == []
     assert keep(vault, now=IN_TWO_DAYS).removed == ()
