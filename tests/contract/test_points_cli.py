@@ -46,8 +46,15 @@ class Standby:
 
     def __init__(self, emulator: Emulator, settings: Settings) -> None:
         self.settings = settings
+        self._secrets = emulator.client("secretsmanager", HERE)
         self.vault = Vault(emulator.client("s3", HERE), settings.vault_bucket, region=HERE)
         self.peer = Vault(emulator.client("s3", PEER), settings.peer_vault_bucket, region=PEER)
+
+    def reach_state_at(self, dsn: str) -> None:
+        """From now on the region's secret names another state database."""
+        name = self.settings.connections_secret
+        value = json.loads(self._secrets.get_secret_value(SecretId=name)["SecretString"]) | {"state_dsn": dsn}
+        self._secrets.put_secret_value(SecretId=name, SecretString=json.dumps(value))
 
 
 @pytest.fixture
@@ -190,6 +197,25 @@ def test_what_is_not_journalled_is_as_old_as_its_point(
     [_, direct] = json.loads(capsys.readouterr().out)["exposure"]
     assert (direct["collection"], direct["seconds"]) == ("direct", None)
     assert "no eligible point" in direct["why"]
+
+
+def test_the_exposure_is_what_the_replica_lacks(
+    standby_region: Standby, take: Any, state_dsns: StateDsns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked of the replica itself; where no database can be asked the point's age counts, and that is said."""
+    take(standby_region.vault, 10)
+    standby_region.reach_state_at(state_dsns.standby)
+    assert main(["points", "list", "--json"]) == 0
+    [exposure] = json.loads(capsys.readouterr().out)["exposure"]
+    assert "journalled" in exposure["why"]
+    assert exposure["seconds"] >= 0
+    standby_region.reach_state_at("host=127.0.0.1 port=9 user=x dbname=x password=hidden")
+    assert main(["points", "list", "--json"]) == 0
+    told = capsys.readouterr().out
+    [exposure] = json.loads(told)["exposure"]
+    assert "unknown" in exposure["why"]
+    assert 600 <= exposure["seconds"] < 900
+    assert "hidden" not in told
 
 
 def test_points_are_pruned_and_carried_across_after_a_yes(
