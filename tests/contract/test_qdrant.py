@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
-from vector_store_contract import VectorStoreContract
+from fakes import FakeClock
+from memory_helpers import DIMENSION, MemorySink, MemorySource
+from qdrant_client import models
+from vector_store_contract import POINT, VectorStoreContract, apply, direction, fill, ids, take, upsert
 
+from relight.clock import SystemClock
+from relight.errors import (
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    IntegrityError,
+    NotFoundError,
+    RelightError,
+    UnavailableError,
+)
+from relight.memory.journal import START, Position
 from relight.memory.qdrant import CATALOGUE, QdrantStore
+from relight.memory.store import IndexState
 from relight_drill.qdrant import QdrantServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from relight.memory.store import CollectionSpec
+    from relight.vault.manifest import Piece
     from relight_drill.processes import ProcessGroup
+
+    Send = Callable[[httpx.Client, httpx.Request], httpx.Response]
 
 pytestmark = pytest.mark.servers
 
@@ -32,18 +55,22 @@ def standin(server_group: ProcessGroup, server_dir: Path) -> QdrantServer:
     return server
 
 
+def api_of(store: QdrantStore) -> Any:
+    """The server as a user calls it."""
+    return store._nodes[0].api
+
+
 def held(store: QdrantStore, spec: CollectionSpec) -> list[str]:
     """Everything on the server that is of `spec` or of a copy of it, snapshots and entries of the catalogue included,
-    beside what the public names stand for and what is kept."""
-    api = store._nodes[0].api
+    beside what the public names stand for and what is kept. A killed run's claim to a snapshot that may still appear
+    is none of it."""
+    api = api_of(store)
     here = set(store._aliases().values())
     found = []
-    for _, said in [*store._entries("collection"), *store._entries("snapshot")]:
-        if said["name"].startswith(spec.name):
-            if said["kind"] == "snapshot":
-                found.append(f"claim {said}")
-            elif said["physical"] not in here and said["physical"] not in store.kept(said["name"]):
-                found.append(f"record of {said['physical']}")
+    for _, said in store._entries("collection"):
+        used = said["physical"] in here or said["physical"] in store.kept(said["name"])
+        if said["name"].startswith(spec.name) and not used:
+            found.append(f"record of {said['physical']}")
     known = {said["physical"] for _, said in store._entries("collection")}
     for item in api.get_collections().collections:
         if item.name not in known and item.name != CATALOGUE and item.name.startswith(spec.name):
@@ -51,6 +78,72 @@ def held(store: QdrantStore, spec: CollectionSpec) -> list[str]:
         if item.name.startswith(spec.name):
             found += [snapshot.name for snapshot in api.list_snapshots(item.name)]
     return found
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@contextmanager
+def sending(change: Callable[[Send, httpx.Client, httpx.Request], httpx.Response]) -> Iterator[None]:
+    """Let `change` stand between every client and its server."""
+    original = httpx.Client.send
+
+    def send(client: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        return change(lambda *given: original(*given, **options), client, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx.Client, "send", send)
+        yield
+
+
+class Fault:
+    """The `at`th request reaches the server, and its answer nobody: the process is killed then, or the line was cut."""
+
+    def __init__(self, at: int, *, kill: bool) -> None:
+        self._at = at
+        self._kill = kill
+        self.requests = 0
+
+    def __call__(self, send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        if self.requests > self._at and self._kill:
+            raise Killed
+        response = send(client, request)
+        if self.requests != self._at:
+            return response
+        response.close()
+        if self._kill:
+            raise Killed
+        raise httpx.ReadError("the line was cut", request=request)
+
+
+def at_every_request(act: Callable[[], object], *, kill: bool, then: Callable[[], object]) -> None:
+    """Kill `act` at its first request, at its second, and so on until it comes through, or cut every third; `then`."""
+    at = 0
+    while True:
+        at += 1 if kill else 3
+        assert at < 100
+        fault = Fault(at, kill=kill)
+        try:
+            with sending(fault):
+                act()
+        except (Killed, RelightError):
+            assert fault.requests >= at
+        then()
+        if fault.requests < at:
+            assert at > 5
+            return
+
+
+class Located(MemorySource):
+    """A snapshot that the server fetches by itself."""
+
+    url = ""
+
+    def location(self, piece: Piece) -> str | None:
+        """Where it is."""
+        return self.url
 
 
 class QdrantContract(VectorStoreContract):
@@ -82,6 +175,303 @@ class QdrantContract(VectorStoreContract):
         finally:
             store.close()
 
+    @pytest.fixture
+    def users(self, store: QdrantStore, spec: CollectionSpec) -> Iterator[Callable[..., str]]:
+        """Makes collections of the user's own, with nine points; gone afterwards."""
+        api = api_of(store)
+        made = []
+
+        def make(name: str = spec.name, size: int = DIMENSION) -> str:
+            api.create_collection(name, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE))
+            made.append(name)
+            points = [
+                models.PointStruct(id=n, vector=[1.0, n, *[0.5] * (size - 2)], payload={"n": n}) for n in range(9)
+            ]
+            api.upsert(name, points=points, wait=True)
+            return name
+
+        yield make
+        for name in made:
+            api.delete_collection(name)
+
+    # What a kill or a cut line leaves
+
+    @pytest.mark.parametrize("kill", [True, False], ids=["killed", "cut"])
+    def test_a_snapshot_may_end_at_any_request(self, store: QdrantStore, spec: CollectionSpec, kill: bool) -> None:
+        """fails when one that ended early leaves something on the server after the next one, or the next one fails."""
+        fill(store, spec, 20)
+
+        def again() -> None:
+            assert len(take(store, spec).pieces[""]) > 0
+            assert self.leftovers(spec) == []
+
+        at_every_request(lambda: take(store, spec), kill=kill, then=again)
+
+    @pytest.mark.parametrize("kill", [True, False], ids=["killed", "cut"])
+    def test_a_restore_may_end_at_any_request(self, store: QdrantStore, spec: CollectionSpec, kill: bool) -> None:
+        """fails when one that ended early shows to readers, or leaves something on the server after the next one."""
+        fill(store, spec, 20)
+        source = take(store, spec)
+        clock = FakeClock()
+        clock.at = SystemClock().now() + timedelta(hours=1)
+        later = QdrantStore(self.dsn, clock=clock)
+
+        def again() -> None:
+            assert len(ids(store, spec)) == 20
+            self.restore(later, spec, source, replace=True)
+            assert len(ids(store, spec)) == 20
+            assert self.leftovers(spec) == []
+            for kept in store.kept(spec.name):
+                store.drop_kept(spec.name, kept)
+
+        at_every_request(lambda: self.restore(store, spec, source, replace=True), kill=kill, then=again)
+
+    @pytest.mark.parametrize("kill", [True, False], ids=["killed", "cut"])
+    def test_an_adoption_may_end_at_any_request(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str], kill: bool
+    ) -> None:
+        """fails when a point is lost, or when running it again does not end where it would have."""
+        users()
+
+        def again() -> None:
+            store.adopt(spec, dry_run=False)
+            assert ids(store, spec) == {str(n) for n in range(9)}
+            assert store.adopt(spec, dry_run=True) == self.leftovers(spec) == []
+            store.drop(spec.name)
+            users()
+
+        at_every_request(lambda: store.adopt(spec, dry_run=False), kill=kill, then=again)
+
+    # Snapshots
+
+    def test_a_users_own_snapshots_stay(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when one that the user makes before, meanwhile, or after a run of ours was killed, is deleted."""
+        fill(store, spec, 20)
+        api, physical = api_of(store), store._need(spec.name).physical
+        names = {api.create_snapshot(physical).name}
+        time.sleep(1.1)  # a server calls two of one second the same
+
+        def meanwhile() -> None:
+            time.sleep(1.1)
+            names.add(api.create_snapshot(physical).name)
+
+        take(store, spec, meanwhile)
+        dying = Fault(1, kill=True)
+
+        def when_asked(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            asks = request.method == "POST" and request.url.path.endswith("/snapshots")
+            return dying(send, client, request) if asks or dying.requests else send(client, request)
+
+        with pytest.raises(Killed), sending(when_asked):
+            take(store, spec)
+        assert len(api.list_snapshots(physical)) == 3
+        time.sleep(4.1)  # after the moments in which a server begins what it was asked for
+        names.add(api.create_snapshot(physical).name)
+        take(store, spec)
+        assert len(names) == 3
+        assert {item.name for item in api.list_snapshots(physical)} == names
+        for name in names:
+            api.delete_snapshot(physical, name)
+
+    def test_a_large_collection_is_done_in_the_background(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """A snapshot is made and recovered without waiting for an answer, and nothing of it stays."""
+        fill(store, spec, 30)
+        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=20)
+        waits = []
+
+        def watch(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith(("/snapshots", "/upload")) and request.method == "POST":
+                waits.append(request.url.params["wait"])
+            return send(client, request)
+
+        other = replace(spec, name=f"{spec.name}-copy")
+        with sending(watch):
+            source = take(patient, spec)
+            assert self.restore(patient, other, source, floor=1.0) is None
+        assert waits == ["false", "false"]
+        assert len(ids(store, other)) == 30
+        assert self.leftovers(spec) == []
+        patient.close()
+
+    def test_a_server_fetches_a_large_snapshot_by_itself(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """Where the vault gives a location, no byte goes through us; one that leads nowhere is said to be stuck."""
+        fill(store, spec, 30)
+        source = take(store, spec)
+        api, physical = api_of(store), store._need(spec.name).physical
+        made = api.create_snapshot(physical)
+        piece = replace(source.part.pieces[0], bytes=made.size, sha256=made.checksum)
+        located = Located(replace(source.part, pieces=(piece,)), {})
+        located.url = f"{self.dsn}/collections/{physical}/snapshots/{made.name}"
+        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=20)
+        other = replace(spec, name=f"{spec.name}-copy")
+        self.restore(patient, other, located, floor=1.0)
+        assert (len(ids(store, other)), located.opened) == (30, 0)
+        api.delete_snapshot(physical, made.name)
+        hurried = QdrantStore(self.dsn, large_bytes=0, bound_s=0.5)
+        with pytest.raises(UnavailableError, match=r"not done after 0.5 s.* 0 of 30 points") as caught:
+            self.restore(hurried, other, located, replace=True)
+        assert located.url not in str(caught.value)
+        assert len(ids(store, other)) == 30
+        assert self.leftovers(spec) == []
+        for client in (patient, hurried):
+            client.close()
+
+    def test_a_stuck_snapshot_says_so(self, spec: CollectionSpec) -> None:
+        """fails when a snapshot that never appears is waited for without end, or without a word of what is stuck."""
+        store = QdrantStore(self.dsn, clock=FakeClock(), bound_s=600)
+        fill(store, spec, 3)
+
+        def swallow(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.method == "POST" and request.url.path.endswith("/snapshots"):
+                return httpx.Response(202, json={"status": "accepted", "time": 0}, request=request)
+            return send(client, request)
+
+        with (
+            pytest.raises(UnavailableError, match=rf"{spec.name}.*not there after 600 s; it is stuck"),
+            sending(swallow),
+        ):
+            take(store, spec)
+        assert len(take(store, spec).pieces) == 1
+        store.drop(spec.name)
+        store.close()
+
+    @pytest.mark.parametrize("name", ["../x.snapshot", "..", "a/b.snapshot", ".snapshot", "a\\b.snapshot", ""])
+    def test_a_hostile_snapshot_name_is_refused(self, store: QdrantStore, spec: CollectionSpec, name: str) -> None:
+        """fails when a name that is no file's becomes a part of an address."""
+        fill(store, spec, 3)
+        asked = []
+
+        def lie(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            asked.append((request.method, request.url.path))
+            if request.method == "GET" and request.url.path.endswith("/snapshots"):
+                return httpx.Response(200, json={"result": [{"name": name, "size": 1}]}, request=request)
+            return send(client, request)
+
+        with pytest.raises(IntegrityError, match="no file's name"), sending(lie):
+            store.snapshot(spec.name, MemorySink())
+        assert not [path for _, path in asked if "/snapshots/" in path]
+
+    def test_a_collection_deleted_by_hand_fails_the_snapshot(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """What was deleted on the server while it was read is whole or not there, and the next one says it is gone."""
+        fill(store, spec, 30)
+        api, physical = api_of(store), store._need(spec.name).physical
+        with pytest.raises((NotFoundError, UnavailableError)):
+            take(store, spec, lambda: api.delete_collection(physical))
+        with pytest.raises(NotFoundError):
+            take(store, spec)
+
+    # Restores
+
+    def test_the_server_checks_the_bytes_too(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when bytes that changed between the vault's check and the server become the collection."""
+        fill(store, spec, 30)
+        source = take(store, spec)
+        piece = replace(source.part.pieces[0], sha256="0" * 64)
+
+        class Unchecked(MemorySource):
+            def open(self, piece: Piece) -> Any:
+                return MemorySource.open(self, source.part.pieces[0])
+
+        with pytest.raises(IntegrityError, match="checksum mismatch"):
+            self.restore(store, spec, Unchecked(replace(source.part, pieces=(piece,)), source.pieces), replace=True)
+        assert self.leftovers(spec) == store.kept(spec.name) == []
+
+    def test_the_users_aliases_move_along(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """Those of the former collection follow, those lost are made again, and a copy takes none of them."""
+        fill(store, spec, 10)
+        one, two = f"{spec.name}-one", f"{spec.name}-two"
+        store._point([one, two], store._need(spec.name).physical)
+        source = take(store, spec)
+        assert source.part.configuration["aliases"] == [one, two]
+        api_of(store).update_collection_aliases(
+            [models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=two))]
+        )
+        self.restore(store, replace(spec, name=f"{spec.name}-copy"), source)
+        assert store._aliases()[one] == store._need(spec.name).physical
+        assert two not in store._aliases()
+        self.restore(store, spec, source, replace=True)
+        here = store._aliases()
+        assert here[one] == here[two] == store._need(spec.name).physical
+
+    def test_many_equal_points_do_not_spoil_the_recall(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when points that are as near as the tenth count as wrong: a server orders them as it likes."""
+        store.ensure(spec)
+        apply(store, spec, *[upsert(n, f"p{n}", direction(1)) for n in range(1, 60)])
+        source = take(store, spec)
+        restored = store.restore(replace(spec, name=f"{spec.name}-copy"), source, point=POINT, floor=1.0, replace=False)
+        assert restored.recall == 1.0
+
+    def test_the_snapshot_is_qdrants_own(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """The piece alone brings the collection back by the server's REST interface, without Relight."""
+        fill(store, spec, 30)
+        data = take(store, spec).pieces[""]
+        name = f"{spec.name}-plain"
+        answer = httpx.post(
+            f"{self.dsn}/collections/{name}/snapshots/upload",
+            params={"priority": "snapshot"},
+            files={"snapshot": (f"{name}.snapshot", data)},
+            headers=store._nodes[0].http.headers,
+        )
+        api = api_of(store)
+        assert answer.status_code == 200
+        assert api.count(name, exact=True).count == 30
+        api.delete_snapshot(name, f"{name}.snapshot")
+        api.delete_collection(name)
+
+    # What is not ours
+
+    def test_a_collection_of_the_users_is_adopted(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """It is refused until it is adopted; the plan comes first; then its points are there, written and searched."""
+        users()
+        for call in (
+            lambda: store.ensure(spec),
+            lambda: self.restore(store, spec, take_empty(store, spec), replace=True),
+        ):
+            with pytest.raises(ConflictError, match="adopt"):
+                call()
+        plan = store.adopt(spec, dry_run=True)
+        assert any("9 points" in step for step in plan)
+        assert store.describe(spec.name) is None
+        assert store.adopt(spec, dry_run=False) == plan
+        found = store.describe(spec.name)
+        assert found is not None
+        assert (found.spec, found.points, found.position, found.index) == (spec, 9, START, IndexState.READY)
+        apply(store, spec, upsert(1, "3", payload={"new": True}), upsert(2, "x"))
+        hits = {hit.id: hit.payload for hit in store.search(spec.name, direction(1), 20).hits}
+        assert (len(hits), hits["3"], hits["4"], hits["x"]) == (10, {"new": True}, {"n": 4}, {"seq": 2})
+        assert self.leftovers(spec) == []
+
+    def test_an_alias_of_the_users_is_adopted_as_it_is(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """Nothing is copied, and a restore moves the alias and keeps the user's collection."""
+        target = users(f"{spec.name}-own")
+        store._point([spec.name], target)
+        with pytest.raises(ConflictError, match="adopt"):
+            store.ensure(spec)
+        assert store.adopt(spec, dry_run=True) == store.adopt(spec, dry_run=False) != []
+        assert store.adopt(spec, dry_run=True) == []
+        assert len(ids(store, spec)) == 9
+        assert self.restore(store, spec, take(store, spec), replace=True) == target
+        store.drop_kept(spec.name, target)
+
+    def test_another_dimension_is_not_adopted(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """fails when a collection becomes a memory that no query of the agent fits."""
+        users(size=DIMENSION + 1)
+        with pytest.raises(IntegrityError, match=f"{DIMENSION + 1} x Cosine"):
+            store.adopt(spec, dry_run=False)
+
+
+def take_empty(store: QdrantStore, spec: CollectionSpec) -> MemorySource:
+    """A snapshot of an empty collection."""
+    other = replace(spec, name=f"{spec.name}-empty")
+    store.ensure(other)
+    return take(store, other)
+
 
 class TestQdrantStandIn(QdrantContract):
     """The stand-in."""
@@ -96,3 +486,95 @@ class TestQdrantServer(QdrantContract):
     """A real server."""
 
     dsn = REAL
+
+
+@pytest.fixture
+def own(server_group: ProcessGroup, server_dir: Path, spec: CollectionSpec) -> Iterator[Callable[..., QdrantServer]]:
+    """Starts stand-ins of a test's own."""
+    started = []
+
+    def start(**options: Any) -> QdrantServer:
+        server = QdrantServer(server_group, server_dir / f"qdrant-{spec.name}", name=spec.name, **options)
+        asyncio.run(server.start())
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.destroy()
+
+
+def test_a_server_that_restarts_is_used_again(own: Callable[..., QdrantServer], spec: CollectionSpec) -> None:
+    """Until it answers again every call says that it does not; what it had acknowledged is there."""
+    server = own()
+    store = QdrantStore(server.dsn())
+    fill(store, spec, 30)
+    with pytest.raises(UnavailableError):
+        take(store, spec, server.kill)
+    with pytest.raises(UnavailableError):
+        store.position(spec.name)
+    asyncio.run(server.start())
+    assert store.position(spec.name) == Position(10, 30)
+    assert take(store, spec).part.points == 30
+    assert held(store, spec) == []
+    store.close()
+
+
+def test_a_server_that_lost_its_volume_is_set_up_again(own: Callable[..., QdrantServer], spec: CollectionSpec) -> None:
+    """fails when a client that knew the old server cannot use the new and empty one."""
+    server = own()
+    store = QdrantStore(server.dsn())
+    fill(store, spec, 3)
+    server.destroy()
+    asyncio.run(server.start())
+    assert store.describe(spec.name) is None
+    fill(store, spec, 2)
+    assert len(ids(store, spec)) == 2
+    store.close()
+
+
+def test_an_older_server_is_told_apart(
+    own: Callable[..., QdrantServer], standin: QdrantServer, spec: CollectionSpec
+) -> None:
+    """fails when the snapshot of a newer server is sent to an older one."""
+    newer, older = QdrantStore(standin.dsn()), QdrantStore(own(version="1.14.9").dsn())
+    fill(newer, spec, 3)
+    source = take(newer, spec)
+    with pytest.raises(IntegrityError, match=r"1\.14\.9"):
+        older.restore(spec, source, point=POINT, floor=0.9, replace=False)
+    assert source.opened == 0
+    newer.drop(spec.name)
+    for store in (newer, older):
+        store.close()
+
+
+def test_the_key_is_the_addresss_password(own: Callable[..., QdrantServer], spec: CollectionSpec) -> None:
+    """It is sent with everything; a wrong one is denied and never shown."""
+    server = own(api_key="s3cret/@key")
+    good = QdrantStore(f"http://:s3cret%2F%40key@127.0.0.1:{server.port}")
+    fill(good, spec, 3)
+    assert take(good, spec).part.points == 3
+    bad = QdrantStore(f"http://:wr0ng@127.0.0.1:{server.port}")
+    for call in (lambda: bad.position(spec.name), lambda: bad.ensure(spec)):
+        with pytest.raises(DeniedError) as caught:
+            call()
+        assert "wr0ng" not in str(caught.value)
+    for store in (good, bad):
+        store.close()
+
+
+def test_a_cluster_needs_every_node_in_its_address(standin: QdrantServer, spec: CollectionSpec) -> None:
+    """fails when the snapshot of a cluster would hold the shards of some nodes only."""
+    store = QdrantStore(standin.dsn())
+    fill(store, spec, 3)
+
+    def cluster(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/cluster":
+            said = {"status": "enabled", "peer_id": 7, "peers": {"7": {"uri": "a"}, "8": {"uri": "b"}}}
+            return httpx.Response(200, json={"result": said}, request=request)
+        return send(client, request)
+
+    with pytest.raises(ConfigError, match="has 2 nodes, and the address names 1"), sending(cluster):
+        take(store, spec)
+    store.drop(spec.name)
+    store.close()

@@ -10,7 +10,7 @@ import secrets
 import threading
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -80,9 +80,11 @@ _LEGAL_ALIAS = re.compile(r"(?!\.)[\w .\-]+")
 _SNAPSHOT_NAME = re.compile(r"(?!\.)[^/\\\x00]+\.snapshot")
 _STAMP = re.compile(r"-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.snapshot$")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
-# A server begins a snapshot, and stamps its name, within moments after it was asked.
-_BEGUN_WITHIN_S = 5
+# A server begins a snapshot, and stamps its name with the second, within moments after it was asked.
+_BEGUN_WITHIN_S = 3
 _FORGET_AFTER_S = 24 * 3600.0
+# A switch takes one request; when this is over it was killed, whatever two clocks differ by.
+_SWITCHING_S = 300.0
 
 # Of the restores of one process, one at a time is at its last step, so that two of them cannot both find nothing there.
 _switching = threading.Lock()
@@ -93,7 +95,8 @@ class _Record:
     """What the catalogue says of a physical collection.
 
     `state` is "made" for one that was made empty, "filling" until a restore has switched to it, "copying" and "copied"
-    while it is adopted into, else "live". `kept_at` is set before a switch leaves it behind.
+    while it is adopted into, else "live". `kept_at` is set before a switch leaves it behind; `switching`, since when,
+    and `dropping` are what those who do so tell each other.
     """
 
     physical: str
@@ -102,7 +105,8 @@ class _Record:
     restored_from: str | None = None
     state: str
     kept_at: str | None = None
-    flags: frozenset[str] = field(default=frozenset())
+    switching: str | None = None
+    dropping: bool = False
 
     @property
     def id(self) -> str:
@@ -145,7 +149,8 @@ class _Record:
                 restored_from=value["restored_from"],
                 state=value["state"],
                 kept_at=value["kept_at"],
-                flags=frozenset(name for name in ("switching", "dropping") if value.get(name)),
+                switching=value.get("switching"),
+                dropping=bool(value.get("dropping")),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise IntegrityError(
@@ -156,11 +161,12 @@ class _Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listed:
-    """A snapshot as a server lists it."""
+    """A snapshot as a server lists it; not `ours` where it may be one that the user asked for at the same time."""
 
     name: str
     size: int
     checksum: str | None
+    ours: bool = True
 
 
 class QdrantStore:
@@ -376,6 +382,10 @@ class QdrantStore:
     def _snapshot_on(self, node: Node, found: _Record, *, large: bool) -> Iterator[_Listed]:
         """A snapshot on the server's disk, gone afterwards; what a kill leaves is found by the claim."""
         before, asked = self._list(node, found.physical)
+        if any(_is_begun(item.name, asked, within_s=_BEGUN_WITHIN_S) for item in before):
+            # A server calls two of one second the same, and ours would take the place of the user's.
+            self._clock.sleep(1.0)
+            before, asked = self._list(node, found.physical)
         claim = str(uuid.uuid4())
         self._catalogue(
             claim,
@@ -395,8 +405,9 @@ class QdrantStore:
         finally:
             # Should this fail, the claim stays, and the next run removes the snapshot.
             try:
-                with suppress(NotFoundError):
-                    self._delete_snapshot(node, found.physical, listed.name)
+                if listed.ours:
+                    with suppress(NotFoundError):
+                        self._delete_snapshot(node, found.physical, listed.name)
                 self._forget(claim)
             except RelightError as exc:
                 log.warning("snapshot_left_on_server", extra={"snapshot": listed.name, "reason": str(exc)})
@@ -418,9 +429,16 @@ class QdrantStore:
         until = self._clock.monotonic() + self._bound_s
         while True:
             now, _ = self._list(node, found.physical)
-            new = sorted(item.name for item in now if item.name not in before and _begun(item.name, asked))
+            new = [
+                item
+                for item in now
+                if item.name not in before
+                and _is_begun(item.name, asked, after_s=int(large), within_s=_BEGUN_WITHIN_S, unknown=True)
+            ]
+            if len(new) > 1:
+                log.warning("snapshots_left_on_server", extra={"snapshots": [item.name for item in new]})
             if new:
-                return next(item for item in now if item.name == new[0])
+                return replace(min(new, key=lambda item: item.name), ours=len(new) == 1)
             if self._clock.monotonic() >= until:
                 raise UnavailableError(
                     f"the snapshot of {found.physical!r} that {node.host} was asked for is not there after "
@@ -436,31 +454,37 @@ class QdrantStore:
         another in the same seconds both stay, because one of them is not ours.
         """
         hosts = {node.host: node for node in self._nodes}
+        places: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
         for claim, said in self._claims(name):
-            node, asked = hosts.get(said["host"]), parse_time(said["asked"])
-            if node is None:
-                continue
-            try:
-                now, moment = self._list(node, said["physical"])
-            except NotFoundError:
-                self._forget(claim)
-                continue
+            places.setdefault((said["host"], said["physical"]), []).append((claim, said))
+        for (host, physical), claims in places.items():
+            if host in hosts:
+                self._forget(*self._sweep_place(hosts[host], physical, claims))
+
+    def _sweep_place(self, node: Node, physical: str, claims: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """The claims that are settled; a snapshot that is not there may still appear for a while."""
+        try:
+            listed, now = self._list(node, physical)
+        except NotFoundError:
+            return [claim for claim, _ in claims]
+        settled: list[str] = []
+        gone: set[str] = set()
+        for claim, said in claims:
+            asked = parse_time(said["asked"])
             names = [
                 item.name
-                for item in now
-                if item.name not in said["before"]
-                and _begun(item.name, asked)
-                and not _begun(item.name, asked, later_s=_BEGUN_WITHIN_S)
+                for item in listed
+                if item.name not in {*said["before"], *gone} and _is_begun(item.name, asked, within_s=_BEGUN_WITHIN_S)
             ]
             if len(names) == 1:
                 with suppress(NotFoundError):
-                    self._delete_snapshot(node, said["physical"], names[0])
-                self._forget(claim)
-            elif len(names) > 1:
-                log.warning("snapshots_left_on_server", extra={"snapshots": names, "collection": name})
-                self._forget(claim)
-            elif (moment - asked).total_seconds() > _FORGET_AFTER_S:
-                self._forget(claim)
+                    self._delete_snapshot(node, physical, names[0])
+                gone.add(names[0])
+            elif names:
+                log.warning("snapshots_left_on_server", extra={"snapshots": names, "collection": said["name"]})
+            if names or (now - asked).total_seconds() > _FORGET_AFTER_S:
+                settled.append(claim)
+        return settled
 
     def _list(self, node: Node, physical: str) -> tuple[list[_Listed], datetime]:
         """The snapshots of a physical collection on a node, and the node's time."""
@@ -520,9 +544,15 @@ class QdrantStore:
             aliases = part.configuration.get("aliases", []) if spec.name == part.name else []
             with _switching:
                 kept = self._switch(record, replace=replace, aliases=aliases)
-        except BaseException:
+        except BaseException as exc:
+            overtaken = False
             with suppress(RelightError):  # what stays is removed by the next restore
+                now = self._record(record.physical)
+                overtaken = isinstance(exc, RelightError) and (now is None or now.dropping)
                 self._drop_unless_switched(record)
+            if overtaken:
+                # Whatever it met with, it met because another restore took it for one that was killed.
+                raise _overtaken(record) from exc
             raise
         return Restored(points=points, recall=score, kept=kept)
 
@@ -652,12 +682,16 @@ class QdrantStore:
         Who switches and who drops what is unfinished say so in the catalogue first and look at what the other said
         then: at least one of two sees the other, and gives way.
         """
-        self._note(record.physical, switching=True)
-        if "dropping" in self._need_record(record).flags:
-            raise _overtaken(record)
+        self._note(record.physical, switching=self._clock.now().isoformat())
         name, here = record.spec.name, self._aliases()
-        live = self._live(name)
-        self._refuse_unless_empty(name, live, replace=replace)
+        try:
+            if self._need_record(record).dropping:
+                raise _overtaken(record)
+            live = self._live(name)
+            self._refuse_unless_empty(name, live, replace=replace)
+        except ConflictError:
+            self._note(record.physical, switching=None)
+            raise
         kept = None
         moving = {_alias(name)}
         if live is not None:
@@ -684,8 +718,13 @@ class QdrantStore:
 
     def _drop_unless_switched(self, record: _Record) -> None:
         with suppress(NotFoundError):
+            if record.physical in self._aliases().values():
+                return
             self._note(record.physical, dropping=True)
-            if "switching" in self._need_record(record).flags and record.physical in self._aliases().values():
+            began = self._need_record(record).switching
+            if began is not None and (self._clock.now() - parse_time(began)).total_seconds() < _SWITCHING_S:
+                return  # its switch may be on its way; the next restore sees
+            if record.physical in self._aliases().values():
                 return
             # An upload that was refused late lies in a list of snapshots that is shown while there is a collection.
             self._create(record)
@@ -995,9 +1034,10 @@ class QdrantStore:
                 CATALOGUE, payload=changes, points=[_record_id(physical)], wait=True, ordering=self._strong
             )
 
-    def _forget(self, id_: str) -> None:
+    def _forget(self, *ids: str) -> None:
         with translating():
-            self._api.delete(CATALOGUE, points_selector=[id_], wait=True, ordering=self._strong)
+            if ids:
+                self._api.delete(CATALOGUE, points_selector=list(ids), wait=True, ordering=self._strong)
 
     def _ensure_catalogue(self) -> None:
         if CATALOGUE not in self._collections():
@@ -1125,14 +1165,17 @@ def _listed(value: dict[str, Any]) -> _Listed:
     return _Listed(name=name, size=int(value.get("size", 0)), checksum=value.get("checksum"))
 
 
-def _begun(snapshot: str, asked: datetime, *, later_s: float = 0.0) -> bool:
-    """Whether its name says that it was begun at that time of the server or later; True where it says nothing."""
+def _is_begun(snapshot: str, asked: datetime, *, within_s: float, after_s: float = 0.0, unknown: bool = False) -> bool:
+    """Whether its name says that it was begun so soon after that time of the server; else `unknown`."""
     found = _STAMP.search(snapshot)
     if found is None:
-        return later_s == 0.0
+        return unknown
     year, month, day, hour, minute, second = map(int, found.groups())
-    stamp = asked.replace(year=year, month=month, day=day, hour=hour, minute=minute, second=second)
-    return (stamp - asked).total_seconds() >= later_s
+    try:
+        stamp = asked.replace(year=year, month=month, day=day, hour=hour, minute=minute, second=second)
+    except ValueError:
+        return unknown
+    return after_s <= (stamp - asked).total_seconds() <= within_s
 
 
 def _numbers(version: re.Match[str]) -> tuple[int, ...]:
