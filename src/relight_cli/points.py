@@ -214,6 +214,7 @@ def _bisect(args: argparse.Namespace, region: Region) -> int:
         say(f"all are good, up to the newest, {done.newest_good}")
     else:
         say(f"restore it with: relight restore --snapshot {done.newest_good}")
+        say("what is in the journal is applied after it: wrong writes that went through the journal come back with it")
     return DONE
 
 
