@@ -15,6 +15,7 @@ from relight.adapters import aws
 from relight.config import Connections, Role
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
+from relight.memory.store import CollectionSpec
 from relight.queue.jetstream import open_queue
 from relight.recovery.first_day import prepare
 from relight.recovery.gate import readiness
@@ -42,8 +43,7 @@ EAST = replace(
     vault_bucket="vault-east",
     peer_vault_bucket="vault-west",
     lease_bucket="lease",
-    dimension=4,
-    embedding_model="test",
+    collections=(CollectionSpec(name="memory", dimension=4, embedding_model="test"),),
     lease_ttl_s=1.0,
     lease_margin_s=0.1,
     incidents_topic_arn="arn:aws:sns:us-west-2:000000000000:incidents",
@@ -119,7 +119,7 @@ def pair(
 
 
 def remember(region: Region, *names: str, epoch: int = 1) -> None:
-    memory = Memory(store=region.store, spec=region.spec)
+    memory = Memory(store=region.store, spec=region.specs[0])
     with region.database.transaction(confirmed=True) as cur:
         points = [Point(id=name, vector=[1.0, float(len(name)), float(hash(name) % 7), 0.5]) for name in names]
         memory.upsert(cur, points, epoch=epoch)
@@ -153,7 +153,7 @@ def test_a_recovery_from_end_to_end(pair: Pair) -> None:
 
     keeper.renew()
     answer = readiness(
-        region="us-west-2", lease=keeper, epochs=pair.west.epochs, memory=pair.west.store, collection="memory"
+        region="us-west-2", lease=keeper, epochs=pair.west.epochs, memory=pair.west.store, collections=["memory"]
     )
     assert (answer.ready, answer.epoch) == (True, 2)
     collection = pair.west.store.describe("memory")
@@ -206,7 +206,7 @@ def test_memory_that_is_behind_is_not_verified(pair: Pair) -> None:
     with pytest.raises(IntegrityError, match="lacks the entry"):
         run_state("verify", pair.west, run)
     with pair.west.state() as state:
-        Applier(store=pair.west.store, spec=pair.west.spec, state=state).catch_up()
+        Applier(store=pair.west.store, spec=pair.west.specs[0], state=state).catch_up()
     run_state("verify", pair.west, run)
 
 
@@ -214,7 +214,7 @@ def test_an_old_primary_that_returns_is_not_ready(pair: Pair) -> None:
     """After a recovery the old region holds nothing, though its own database still believes in its epoch."""
     keeper = pair.east.lease_keeper()
     keeper.renew()
-    ask = {"lease": keeper, "epochs": pair.east.epochs, "memory": pair.east.store, "collection": "memory"}
+    ask = {"lease": keeper, "epochs": pair.east.epochs, "memory": pair.east.store, "collections": ["memory"]}
     assert readiness(region="us-east-1", **ask).ready  # type: ignore[arg-type]
     run = Run(run_id="split")
     for name in ("assess", "fence", "promote"):
