@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from relight.memory.store import CollectionSpec
     from relight.vault.manifest import Manifest
     from relight_drill.emulator import Emulator
+    from relight_drill.nats import NatsServer
     from relight_drill.postgres import PostgresServer
 
 pytestmark = pytest.mark.servers
@@ -50,10 +51,10 @@ class Standby:
         self.vault = Vault(emulator.client("s3", HERE), settings.vault_bucket, region=HERE)
         self.peer = Vault(emulator.client("s3", PEER), settings.peer_vault_bucket, region=PEER)
 
-    def reach_state_at(self, dsn: str) -> None:
-        """From now on the region's secret names another state database."""
+    def connect(self, **changes: str) -> None:
+        """From now on the region's secret says this of its servers."""
         name = self.settings.connections_secret
-        value = json.loads(self._secrets.get_secret_value(SecretId=name)["SecretString"]) | {"state_dsn": dsn}
+        value = json.loads(self._secrets.get_secret_value(SecretId=name)["SecretString"]) | changes
         self._secrets.put_secret_value(SecretId=name, SecretString=json.dumps(value))
 
 
@@ -204,12 +205,12 @@ def test_the_exposure_is_what_the_replica_lacks(
 ) -> None:
     """Asked of the replica itself; where no database can be asked the point's age counts, and that is said."""
     take(standby_region.vault, 10)
-    standby_region.reach_state_at(state_dsns.standby)
+    standby_region.connect(state_dsn=state_dsns.standby)
     assert main(["points", "list", "--json"]) == 0
     [exposure] = json.loads(capsys.readouterr().out)["exposure"]
     assert "journalled" in exposure["why"]
     assert exposure["seconds"] >= 0
-    standby_region.reach_state_at("host=127.0.0.1 port=9 user=x dbname=x password=hidden")
+    standby_region.connect(state_dsn="host=127.0.0.1 port=9 user=x dbname=x password=hidden")
     assert main(["points", "list", "--json"]) == 0
     told = capsys.readouterr().out
     [exposure] = json.loads(told)["exposure"]
@@ -288,11 +289,13 @@ def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
     standby_region: Standby,
     take: Any,
     seaweed_server: Seaweed,
+    nats_server: NatsServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """After each snapshot, as far as the ladder keeps it; a vault that is not there is an error that is said."""
     settings, vault = standby_region.settings, standby_region.vault
+    standby_region.connect(queue_url=nats_server.url())
     monkeypatch.setenv("RELIGHT_TIER", "batch")  # whose points go to the own vault
     monkeypatch.setenv("RELIGHT_PEER_VAULT_ENDPOINT", seaweed_server.url)
     s3 = vault._client
