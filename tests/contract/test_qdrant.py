@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -78,6 +79,12 @@ def held(store: QdrantStore, spec: CollectionSpec) -> list[str]:
         if item.name.startswith(spec.name):
             found += [snapshot.name for snapshot in api.list_snapshots(item.name)]
     return found
+
+
+@cache
+def watcher(dsn: str) -> QdrantStore:
+    """A client that looks on."""
+    return QdrantStore(dsn)
 
 
 class Killed(BaseException):
@@ -169,11 +176,7 @@ class QdrantContract(VectorStoreContract):
         again.close()
 
     def leftovers(self, spec: CollectionSpec) -> list[str]:
-        store = QdrantStore(self.dsn)
-        try:
-            return held(store, spec)
-        finally:
-            store.close()
+        return held(watcher(self.dsn), spec)
 
     @pytest.fixture
     def users(self, store: QdrantStore, spec: CollectionSpec) -> Iterator[Callable[..., str]]:
@@ -425,12 +428,10 @@ class QdrantContract(VectorStoreContract):
     ) -> None:
         """It is refused until it is adopted; the plan comes first; then its points are there, written and searched."""
         users()
-        for call in (
-            lambda: store.ensure(spec),
-            lambda: self.restore(store, spec, take_empty(store, spec), replace=True),
-        ):
-            with pytest.raises(ConflictError, match="adopt"):
-                call()
+        with pytest.raises(ConflictError, match="adopt"):
+            store.ensure(spec)
+        with pytest.raises(ConflictError, match="adopt"):
+            self.restore(store, spec, take_empty(store, spec), replace=True)
         plan = store.adopt(spec, dry_run=True)
         assert any("9 points" in step for step in plan)
         assert store.describe(spec.name) is None
