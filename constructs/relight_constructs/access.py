@@ -24,8 +24,8 @@ LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
 
 PRUNE_ACTIONS = ("s3:DeleteObject",)
-# Asking for an object's head takes the permission to read it, and tells its lock only to who may know of locks.
-HOLD_LOOK_ACTIONS = ("s3:GetObject", "s3:GetObjectRetention")
+# Asking for an object's head takes the permission to read it, and tells of locks only to who may know of them.
+HOLD_LOOK_ACTIONS = ("s3:GetObject", "s3:GetObjectLegalHold", "s3:GetObjectRetention")
 SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject")
 COMPARE_ACTIONS = ("s3:GetObject",)
 RESTORE_ACTIONS = ("s3:GetObject",)

@@ -190,14 +190,16 @@ def test_a_vault_that_cannot_be_reached_is_said_so(
 def test_what_is_not_journalled_is_as_old_as_its_point(
     standby_region: Standby, take: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For a collection that the journal does not know the age of the newest eligible point counts, if there is any."""
+    """For a collection that is not all journalled the age of the newest eligible point counts, if there is any."""
     collections = json.loads(standby_region.settings.to_env()["RELIGHT_COLLECTIONS"])
-    monkeypatch.setenv("RELIGHT_COLLECTIONS", json.dumps([*collections, collections[0] | {"name": "direct"}]))
+    monkeypatch.setenv(
+        "RELIGHT_COLLECTIONS", json.dumps([*collections, collections[0] | {"name": "direct", "journalled": False}])
+    )
     take(standby_region.vault, 10)
     assert main(["points", "list", "--json"]) == 0
-    [_, direct] = json.loads(capsys.readouterr().out)["exposure"]
-    assert (direct["collection"], direct["seconds"]) == ("direct", None)
-    assert "no eligible point" in direct["why"]
+    [_, exposed] = json.loads(capsys.readouterr().out)["exposure"]
+    assert (exposed["collection"], exposed["seconds"]) == ("direct", None)
+    assert "no eligible point" in exposed["why"]
 
 
 def test_the_exposure_is_what_the_replica_lacks(
@@ -214,7 +216,7 @@ def test_the_exposure_is_what_the_replica_lacks(
     assert main(["points", "list", "--json"]) == 0
     told = capsys.readouterr().out
     [exposure] = json.loads(told)["exposure"]
-    assert "unknown" in exposure["why"]
+    assert "cannot be asked for its replica's lag" in exposure["why"]
     assert 600 <= exposure["seconds"] < 900
     assert "hidden" not in told
 

@@ -68,7 +68,11 @@ def verify_points(role: str) -> set[str]:
 
 def prune(role: str) -> set[str]:
     places = (f"{role}-vault/points/*", f"{role}-vault/verified/{REGIONS[role]}/*")
-    return restore(role) | {f"s3:GetObjectRetention {places[0]}"} | {f"s3:DeleteObject {place}" for place in places}
+    return (
+        restore(role)
+        | {f"s3:GetObject{what} {places[0]}" for what in ("LegalHold", "Retention")}
+        | {f"s3:DeleteObject {place}" for place in places}
+    )
 
 
 TABLE: dict[str, set[str]] = {

@@ -44,16 +44,13 @@ def vector_exposure(region: Region, statuses: Sequence[PointStatus]) -> list[Exp
     try:
         with region.state() as state:
             lag_s = _lag_s(state)
-            journalled = {
-                spec.name for spec in region.specs if journal.read(state, spec.name, journal.START, limit=1).entries
-            }
-        unknown = ""
+        unknown = "" if lag_s is not None else " (no replica can be asked for its lag)"
     except RelightError as exc:
-        lag_s, journalled, unknown = None, set(), f" (whether it is journalled is unknown: {exc.problem})"
+        lag_s, unknown = None, f" (the state database cannot be asked for its replica's lag: {exc.problem})"
     return [
         Exposure(collection=spec.name, seconds=lag_s, why="journalled: the most that the replica lacks")
-        if spec.name in journalled and lag_s is not None
-        else _by_point(spec, statuses, region.clock.now(), unknown)
+        if spec.journalled and lag_s is not None
+        else _by_point(spec, statuses, region.clock.now(), unknown if spec.journalled else "")
         for spec in region.specs
     ]
 
