@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.errors import NotFoundError
+from relight.memory.estimate import estimate
 from relight.memory.hydrate import hydrate
 from relight.vault.points import eligible, find
 from relight_cli.console import DONE, add_plan, add_region, confirmed, moment, open_region, result
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             "region": region.settings.region,
             "restore": f"{chosen.id}, {sum(part.points for part in chosen.collections)} vectors",
             **{f"over {spec.name}": _there(region, spec.name) for spec in region.specs},
+            "takes about": _duration(chosen, region),
             "then": "bring it up to the journal",
         }
         if confirmed(args, plan):
@@ -53,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
                     force=True,
                     recall_floor=region.settings.recall_floor,
                 )
-            result(args, {"collections": [item.to_json() for item in done]})
+            if args.json:
+                result(args, {"collections": [item.to_json() for item in done]})
+            else:
+                for item in done:
+                    result(args, item.to_json())
     return DONE
 
 
@@ -67,6 +73,20 @@ def _chosen(args: argparse.Namespace, region: Region) -> Manifest:
     raise NotFoundError(
         f"{region.settings.vault_bucket} holds no eligible point{until}", hint="`relight points list` says why"
     )
+
+
+def _duration(chosen: Manifest, region: Region) -> str:
+    """Of the collections that are to be restored, one after the other, on a small server."""
+    each = [
+        estimate(part, spec.index) for spec in region.specs for part in chosen.collections if part.name == spec.name
+    ]
+    load_s, index_s = sum(item.load_s for item in each), sum(item.index_s for item in each)
+    more = f", and {_rounded(index_s)} until its index is built; it is searched exactly meanwhile" if index_s else ""
+    return f"{_rounded(load_s)} until it serves{more}"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _there(region: Region, name: str) -> str:

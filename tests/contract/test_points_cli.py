@@ -268,6 +268,9 @@ def test_the_newest_good_point_is_found_and_restored(
     assert main(["restore", "--before", before, "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["collections"][0]["restored"] == old.id
     assert main(["restore", "--snapshot", new.id, "--yes"]) == 0
+    told = capsys.readouterr()
+    assert "takes about  1 s until it serves, and 1 s until its index is built" in told.err
+    assert f"restored: {new.id}" in told.out
     found = store.describe(spec.name)
     assert found is not None
     assert (found.restored_from, found.points) == (new.id, 20)
