@@ -279,7 +279,7 @@ class QdrantContract(VectorStoreContract):
     def test_a_large_collection_is_done_in_the_background(self, store: QdrantStore, spec: CollectionSpec) -> None:
         """A snapshot is made and recovered without waiting for an answer, and nothing of it stays."""
         fill(store, spec, 30)
-        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=20)
+        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=5)
         waits = []
 
         def watch(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
@@ -305,7 +305,7 @@ class QdrantContract(VectorStoreContract):
         piece = replace(source.part.pieces[0], bytes=made.size, sha256=made.checksum)
         located = Located(replace(source.part, pieces=(piece,)), {})
         located.url = f"{self.dsn}/collections/{physical}/snapshots/{made.name}"
-        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=20)
+        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=5)
         other = replace(spec, name=f"{spec.name}-copy")
         self.restore(patient, other, located, floor=1.0)
         assert (len(ids(store, other)), located.opened) == (30, 0)

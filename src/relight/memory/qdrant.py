@@ -76,7 +76,7 @@ _NAME_BYTES = 36
 # A vector's component takes up to some 20 bytes of JSON, and a server takes 32 MiB of it at once.
 _FLOATS_AT_ONCE = 400_000
 _PAGE = 256
-_LEGAL_ALIAS = re.compile(r"(?!\.)[\w .\-]+")
+_LEGAL_ALIAS = re.compile(r"(?!\.)[^<>:\"/\\|?*\x00-\x1f]{1,255}")
 _SNAPSHOT_NAME = re.compile(r"(?!\.)[^/\\\x00]+\.snapshot")
 _STAMP = re.compile(r"-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.snapshot$")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -221,8 +221,8 @@ class QdrantStore:
         found = self._live(spec.name)
         if found is None:
             self._refuse_foreign(spec.name)
-            self._make(spec)
-        elif found.spec != spec:
+            found = self._make(spec)
+        if found.spec != spec:
             raise IntegrityError(
                 f"the collection {spec.name!r} is {found.spec}, not {spec}",
                 hint="use the settings it was made with, or another collection",
@@ -840,7 +840,7 @@ class QdrantStore:
                 query=query,
                 limit=k,
                 with_payload=True,
-                search_params=self._models.SearchParams(exact=exact),
+                search_params=self._models.SearchParams(exact=exact or found.spec.index is None),
             ).points
         hits = []
         for item in answers:
@@ -913,7 +913,7 @@ class QdrantStore:
         if any(item.state == "copied" for item in self._records(name)):
             raise ConflictError(f"the adoption of {name!r} was cut", hint="run it again: relight adopt")
 
-    def _make(self, spec: CollectionSpec) -> None:
+    def _make(self, spec: CollectionSpec) -> _Record:
         """Make it empty. Its name is not random, so that of two who make it at once both make the same."""
         kept = {item.physical for item in self._records(spec.name) if item.kept_at is not None}
         physical = next(name for n in range(len(kept) + 1) if (name := _made_physical(spec.name, n)) not in kept)
@@ -922,6 +922,7 @@ class QdrantStore:
         if self._create(record) or self._record(physical) is None:
             self._register(record)
         self._point([_alias(spec.name)], physical)
+        return self._need(spec.name)
 
     def _create(self, record: _Record) -> bool:
         """Make the physical collection; False when there is one."""
