@@ -422,6 +422,23 @@ class TestPgVector(VectorStoreContract):
         store.drop(f"{spec.name}-large")
         store.close()
 
+    def test_a_crash_leaves_no_files(self, own_server: PostgresServer, spec: CollectionSpec) -> None:
+        """fails when a server that was killed while it loaded keeps what nobody can drop any more."""
+        self.dsn = own_server.dsn()
+        store = PgVectorStore(self.dsn)
+        fill(store, spec, 300)
+        source = take(store, spec)
+        before = self.orphans(own_server)
+        with pytest.raises(UnavailableError):
+            self.restore(store, spec, source.watched(Once(own_server.kill)), replace=True)
+        asyncio.run(own_server.start())
+        assert len(self.leftovers(spec)) == 1
+        self.restore(store, spec, source, replace=True)
+        assert self.leftovers(spec) == []
+        assert self.orphans(own_server) == before
+        store.drop(spec.name)
+        store.close()
+
     def test_a_disk_that_is_full_is_said_to_be(self, own_server: PostgresServer, spec: CollectionSpec) -> None:
         """fails when a restore for which there is no room blames the point, leaves a trace, or cannot be run again.
 
@@ -491,6 +508,17 @@ class TestPgVector(VectorStoreContract):
         while state(store, spec) is not IndexState.BUILDING or self.indexes(spec) != [False]:
             assert time.monotonic() < until, "nobody builds"
             time.sleep(0.01)
+
+    def orphans(self, server: PostgresServer) -> set[str]:
+        """Files of the database that belong to no table or index."""
+        with self.admin() as cursor:
+            cursor.execute("checkpoint")
+            cursor.execute("select oid::text from pg_database where datname = current_database()")
+            ((database,),) = cursor.fetchall()
+            cursor.execute("select pg_relation_filenode(oid)::text from pg_class")
+            known = {row[0] for row in cursor.fetchall()}
+        files = (server.data_dir / "base" / database).glob("[0-9]*")
+        return {path.name for path in files if re.split("[_.]", path.name)[0] not in known}
 
     def fill_large(self, spec: CollectionSpec, count: int) -> None:
         """Put rows of 8 kB into the collection `<name>-large` of 2000 dimensions, quicker than from outside."""

@@ -8,7 +8,7 @@ import re
 import secrets
 import select
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import psycopg2
 from psycopg2 import sql
 
 from relight.adapters import postgres
-from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, UnavailableError
+from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
 from relight.memory.journal import Op, Position
 from relight.memory.parity import CANARIES, K, recall
 from relight.memory.store import (
@@ -200,7 +200,7 @@ class PgVectorStore:
                     cursor.copy_expert(_compose("copy_out", table=found.table), stream)
                 points, canaries = future.result() or _answers(cursor, found)
             except BaseException:
-                beside.cancel()
+                beside.cancel(future)
                 raise
             return Taken(
                 spec=found.spec,
@@ -217,7 +217,7 @@ class PgVectorStore:
     ) -> Restored:
         """Load, verify and switch in one transaction; see `VectorStore.restore`.
 
-        A server that is killed in it forgets the rows, but PostgreSQL leaves the table's files on its disk.
+        The new table is made and noted in one before it, so that whatever happens somebody can drop it.
         """
         part = source.part
         _check_index(spec)
@@ -229,28 +229,37 @@ class PgVectorStore:
             )
         self._ensure_catalogue()
         table = _new_table(spec.name, point)
-        with self._transaction() as cursor, _room():
-            cursor.execute(SQL["unhurried"])
-            # A second restore waits here for the first and then meets what it made.
-            _lock(cursor, spec.name)
-            _refuse_unless_empty(cursor, spec.name, replace=replace, lock=False)
-            _create_table(cursor, table, spec.dimension)
-            with source.open(part.pieces[0]) as stream:
-                _load(cursor, table, stream)
-            points = _count(cursor, table)
-            if abs(points - part.points) > part.drift:
-                raise IntegrityError(
-                    f"{part.pieces[0].object} brought {points} points, and the manifest says {part.points}",
-                    hint="the point is damaged: use another",
-                )
-            score = _measure_recall(cursor, table, spec.distance, part.canaries)
-            if score < floor:
-                raise IntegrityError(
-                    f"the recall of {part.pieces[0].object} is {score:.3f}, below the floor of {floor:g}",
-                    hint="the point does not answer as it did when it was taken: use another",
-                )
-            kept = _switch(cursor, spec, table, Position.parse(part.position), point=point, replace=replace)
+        try:
+            with self._transaction() as cursor, _room():
+                _begin_loading(cursor, spec, table, replace=replace)
+                with source.open(part.pieces[0]) as stream:
+                    _load(cursor, table, stream)
+                points = _count(cursor, table)
+                if abs(points - part.points) > part.drift:
+                    raise IntegrityError(
+                        f"{part.pieces[0].object} brought {points} points, and the manifest says {part.points}",
+                        hint="the point is damaged: use another",
+                    )
+                score = _measure_recall(cursor, table, spec.distance, part.canaries)
+                if score < floor:
+                    raise IntegrityError(
+                        f"the recall of {part.pieces[0].object} is {score:.3f}, below the floor of {floor:g}",
+                        hint="the point does not answer as it did when it was taken: use another",
+                    )
+                cursor.execute(SQL["end_loading"], {"table": table})
+                kept = _switch(cursor, spec, table, Position.parse(part.position), point=point, replace=replace)
+        except BaseException:
+            with suppress(RelightError):  # a server that is away forgets nothing: the next restore drops it
+                self._drop_unless_live(table)
+            raise
         return Restored(points=points, recall=score, kept=kept)
+
+    def _drop_unless_live(self, table: str) -> None:
+        """A commit that failed may have been done; then it is no longer noted as loading."""
+        with self._transaction() as cursor:
+            cursor.execute(SQL["end_loading"], {"table": table})
+            if cursor.rowcount == 1:
+                cursor.execute(_compose("drop", table=table))
 
     def build_index(self, name: str) -> IndexState:
         """Build the index that the spec asks for, and drop any other; see `VectorStore.build_index`.
@@ -301,6 +310,7 @@ class PgVectorStore:
             return
         with self._transaction() as cursor:
             _lock(cursor, name)
+            _drop_loading(cursor, name)
             found = _describe(cursor, name, lock=True)
             for table in [*_list_kept(cursor, name), *([found.table] if found else [])]:
                 cursor.execute(SQL["forget_kept"], {"name": name, "table": table})
@@ -425,12 +435,14 @@ class _Beside:
                 cursor.connection.rollback()
                 return None
 
-    def cancel(self) -> None:
+    def cancel(self, running: Future[Any]) -> None:
         """End `run` soon, because nobody waits for its answer."""
         self._cancelled = True
-        if self._connection is not None:
-            with suppress(psycopg2.Error):
-                self._connection.cancel()
+        # Between two of its statements there is nothing to cancel, so once is not enough.
+        while not wait([running], timeout=0.05).done:
+            if self._connection is not None:
+                with suppress(psycopg2.Error):
+                    self._connection.cancel()
 
 
 class _Found:
@@ -477,6 +489,29 @@ def _create_table(cursor: postgres.Cursor, table: str, dimension: int) -> None:
             toast_target=sql.Literal(toast_target(dimension)),
         )
     )
+
+
+def _begin_loading(cursor: postgres.Cursor, spec: CollectionSpec, table: str, *, replace: bool) -> None:
+    """Make the table and commit it, then begin the transaction that fills it.
+
+    A second restore waits at the lock, which is held from here to the end, and then meets what the first one made.
+    """
+    cursor.execute(SQL["lock_session"], {"subject": spec.name})
+    _refuse_unless_empty(cursor, spec.name, replace=replace, lock=False)
+    _drop_loading(cursor, spec.name)
+    _create_table(cursor, table, spec.dimension)
+    cursor.execute(SQL["begin_loading"], {"table": table, "name": spec.name})
+    cursor.connection.commit()
+    cursor.execute(SQL["unhurried"])
+    _lock(cursor, spec.name)
+    cursor.execute(SQL["unlock_session"], {"subject": spec.name})
+
+
+def _drop_loading(cursor: postgres.Cursor, name: str) -> None:
+    """Whoever holds the collection's lock finds only what was left by one who died."""
+    cursor.execute(SQL["end_all_loading"], {"name": name})
+    for (table,) in cursor.fetchall():
+        cursor.execute(_compose("drop", table=table))
 
 
 def toast_target(dimension: int) -> int:

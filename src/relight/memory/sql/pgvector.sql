@@ -2,10 +2,16 @@
 -- name.
 
 -- name: is_set_up
-select to_regclass('relight.kept') is not null
+select to_regclass('relight.loading') is not null
 
 -- name: lock
 select pg_advisory_xact_lock(hashtextextended(%(subject)s, 7231))
+
+-- name: lock_session
+select pg_advisory_lock(hashtextextended(%(subject)s, 7231))
+
+-- name: unlock_session
+select pg_advisory_unlock(hashtextextended(%(subject)s, 7231))
 
 -- name: set_up
 create extension if not exists vector;
@@ -28,6 +34,10 @@ create table if not exists relight.kept (
     table_name text primary key,
     collection text not null,
     kept_at    timestamptz not null default clock_timestamp()
+);
+create table if not exists relight.loading (
+    table_name text primary key,
+    collection text not null
 );
 
 -- The last column says whether the index that is asked for is there and whole.
@@ -71,6 +81,15 @@ select table_name from relight.kept where collection = %(name)s order by kept_at
 
 -- name: forget_kept
 delete from relight.kept where collection = %(name)s and table_name = %(table)s
+
+-- name: begin_loading
+insert into relight.loading (table_name, collection) values (%(table)s, %(name)s)
+
+-- name: end_loading
+delete from relight.loading where table_name = %(table)s
+
+-- name: end_all_loading
+delete from relight.loading where collection = %(name)s returning table_name
 
 -- name: forget
 delete from relight.collections where name = %(name)s
@@ -145,8 +164,10 @@ select embedding::text from chosen join relight_memory.{table} using (id) order 
 -- name: copy_out
 copy relight_memory.{table} (id, embedding, payload) to stdout (format binary)
 
+-- Not with `freeze`, which wants the table to be made in the same transaction: a server that crashes would forget it and
+-- leave its files on the disk. It would be no faster either (measured).
 -- name: copy_in
-copy relight_memory.{table} (id, embedding, payload) from stdin (format binary, freeze)
+copy relight_memory.{table} (id, embedding, payload) from stdin (format binary)
 
 -- name: drop
 drop table if exists relight_memory.{table}
