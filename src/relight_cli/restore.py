@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
                     state=state,
                     specs=region.specs,
                     clock=region.clock,
-                    point=args.snapshot,
-                    before=args.before,
+                    point=chosen.id,
                     force=True,
                     recall_floor=region.settings.recall_floor,
                 )

@@ -11,6 +11,7 @@ from fakes import FakeClock
 from relight.adapters import postgres
 from relight.errors import UnavailableError
 from relight.memory import journal
+from relight.memory.journal import Job
 
 if TYPE_CHECKING:
     from memory_helpers import StateDsns
@@ -26,13 +27,16 @@ def test_a_second_applier_waits_for_the_first(state_dsns: StateDsns, server: str
     entered = threading.Event()
 
     def enter() -> None:
-        with journal.one_applier(second, "c", clock=FakeClock(), within_s=1e9):
+        with journal.alone(second, Job.APPLY, "c", clock=FakeClock(), within_s=1e9):
             entered.set()
 
     thread = threading.Thread(target=enter)
-    with journal.one_applier(first, "c", clock=FakeClock(), within_s=0):
+    with journal.alone(first, Job.APPLY, "c", clock=FakeClock(), within_s=0):
         thread.start()
-        with journal.one_applier(first, "another", clock=FakeClock(), within_s=0):
+        with (
+            journal.alone(first, Job.APPLY, "another", clock=FakeClock(), within_s=0),
+            journal.alone(first, Job.HYDRATE, "c", clock=FakeClock(), within_s=0),
+        ):
             assert not entered.is_set()
     thread.join(timeout=30)
     assert entered.is_set()
@@ -43,9 +47,9 @@ def test_a_second_applier_waits_for_the_first(state_dsns: StateDsns, server: str
 def test_an_applier_that_was_killed_holds_nobody_up(state_dsns: StateDsns) -> None:
     """Its lock ends with its connection."""
     first, second = postgres.connect(state_dsns.standby), postgres.connect(state_dsns.standby)
-    with journal.one_applier(first, "c", clock=FakeClock(), within_s=0):
+    with journal.alone(first, Job.APPLY, "c", clock=FakeClock(), within_s=0):
         first.close()
-        with journal.one_applier(second, "c", clock=FakeClock(), within_s=1e9):
+        with journal.alone(second, Job.APPLY, "c", clock=FakeClock(), within_s=1e9):
             pass
     second.close()
 
@@ -54,9 +58,9 @@ def test_an_applier_that_never_ends_is_not_waited_for_for_ever(state_dsns: State
     """fails when another applier keeps the collection beyond the bound."""
     first, second = postgres.connect(state_dsns.standby), postgres.connect(state_dsns.standby)
     with (
-        journal.one_applier(first, "c", clock=FakeClock(), within_s=0),
+        journal.alone(first, Job.APPLY, "c", clock=FakeClock(), within_s=0),
         pytest.raises(UnavailableError, match=r"another applier has been at 'c' for 60 s; wait for it"),
-        journal.one_applier(second, "c", clock=FakeClock(), within_s=60),
+        journal.alone(second, Job.APPLY, "c", clock=FakeClock(), within_s=60),
     ):
         pass
     first.close()

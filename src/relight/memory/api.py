@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from relight.clock import SystemClock
 from relight.errors import ConflictError, NotFoundError, PermanentError
 from relight.memory import journal
-from relight.memory.journal import Op, Position, Write
+from relight.memory.journal import Job, Op, Position, Write
 from relight.memory.store import Distance, Hit
 from relight.memory.vectors import pack, unpack
 
@@ -67,12 +67,13 @@ class Applier:
     def catch_up(self) -> Applied:
         """Apply everything that can be read now, in batches; makes the collection where there is none.
 
-        Raises IntegrityError when the store was filled under another history, UnavailableError when this standby has
-        not replayed as far as the store is, or another applier does not come to its end.
+        One that is not all journalled is not made from the journal's part of it: NotFoundError. Raises IntegrityError
+        when the store was filled under another history, UnavailableError when this standby has not replayed as far as
+        the store is, or another applier does not come to its end.
         """
         if self._store.transactional:
             return self._catch_up()
-        with journal.one_applier(self._state, self._spec.name, clock=self._clock, within_s=_APPLIER_S):
+        with journal.alone(self._state, Job.APPLY, self._spec.name, clock=self._clock, within_s=_APPLIER_S):
             return self._catch_up()
 
     def _catch_up(self) -> Applied:
@@ -80,6 +81,8 @@ class Applier:
         try:
             position = self._store.position(name)
         except NotFoundError:  # new, or the store lost its volume
+            if not self._spec.journalled:
+                raise
             self._known = False
             self._store.ensure(self._spec)
             position = self._store.position(name)

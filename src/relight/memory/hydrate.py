@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, UnavailableError
 from relight.memory import journal
 from relight.memory.api import Applied, Applier
-from relight.memory.journal import Position
+from relight.memory.journal import Job, Position
 from relight.memory.transfer import PointSource
 from relight.vault.manifest import Embedding
 from relight.vault.points import PointStatus, status_of, survey
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECALL_FLOOR = 0.9
+# How long another hydration may take: less than a function may run.
+_ANOTHER_S = 780.0
 _POLL_S = 0.1
 
 
@@ -87,28 +89,32 @@ def hydrate(
     writes which the state here never received, is passed over for the next older one, and the result says so; without
     any, the journal is applied from its beginning, which it still has. Naming a `point`, or the newest eligible one
     `before` a time, uses that one or raises: ConflictError when a collection holds data, NotFoundError,
-    IntegrityError. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby that
-    is a little behind.
+    IntegrityError. Of a collection that is not all journalled the journal alone is no replacement: NotFoundError. One
+    hydration works on a collection at a time. Run again after any failure, it ends in the same state. `wait_s` bounds
+    the wait for a standby that is a little behind.
     """
     if point is not None and before is not None:
         raise ConfigError("both a point and a time were named", hint="name one of them")
     candidates = _Candidates(_chosen(vault, point, before))
     explicit = point is not None or before is not None
-    return [
-        _hydrate_one(
-            store=store,
-            vault=vault,
-            state=state,
-            spec=spec,
-            clock=clock,
-            candidates=candidates,
-            explicit=explicit,
-            force=force,
-            recall_floor=recall_floor,
-            wait_s=wait_s,
-        )
-        for spec in specs
-    ]
+    done = []
+    for spec in specs:
+        # The rule on a task's start may call twice, and a recovery come on top: the second finds what the first did.
+        with journal.alone(state, Job.HYDRATE, spec.name, clock=clock, within_s=_ANOTHER_S):
+            hydration = _hydrate_one(
+                store=store,
+                vault=vault,
+                state=state,
+                spec=spec,
+                clock=clock,
+                candidates=candidates,
+                explicit=explicit,
+                force=force,
+                recall_floor=recall_floor,
+                wait_s=wait_s,
+            )
+        done.append(hydration)
+    return done
 
 
 def _hydrate_one(
@@ -145,9 +151,18 @@ def _hydrate_one(
             except ConflictError as exc:
                 if explicit:
                     raise
-                skipped = exc.problem  # another hydration, or an agent, was faster
+                now = store.describe(spec.name)
+                if now is None or now.is_empty:
+                    # The journal must not be applied to nothing while somebody else restores.
+                    raise UnavailableError(exc.problem, hint="another restore is under way; try again") from exc
+                skipped = exc.problem  # an agent was faster
                 break
         else:
+            if not spec.journalled:
+                raise NotFoundError(
+                    f"{vault} holds no eligible point of {spec.name!r}, of which the journal has only a part",
+                    hint="`relight points list` says why; take a point of what is left with `relight snapshot`",
+                )
             skipped = "there is no eligible point: the journal was applied from where the collection was"
     applied = bring_forward(store=store, state=state, spec=spec)
     after = store.describe(spec.name)

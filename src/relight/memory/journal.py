@@ -182,17 +182,25 @@ def alive(connection: Connection, collection: str, position: Position) -> int:
     return int(points)
 
 
-@contextmanager
-def one_applier(connection: Connection, collection: str, *, clock: Clock, within_s: float) -> Iterator[None]:
-    """Be the only applier of `collection` among those that read this server; UnavailableError after `within_s`.
+class Job(StrEnum):
+    """What is done to a collection by one at a time."""
 
-    A lock of the session: it works on a hot standby, and ends with the connection of an applier that was killed.
+    APPLY = "applier"
+    HYDRATE = "hydration"
+
+
+@contextmanager
+def alone(connection: Connection, job: Job, collection: str, *, clock: Clock, within_s: float) -> Iterator[None]:
+    """Be the only one at this job among those that read this server; UnavailableError after `within_s`.
+
+    A lock of the session: it works on a hot standby, and ends with the connection of a holder that was killed.
     """
+    arguments = {"subject": f"{job} {collection}"}
     until = clock.monotonic() + within_s
-    while not _fetch(connection, SQL["try_apply_lock"], {"collection": collection})[0][0]:
+    while not _fetch(connection, SQL["try_lock"], arguments)[0][0]:
         if clock.monotonic() >= until:
             raise UnavailableError(
-                f"another applier has been at {collection!r} for {within_s:g} s", hint="wait for it, or end it"
+                f"another {job} has been at {collection!r} for {within_s:g} s", hint="wait for it, or end it"
             )
         clock.sleep(_LOCK_POLL_S)
     try:
@@ -201,7 +209,7 @@ def one_applier(connection: Connection, collection: str, *, clock: Clock, within
         # A connection that broke has let the lock go, and the error under way is the one to see.
         if not connection.closed:
             with suppress(TransientError):
-                _fetch(connection, SQL["apply_unlock"], {"collection": collection})
+                _fetch(connection, SQL["unlock"], arguments)
 
 
 def state_position(connection: Connection) -> StatePosition:

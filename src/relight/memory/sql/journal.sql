@@ -39,11 +39,11 @@ select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_curre
        end,
        (select max(version) from relight.migrations)
 
--- name: try_apply_lock
-select pg_try_advisory_lock(hashtextextended(%(collection)s, 7232))
+-- name: try_lock
+select pg_try_advisory_lock(hashtextextended(%(subject)s, 7232))
 
--- name: apply_unlock
-select pg_advisory_unlock(hashtextextended(%(collection)s, 7232))
+-- name: unlock
+select pg_advisory_unlock(hashtextextended(%(subject)s, 7232))
 
 -- A point of an older timeline is of this history up to where the first epoch on a newer one began.
 -- name: covers
