@@ -67,21 +67,22 @@ def test_a_store_that_keeps_its_index_builds_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "configured", "cache", "default", "memory"),
+    ("points", "configured", "cache", "default", "memory", "workers"),
     [
-        (0, 64 * MIB, 4 * GIB, True, 160 * MIB),
-        (50_000, 64 * MIB, 4 * GIB, True, 50_000 * (768 * 4 + 912) + 16 * MIB),
-        (10_000_000, 64 * MIB, 4 * GIB, True, 512 * MIB),
-        (10_000_000, 64 * MIB, 24 * GIB, False, 6 * GIB),
-        (10_000_000, 64 * MIB, 128 * MIB, False, 64 * MIB),
-        (100, 2 * GIB, 4 * GIB, True, 2 * GIB),
+        (0, 64 * MIB, 4 * GIB, True, 64 * MIB, 0),
+        (15_000, 64 * MIB, 4 * GIB, True, 15_000 * (768 * 4 + 912) + 16 * MIB, 1),
+        (50_000, 64 * MIB, 4 * GIB, True, 50_000 * (768 * 4 + 912) + 16 * MIB, 4),
+        (10_000_000, 64 * MIB, 4 * GIB, True, 512 * MIB, 4),
+        (10_000_000, 64 * MIB, 24 * GIB, False, 6 * GIB, 4),
+        (10_000_000, 64 * MIB, 128 * MIB, False, 64 * MIB, 4),
+        (100, 2 * GIB, 4 * GIB, True, 2 * GIB, 0),
     ],
 )
 def test_a_build_gets_what_it_needs_within_bounds(
-    points: int, configured: int, cache: int, default: bool, memory: int
+    points: int, configured: int, cache: int, default: bool, memory: int, workers: int
 ) -> None:
     """As much as the graph takes, not beyond a quarter of what may be cached, and never less than is configured."""
-    assert plan_build(points, 768, HnswIndex(), configured, cache, default, 2, 8) == (memory, 4)
+    assert plan_build(points, 768, HnswIndex(), configured, cache, default, 2, 8) == (memory, workers)
 
 
 @pytest.mark.parametrize(

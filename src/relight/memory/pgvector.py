@@ -415,6 +415,7 @@ class _Beside:
         self._found = found
         self._exported = exported
         self._connection: postgres.Connection | None = None
+        self._lock = threading.Lock()
         self._cancelled = False
 
     def run(self) -> tuple[int, tuple[Canary, ...]] | None:
@@ -427,21 +428,22 @@ class _Beside:
             cursor.execute(SQL["unhurried"])
             cursor.execute(SQL["impatient"])
             self._connection = cursor.connection
-            if self._cancelled:
-                return None
             try:
-                return _answers(cursor, self._found)
+                return None if self._cancelled else _answers(cursor, self._found)
             except psycopg2.errors.LockNotAvailable:
                 cursor.connection.rollback()
                 return None
+            finally:
+                with self._lock:  # the next to use this connection is not to be cancelled
+                    self._connection = None
 
     def cancel(self, running: Future[Any]) -> None:
         """End `run` soon, because nobody waits for its answer."""
         self._cancelled = True
         # Between two of its statements there is nothing to cancel, so once is not enough.
         while not wait([running], timeout=0.05).done:
-            if self._connection is not None:
-                with suppress(psycopg2.Error):
+            with self._lock, suppress(psycopg2.Error):
+                if self._connection is not None:
                     self._connection.cancel()
 
 
@@ -673,15 +675,15 @@ def plan_build(
     """The bytes of maintenance_work_mem and the number of workers for a build; pure.
 
     The graph is built fast only while it fits into that memory: a point takes its vector, about 16 bytes for each of
-    its 2 m links and 400 bytes more. A parallel build takes all of it at once, so it gets no more than that, and
-    PostgreSQL starts no worker without 32 MiB for each process. How much a server has cannot be asked; somebody who set
-    effective_cache_size said how much may be cached, of which a quarter is taken, and else 512 MiB; never less than
-    what is configured. Half of the parallel workers leave the other half to queries.
+    its 2 m links and 400 bytes more. A parallel build takes all of it at once, so it gets no more than that, and a
+    worker for each 32 MiB, without which PostgreSQL starts none: a small graph is sooner built by one process. How much
+    a server has cannot be asked; somebody who set effective_cache_size said how much may be cached, of which a quarter
+    is taken, and else 512 MiB; never less than what is configured. Half of the parallel workers are left to queries.
     """
-    workers = max(workers, parallel // 2)
     needed = points * (4 * dimension + 16 * 2 * index.m + 400) + 16 * 2**20
     limit = 512 * 2**20 if cache_is_default else cache // 4
-    return max(configured, min(max(needed, (workers + 1) * 32 * 2**20), limit)), workers
+    useful = max(needed // (32 * 2**20) - 1, 0)
+    return max(configured, min(needed, limit)), min(max(workers, parallel // 2), useful)
 
 
 def _configuration(cursor: postgres.Cursor, found: _Found) -> dict[str, Any]:
