@@ -117,7 +117,7 @@ class VaultRef(BucketRef):
         )
 
     def grant_prune(self, grantee: Grantee) -> None:
-        """Find recovery points, and remove them and what was found of them in this region."""
+        """Find recovery points, and remove them and what was found of them, in either region."""
         grantee.allow(
             f"prune-{self.label}",
             self._listing(POINTS),
@@ -125,7 +125,7 @@ class VaultRef(BucketRef):
             self._objects(HOLD_LOOK_ACTIONS, f"{POINTS}*"),
             self._objects(RESTORE_ACTIONS, self._findings),
             self._objects(PRUNE_ACTIONS, f"{POINTS}*"),
-            self._objects(PRUNE_ACTIONS, self._findings),
+            self._objects(PRUNE_ACTIONS, f"{FINDINGS}*"),
             self._key(READ_KEY_ACTIONS),
         )
 

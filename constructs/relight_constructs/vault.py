@@ -167,7 +167,7 @@ class Vault(Construct):
         )
 
     def replicate_to(self, peer: Vault) -> None:
-        """Copy every object, and every deletion, to `peer` within the 15 minutes that S3 promises."""
+        """Copy every object, and no deletion, to `peer` within the 15 minutes that S3 promises."""
         props = self._props
         role = Role(
             self,
@@ -203,8 +203,9 @@ class Vault(Construct):
                     status="Enabled",
                     priority=1,
                     filter=S3BucketReplicationConfigurationRuleFilter(prefix=""),
+                    # Each region keeps a ladder of its own, over what can be restored there.
                     delete_marker_replication=S3BucketReplicationConfigurationRuleDeleteMarkerReplication(
-                        status="Enabled"
+                        status="Disabled"
                     ),
                     source_selection_criteria=S3BucketReplicationConfigurationRuleSourceSelectionCriteria(
                         sse_kms_encrypted_objects=S3BucketReplicationConfigurationRuleSourceSelectionCriteriaSseKmsEncryptedObjects(

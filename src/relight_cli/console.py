@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from relight.clock import parse_time
 from relight.config import PREFIX, Role
 from relight.errors import ConfigError
-from relight.wiring import Region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+
+    from relight.wiring import Region
 
 DONE, FAILED, USAGE, MISSED = 0, 1, 2, 3
 
@@ -50,6 +51,9 @@ def moment(text: str) -> datetime:
 
 def open_region(args: argparse.Namespace) -> Region:
     """The region that the options or, without them, the environment variables describe."""
+    # Late, because the drivers take half a second: an interrupt before main() runs is a traceback.
+    from relight.wiring import Region
+
     if args.environment:
         # Late, because reading environment files is only needed here and on no function.
         from relight_stacks.environment import load_named

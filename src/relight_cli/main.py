@@ -45,17 +45,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    args = parser().parse_args(argv)
+    said = "relight"
     try:
+        args = parser().parse_args(argv)
+        said = f"relight {args.verb}"
         code: int = args.run(args)
     except ConfigError as exc:
-        say(f"relight {args.verb}: {exc}")
+        say(f"{said}: {exc}")
         return USAGE
     except RelightError as exc:
-        say(f"relight {args.verb}: {type(exc).__name__}: {exc}")
+        say(f"{said}: {type(exc).__name__}: {exc}")
         return FAILED
     except KeyboardInterrupt:
-        say(f"relight {args.verb}: interrupted")
+        say(f"{said}: interrupted")
         return FAILED
     return code
 

@@ -62,19 +62,20 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace, region: Region) -> int:
     """Print both vaults; one that cannot be reached is said so, and the other still shown."""
     vaults: list[dict[str, Any]] = []
-    own: list[PointStatus] = []
+    restored_from: list[PointStatus] = []
     for vault in (region.vault, region.peer_vault):
         try:
             found = list(survey(vault))
         except RelightError as exc:
             vaults.append({"region": vault.region, "bucket": vault.bucket, "error": str(exc), "points": []})
             continue
-        own = found if vault is region.vault else own
+        if vault.region == region.settings.standby_region:
+            restored_from = found
         rows = [_row(status) for status in found]
         vaults.append({"region": vault.region, "bucket": vault.bucket, "error": None, "points": rows})
     exposed = [
         {"collection": item.collection, "seconds": item.seconds, "why": item.why}
-        for item in vector_exposure(region, own)
+        for item in vector_exposure(region, restored_from)
     ]
     if args.json:
         print(json.dumps({"vaults": vaults, "exposure": exposed}, indent=2))

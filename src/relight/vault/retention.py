@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relight.clock import parse_time
 from relight.errors import NotFoundError, TransientError
-from relight.vault.points import PREFIX, RECORDS, manifest_key, record_key, survey
+from relight.vault.points import PREFIX, RECORDS, manifest_key, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +32,7 @@ _HOUR, _DAY, _MONTH = 11, 8, 6
 class HeldPoint:
     """A point as one vault holds it. `modified` is when the newest of its objects was put.
 
-    `locked_until` is when the last lock of one of its objects ends. `replica` means that another vault's replication
-    put its objects.
+    `locked_until` is when the last lock of one of its objects ends.
     """
 
     id: str
@@ -41,7 +40,6 @@ class HeldPoint:
     eligible: bool
     modified: datetime
     locked_until: datetime | None = None
-    replica: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +100,7 @@ def plan_retention(
     and until then it must not push out the one that is. A point from the future stays, and takes nobody's place until
     its time has come. An id that comes twice is one point.
 
-    Objects that were never sealed go when they are a day old, unless replication brought them: the region that uploaded
-    them sweeps them, because a deletion here would be replicated to where the point may well be sealed.
+    Objects that were never sealed go when they are a day old.
     """
     held = sorted(_merged(points), key=lambda point: point.id, reverse=True)
     sealed = [point for point in held if point.sealed]
@@ -120,7 +117,7 @@ def plan_retention(
             for point in _newest_of_each(ladder, length)[:count]:
                 rungs.setdefault(point.id, set()).add(rung)
     going = [point for point in sealed if point.id not in rungs]
-    going += [point for point in held if not point.sealed and not point.replica and point.modified < now - LEFTOVER_AGE]
+    going += [point for point in held if not point.sealed and point.modified < now - LEFTOVER_AGE]
     locked = {point.id: until for point in going if (until := point.locked_until) is not None and until > now}
     return RetentionPlan(
         keep={point.id: tuple(sorted(rungs[point.id])) for point in sealed if point.id in rungs},
@@ -133,10 +130,10 @@ def plan_retention(
 def prune(
     vault: Vault, *, keep_hourly: int, keep_daily: int, keep_monthly: int, now: datetime, dry_run: bool = False
 ) -> Pruned:
-    """Remove from `vault` what `plan_retention` does not keep, and this region's findings about points that are gone.
+    """Remove from `vault` what `plan_retention` does not keep, and what was found of points that are gone.
 
     The manifests go first, and only then the objects: a kill in between leaves what no longer is a point, and the next
-    run sweeps it. Nothing outside of a removed point's own folder is touched.
+    run sweeps it. Nothing else is touched, and nothing in another vault: deletions are not replicated.
     """
 
     def plan() -> RetentionPlan:
@@ -149,17 +146,16 @@ def prune(
     first = plan()
     keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
     for point, objects in keys.items():
-        held[point] = _with_holds(vault, held[point], objects)
+        held[point] = _with_locks(vault, held[point], objects)
     final = plan()
     if dry_run:
         return Pruned(plan=final, removed=(), objects=0, failed={})
     failed = vault.delete([manifest_key(point) for point in final.remove])
     removed = [point for point in (*final.remove, *final.leftovers) if manifest_key(point) not in failed]
     going = [key for point in removed for key in keys[point] if key != manifest_key(point)]
-    stays = held.keys() - set(removed)
-    prefix = f"{RECORDS}{vault.region}/"
-    wanted = {record_key(vault.region, point) for point in stays}
-    records = [key for key in vault.list_keys(prefix) if key not in wanted]
+    # Those of the other region too, which replication brought.
+    stays = {f"{point}.json" for point in held.keys() - set(removed)}
+    records = [key for key in vault.list_keys(RECORDS) if key.rpartition("/")[2] not in stays]
     failed |= vault.delete([*going, *records])
     for key, reason in failed.items():
         log.error("object not removed", extra={"key": key, "reason": reason})
@@ -185,7 +181,6 @@ def _merged(points: Iterable[HeldPoint]) -> Iterable[HeldPoint]:
             eligible=point.eligible or other.eligible,
             modified=max(point.modified, other.modified),
             locked_until=max(locks, default=None),
-            replica=point.replica or other.replica,
         )
     return found.values()
 
@@ -198,14 +193,10 @@ def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]
     return list(first.values())
 
 
-def _with_holds(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:
-    holds = []
+def _with_locks(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:
+    locks = []
     for key in keys:
-        # The other region prunes by the same ladder at the same time, and its deletions are replicated.
+        # Another prune of this vault may be at it.
         with suppress(NotFoundError):
-            holds.append(vault.hold(key))
-    return replace(
-        point,
-        locked_until=max((hold.locked_until for hold in holds if hold.locked_until is not None), default=None),
-        replica=any(hold.replica for hold in holds),
-    )
+            locks.append(vault.locked_until(key))
+    return replace(point, locked_until=max((until for until in locks if until is not None), default=None))

@@ -61,14 +61,6 @@ class StoredObject:
     etag: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """What keeps an object: `locked_until` by Object Lock, and `replica` when another vault's replication put it."""
-
-    locked_until: datetime | None
-    replica: bool
-
-
 class Vault:
     """One region's bucket for recovery points. Safe to share between threads.
 
@@ -132,14 +124,14 @@ class Vault:
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
-    def hold(self, key: str) -> Hold:
-        """Whether an object may go. A legal hold is a lock without an end."""
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when Object Lock keeps an object, None when nothing does. A legal hold is a lock without an end."""
         with translating():
             head = self._client.head_object(Bucket=self.bucket, Key=key)
-        locked_until = head.get("ObjectLockRetainUntilDate")
         if head.get("ObjectLockLegalHoldStatus") == "ON":
-            locked_until = datetime.max.replace(tzinfo=UTC)
-        return Hold(locked_until=locked_until, replica=head.get("ReplicationStatus") == "REPLICA")
+            return datetime.max.replace(tzinfo=UTC)
+        until: datetime | None = head.get("ObjectLockRetainUntilDate")
+        return until
 
     def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """Remove objects, a thousand to a request; returns what went wrong by key. A key without object is no error."""
