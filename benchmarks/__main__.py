@@ -23,8 +23,11 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 }
 
 
+MISSED = 3
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when done, 2 for a name that there is not."""
+    """Run the command line; 0 when done, 2 for a name that there is not, 3 when an aim was missed."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure Relight beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures.append(figure)
     if options.json:
         options.json.write_text(json.dumps({"figures": [figure.to_json() for figure in figures]}, indent=2) + "\n")
-    return 0
+    return MISSED if any(figure.missed for figure in figures) else 0
 
 
 if __name__ == "__main__":

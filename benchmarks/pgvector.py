@@ -108,6 +108,7 @@ def _beside_peers(server: PostgresServer, store: PgVectorStore, folder: Path) ->
             ours=statistics.mean(getattr(each, field) for each in ours),
             peer=seconds,
             peer_name=peer,
+            at_most=1.0,
         )
         for field, peer, seconds in figures
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def test_figures_are_written_as_json(
     assert json.loads((tmp_path / "out.json").read_text()) == {
         "figures": [{"name": "wall", "unit": "s", "ours": 1.0, "peer": 4.0, "peer_name": "the other", "ratio": 0.25}]
     }
+
+
+def test_an_aim_that_was_missed_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a figure falls behind its aim: the line says so, and the exit code is 3."""
+    for changes, code, said in (
+        ({"at_most": 0.25}, 0, "aim at most 0.25: met"),
+        ({"at_most": 0.24}, 3, "aim at most 0.24: MISSED"),
+        ({"at_least": 0.25}, 0, "aim at least 0.25: met"),
+        ({"at_least": 0.8}, 3, "aim at least 0.8: MISSED"),
+    ):
+        figures = [replace(FIGURE, **changes), FIGURE]
+        monkeypatch.setattr(bench, "BENCHMARKS", {"synth": lambda figures=figures: figures})
+        assert bench.main(["synth"]) == code
+        assert said in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_answered_with_those_known(capsys: pytest.CaptureFixture[str]) -> None:
