@@ -180,7 +180,7 @@ class Walk:
             {f"verify-points of the {role}": partial(self._verify_points, role) for role in Role}
             | {f"agent of the {role}": partial(self._agent, role) for role in Role}
         )
-        # Now each point is verified, which a rehearsal reads. Prunes come by turns, because what is put there for the one
+        # Now each point is verified, which a rehearsal reads. Prunes come by turns, because what is put there for one
         # to remove is replicated to the other.
         rehearse = partial(self._refusals, "rehearse", Role.STANDBY)
         first, second = (partial(self._prune, role) for role in Role)
