@@ -389,8 +389,27 @@ def test_the_key_is_the_addresss_password_and_is_never_shown(spec: CollectionSpe
     assert "s3cret" not in str(gone.value)
 
 
+def test_a_key_may_have_any_character(spec: CollectionSpec) -> None:
+    """fails when a key is sent as the address has to write it."""
+    server = WeaviateStandin(key="ab/cd==")
+    server.start()
+    try:
+        WeaviateStore(server.url.replace("ab/cd==", "ab%2Fcd%3D%3D")).ensure(spec)
+    finally:
+        server.stop()
+
+
 def test_what_is_no_address_is_a_configuration_error() -> None:
-    """fails when an address of another kind, or an unknown module, is found out only later."""
-    for dsn in ("postgresql://x", "http://", "http://h?backup=gcs"):
-        with pytest.raises(ConfigError):
+    """fails when an address of another kind, or an unknown module, is found out only later, or a key is shown."""
+    for dsn in (
+        "postgresql://x",
+        "http://",
+        "http://h?backup=gcs",
+        "http://:s3cret@h:port",
+        "http://:s3cret/x@h",
+        "http://:s3cret#x@h",
+        "http://:s3cret@[h",
+    ):
+        with pytest.raises(ConfigError) as caught:
             WeaviateStore(dsn)
+        assert "s3cret" not in f"{caught.value!r} {caught.value} {caught.value.__context__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import urllib3
 
@@ -18,17 +18,10 @@ class Weaviate:
     """A server, by a URL whose password is the API key. Safe to share between threads."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("the address of Weaviate is not an HTTP URL", hint="use `https://:KEY@host:8080`")
-        self.options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        """What the URL's query says."""
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self._base = f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-        self._base += parts.path.rstrip("/") + "/v1"
+        self._base, key, self.options = _parse(url)
         self._headers = {"Content-Type": "application/json"}
-        if parts.password:
-            self._headers["Authorization"] = f"Bearer {parts.password}"
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._pool = urllib3.PoolManager(
             maxsize=8,
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
@@ -73,6 +66,23 @@ class Weaviate:
         if answer.status in (408, 429) or answer.status >= 500:
             raise UnavailableError(problem)
         raise PermanentError(problem)
+
+
+def _parse(url: str) -> tuple[str, str, dict[str, str]]:
+    """The base of every path, the key, and what the query says."""
+    # Whatever is wrong with it, its parts stay out of the error and of what caused it: one of them is a key.
+    try:
+        parts = urlsplit(url)
+        user = parts.netloc.rpartition("@")[0]
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        good = parts.scheme in ("http", "https") and parts.hostname and not parts.fragment
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError("the address of Weaviate is not an HTTP URL", hint="use `https://:KEY@host:8080`")
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    base = f"{parts.scheme}://{name}:{port}{parts.path.rstrip('/')}/v1"
+    return base, unquote(user.partition(":")[2]), {item: values[-1] for item, values in parse_qs(parts.query).items()}
 
 
 def _message(data: bytes) -> str:
