@@ -458,6 +458,54 @@ class QdrantContract(VectorStoreContract):
         assert self.restore(store, spec, take(store, spec), replace=True) == target
         store.drop_kept(spec.name, target)
 
+    def test_a_collection_made_anew_costs_no_copy(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """fails when an agent that makes its collection again, empty, while its name is moved costs the user's points.
+
+        The adoption says what there is twice; when the empty one is gone, it is finished.
+        """
+        users()
+        api = api_of(store)
+
+        made = []
+
+        def make_anew(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/collections/aliases" and not made:
+                made.append(request)
+                vectors = models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE)
+                api.create_collection(spec.name, vectors_config=vectors)
+            return send(client, request)
+
+        with sending(make_anew), pytest.raises(ConflictError, match="has 0 points.* has 9"):
+            store.adopt(spec, dry_run=False)
+        for dry_run in (False, True):
+            with pytest.raises(ConflictError, match="has 0 points.* has 9"):
+                store.adopt(spec, dry_run=dry_run)
+        api.delete_collection(spec.name)
+        store.adopt(spec, dry_run=False)
+        assert ids(store, spec) == {str(n) for n in range(9)}
+        assert self.leftovers(spec) == []
+
+    def test_a_collection_written_to_while_it_is_copied_stays(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """fails when a point is lost that came after the snapshot, or when a copy stays that nobody needs."""
+        users()
+
+        def write(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            response = send(client, request)
+            if request.url.path.endswith("/upload"):
+                point = models.PointStruct(id=100, vector=direction(1))
+                api_of(store).upsert(spec.name, points=[point], wait=True)
+            return response
+
+        with sending(write), pytest.raises(ConflictError, match="has 10 points.* has 9"):
+            store.adopt(spec, dry_run=False)
+        assert self.leftovers(spec) == [f"collection {spec.name}"]
+        store.adopt(spec, dry_run=False)
+        assert len(ids(store, spec)) == 10
+
     def test_another_dimension_is_not_adopted(
         self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
     ) -> None:

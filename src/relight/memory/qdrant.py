@@ -766,11 +766,11 @@ class QdrantStore:
         target = self._aliases().get(_alias(name))
         if target is not None:
             return [] if self._record(target) is not None else self._adopt_alias(spec, target, dry_run=dry_run)
-        copied = next((item for item in self._records(name) if item.state == "copied"), None)
-        if name not in self._collections():
-            if copied is None:
-                return []
+        copied = self._copied(name)
+        if copied is not None:
             return self._adopt_copied(copied, dry_run=dry_run)
+        if name not in self._collections():
+            return []
         with translating():
             _check_vectors(spec, self._api.get_collection(name).config.params.vectors)
         steps = [
@@ -793,17 +793,41 @@ class QdrantStore:
             self._register(_Record(physical=target, spec=spec, state="live"))
         return [f"enter {target!r}, which the alias {spec.name!r} points at, into the catalogue"]
 
+    def _copied(self, name: str) -> _Record | None:
+        """What an adoption that was cut has copied, unless somebody decided against it and deleted the copy."""
+        found = [item for item in self._records(name) if item.state == "copied"]
+        here = self._collections() if found else set()
+        return next((item for item in found if item.physical in here), None)
+
     def _adopt_copied(self, copied: _Record, *, dry_run: bool) -> list[str]:
+        """Finish what has its copy, which after the original's deletion is the only one: it is never dropped."""
         name = copied.spec.name
-        if not dry_run:
-            if name in self._collections():
-                if self._count(name) != self._count(copied.physical):
-                    raise ConflictError(f"{name!r} was written to while it was copied", hint="stop its writers first")
+        if name in self._collections():
+            self._refuse_another(copied)
+            if not dry_run:
                 with translating():
                     self._api.delete_collection(name, timeout=int(PROMPT_S))
-            self._point([_alias(name)], copied.physical)
+        if not dry_run:
+            try:
+                self._point([_alias(name)], copied.physical)
+            except (ConflictError, PermanentError):
+                if name in self._collections():
+                    self._refuse_another(copied)
+                raise
             self._note(copied.physical, state="live")
         return [f"make {name!r} an alias of its copy, which an adoption that was cut has verified"]
+
+    def _refuse_another(self, copied: _Record) -> None:
+        """ConflictError unless the collection of the public name holds what its copy holds."""
+        name = copied.spec.name
+        there, here = self._count(name), self._count(copied.physical)
+        if there != here:
+            raise ConflictError(
+                f"the collection {name!r} has {there} points, and {copied.physical!r}, the copy that an adoption made "
+                f"of it, has {here}",
+                hint="it was written to or made anew: stop its writers, delete the one of the two that is not wanted, "
+                "and run it again",
+            )
 
     def _copy(self, spec: CollectionSpec) -> _Record:
         original = _Record(physical=spec.name, spec=spec, state="live")
@@ -824,6 +848,7 @@ class QdrantStore:
                                 target, record, listed.size, listed.checksum or "", _Stream(response), wait=True
                             )
             self._verify(record, points=points, drift=0)
+            self._refuse_another(record)
         except BaseException:
             with suppress(RelightError):
                 self._drop_unless_switched(record)
@@ -910,7 +935,7 @@ class QdrantStore:
         """For a name that is nothing of ours."""
         if _alias(name) in self._aliases() or name in self._collections():
             raise ConflictError(f"Relight did not make the collection {name!r}", hint="adopt it first: relight adopt")
-        if any(item.state == "copied" for item in self._records(name)):
+        if self._copied(name) is not None:
             raise ConflictError(f"the adoption of {name!r} was cut", hint="run it again: relight adopt")
 
     def _make(self, spec: CollectionSpec) -> _Record:
