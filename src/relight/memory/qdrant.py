@@ -96,7 +96,8 @@ class _Record:
 
     `state` is "made" for one that was made empty, "filling" until a restore has switched to it, "copying" and "copied"
     while it is adopted into, else "live". `kept_at` is set before a switch leaves it behind; `switching`, since when,
-    and `dropping` are what those who do so tell each other.
+    and `dropping` are what those who do so tell each other. `aliases` are the user's own of a collection whose copy
+    this is: its deletion takes them along.
     """
 
     physical: str
@@ -107,6 +108,7 @@ class _Record:
     kept_at: str | None = None
     switching: str | None = None
     dropping: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -151,6 +153,7 @@ class _Record:
                 kept_at=value["kept_at"],
                 switching=value.get("switching"),
                 dropping=bool(value.get("dropping")),
+                aliases=tuple(value.get("aliases") or ()),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise IntegrityError(
@@ -773,11 +776,12 @@ class QdrantStore:
             return []
         with translating():
             _check_vectors(spec, self._api.get_collection(name).config.params.vectors)
+        others = self._other_aliases(name, name)
         steps = [
             f"stop whatever writes to {name!r}: what is written from now on would be lost",
             f"copy {name!r} ({self._count(name)} points) by a snapshot to a collection of Relight's, and count it",
             f"delete the collection {name!r}, whose own snapshots can then no longer be listed",
-            f"make {name!r} an alias of the copy: between these two steps the name leads nowhere",
+            f"make {_listing(name, *others)} an alias of the copy: between these two steps the name leads nowhere",
         ]
         if not dry_run:
             for item in self._records(name):
@@ -801,21 +805,24 @@ class QdrantStore:
 
     def _adopt_copied(self, copied: _Record, *, dry_run: bool) -> list[str]:
         """Finish what has its copy, which after the original's deletion is the only one: it is never dropped."""
-        name = copied.spec.name
+        name, others = copied.spec.name, copied.aliases
         if name in self._collections():
             self._refuse_another(copied)
+            others = tuple(sorted({*others, *self._other_aliases(name, name)}))
             if not dry_run:
+                self._note(copied.physical, aliases=others)
                 with translating():
                     self._api.delete_collection(name, timeout=int(PROMPT_S))
         if not dry_run:
+            taken = self._aliases().keys() | self._collections()
             try:
-                self._point([_alias(name)], copied.physical)
+                self._point([_alias(name), *(alias for alias in others if alias not in taken)], copied.physical)
             except (ConflictError, PermanentError):
                 if name in self._collections():
                     self._refuse_another(copied)
                 raise
             self._note(copied.physical, state="live")
-        return [f"make {name!r} an alias of its copy, which an adoption that was cut has verified"]
+        return [f"make {_listing(name, *others)} an alias of its copy, which an adoption that was cut has verified"]
 
     def _refuse_another(self, copied: _Record) -> None:
         """ConflictError unless the collection of the public name holds what its copy holds."""
@@ -1166,6 +1173,10 @@ def _alias(name: str) -> str:
     if _LEGAL_ALIAS.fullmatch(name) and name != CATALOGUE:
         return name
     return f"relight-{_slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _listing(*names: str) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _slug(name: str) -> str:
