@@ -7,6 +7,7 @@ authentication but an API key. Classes are made at once and one at a time, as a 
 names that differ in case only are one class.
 
 `backup_status` and `restore_status` are what those are said to be for ever; `disk_full` refuses every object.
+`largest_batch` is how many bytes the largest batch of objects had.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class WeaviateStandin:
         self.port = free_port()
         self.backup_status = self.restore_status = "SUCCESS"
         self.disk_full = False
+        self.largest_batch = 0
         self.cancelled: list[str] = []
         self.classes: dict[str, dict[str, Any]] = {}
         self.objects: dict[str, dict[str, dict[str, Any]]] = {}
@@ -173,6 +175,7 @@ class WeaviateStandin:
         return web.Response(status=404 if found is None else 204)
 
     async def _batch(self, request: web.Request) -> web.Response:
+        self.largest_batch = max(self.largest_batch, request.content_length or 0)
         answers = []
         for item in (await request.json())["objects"]:
             error = self._store(item)

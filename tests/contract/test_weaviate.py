@@ -22,7 +22,7 @@ from relight.errors import (
 from relight.memory.journal import START, Position
 from relight.memory.store import Distance
 from relight.memory.transfer import PointSink, PointSource
-from relight.memory.weaviate import CATALOGUE, WeaviateStore, _stem
+from relight.memory.weaviate import _PAGE_BYTES, CATALOGUE, WeaviateStore, _stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,6 +190,15 @@ class TestStandin(WeaviateContract):
         finally:
             standin.disk_full = False
         assert (store.position(spec.name), self.leftovers(spec)) == (Position(10, 3), [])
+
+    def test_requests_are_bounded_in_any_script(
+        self, store: WeaviateStore, spec: CollectionSpec, standin: WeaviateStandin
+    ) -> None:
+        """fails when a batch of what takes several bytes a character is several times as large as a request may be."""
+        store.ensure(spec)
+        standin.largest_batch = 0
+        apply(store, spec, *[upsert(n, f"{n}" + "語" * 30_000) for n in range(1, 61)])
+        assert 0 < standin.largest_batch < 1.1 * _PAGE_BYTES
 
     def test_an_applier_that_a_restore_overtook_is_told(
         self, store: WeaviateStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch

@@ -910,8 +910,7 @@ def _hit(item: dict[str, Any], distance: Distance) -> Hit:
 
 def _size(item: dict[str, Any]) -> int:
     """About how many bytes an object takes in JSON."""
-    texts = (value for value in (item.get("properties") or {}).values() if isinstance(value, str))
-    return 100 + _FLOAT_BYTES * len(item.get("vector") or ()) + sum(map(len, texts))
+    return 100 + _FLOAT_BYTES * len(item.get("vector") or ()) + len(json.dumps(item.get("properties")))
 
 
 def _check_dimension(id_: str, got: int, spec: CollectionSpec) -> None:
