@@ -236,6 +236,7 @@ class _Server:
             f"DELETE {_COLLECTION}": self._delete,
             f"GET {_COLLECTION}/exists": self._exists,
             f"GET {_COLLECTION}/aliases": self._list_aliases,
+            f"GET {_COLLECTION}/cluster": self._shards,
             f"PUT {_COLLECTION}/points": self._upsert,
             f"POST {_COLLECTION}/points": self._retrieve,
             f"POST {_COLLECTION}/points/delete": self._delete_points,
@@ -368,6 +369,17 @@ class _Server:
             "segments_count": info.segments_count,
             "config": collection.config,
             "payload_schema": {},
+        }
+
+    async def _shards(self, request: web.Request) -> dict[str, Any]:
+        collection = self._collection(request)
+        count = await self._on(collection, lambda shard: shard.count(edge.CountRequest(exact=True)))
+        return {
+            "peer_id": _PEER,
+            "shard_count": 1,
+            "local_shards": [{"shard_id": 0, "points_count": count, "state": "Active"}],
+            "remote_shards": [],
+            "shard_transfers": [],
         }
 
     async def _list_aliases(self, request: web.Request) -> dict[str, Any]:

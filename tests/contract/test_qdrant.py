@@ -27,6 +27,7 @@ from relight.errors import (
     DeniedError,
     IntegrityError,
     NotFoundError,
+    PermanentError,
     RelightError,
     UnavailableError,
 )
@@ -305,28 +306,113 @@ class QdrantContract(VectorStoreContract):
         assert self.leftovers(spec) == []
         patient.close()
 
-    def test_a_server_fetches_a_large_snapshot_by_itself(self, store: QdrantStore, spec: CollectionSpec) -> None:
-        """Where the vault gives a location, no byte goes through us; one that leads nowhere is said to be stuck."""
+    @pytest.fixture
+    def located(self, store: QdrantStore, spec: CollectionSpec) -> Iterator[Located]:
+        """A snapshot of thirty points that the server has where it can fetch it."""
         fill(store, spec, 30)
         source = take(store, spec)
         api, physical = api_of(store), store._need(spec.name).physical
         made = api.create_snapshot(physical)
+        url = f"/collections/{physical}/snapshots/{made.name}"
+        data = store._nodes[0].http.get(url).content
         piece = replace(source.part.pieces[0], bytes=made.size, sha256=made.checksum)
-        located = Located(replace(source.part, pieces=(piece,)), {})
-        located.url = f"{self.dsn}/collections/{physical}/snapshots/{made.name}"
-        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=5)
+        located = Located(replace(source.part, pieces=(piece,)), {"": data})
+        located.url = self.dsn + url
+        yield located
+        api.delete_snapshot(physical, made.name)
+
+    def test_a_server_fetches_a_large_snapshot_by_itself(
+        self, store: QdrantStore, spec: CollectionSpec, located: Located
+    ) -> None:
+        """Where the vault gives a location that the server can reach, no byte goes through us."""
+        patient = QdrantStore(self.dsn, large_bytes=0, bound_s=2)
         other = replace(spec, name=f"{spec.name}-copy")
         self.restore(patient, other, located, floor=1.0)
         assert (len(ids(store, other)), located.opened) == (30, 0)
-        api.delete_snapshot(physical, made.name)
-        hurried = QdrantStore(self.dsn, large_bytes=0, bound_s=0.5)
-        with pytest.raises(UnavailableError, match=r"not done after 0.5 s.* 0 of 30 points") as caught:
+        patient.close()
+
+    def test_a_server_that_cannot_reach_the_vault_is_sent_the_bytes(
+        self, store: QdrantStore, spec: CollectionSpec, located: Located
+    ) -> None:
+        """fails when a good point is called damaged, or its restore fails, because a server cannot fetch it.
+
+        Whether it says so, as where there are several nodes, or does it in the background and says nothing.
+        """
+        kept = located.url.rpartition("/")[2]
+        located.url += "-missing"
+        host = store._nodes[0].host
+        other = replace(spec, name=f"{spec.name}-copy")
+        for nodes, opened in ((1, 1), (2, 3)):
+            # The only server here under two names of it is told everything twice.
+            hurried = QdrantStore(self.dsn + f",{host}" * (nodes - 1), large_bytes=0, bound_s=1)
             self.restore(hurried, other, located, replace=True)
-        assert located.url not in str(caught.value)
-        assert len(ids(store, other)) == 30
-        assert self.leftovers(spec) == []
-        for client in (patient, hurried):
-            client.close()
+            assert (len(ids(store, other)), located.opened) == (30, opened)
+            hurried.close()
+            store.drop(other.name)
+        assert self.leftovers(spec) == [kept]
+
+    @pytest.mark.parametrize(
+        ("status", "said", "error"),
+        [
+            (500, "Service internal error: No space left on device (os error 28)", UnavailableError),
+            (500, "Service internal error: Failed to unpack tar archive: No space left on device", UnavailableError),
+            (500, "Service internal error: shard 0 is locked", UnavailableError),
+            (
+                400,
+                "Wrong input: Failed to download snapshot from http://k:s3cret@v/x?y: status - 403",
+                UnavailableError,
+            ),
+            (500, "Service internal error: File IO error: failed to iterate over archive", IntegrityError),
+            (400, "Wrong input: Snapshot is not compatible with existing collection", IntegrityError),
+            (413, "Payload too large", PermanentError),
+        ],
+    )
+    def test_a_servers_own_trouble_is_no_damage(
+        self, store: QdrantStore, spec: CollectionSpec, status: int, said: str, error: type[RelightError]
+    ) -> None:
+        """fails when a point counts as damaged, and is passed over, for its server's fault; no secret shows."""
+        source = take_empty(store, spec)
+
+        def refuse(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith("/upload"):
+                return httpx.Response(status, json={"status": {"error": said}}, request=request)
+            return send(client, request)
+
+        with pytest.raises(error) as caught, sending(refuse):
+            self.restore(store, spec, source)
+        assert type(caught.value) is error
+        assert "s3cret" not in str(caught.value)
+
+    def test_a_shard_that_is_late_is_waited_for(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when a good restore fails because a cluster has not agreed on a shard yet, or a missing one is passed.
+
+        The drift would allow for what is in that shard.
+        """
+        fill(store, spec, 30)
+        source = take(store, spec).saying(drift=30)
+        late = iter([(500, "Initializing"), (200, "Partial"), (200, "Partial"), (200, "Active")])
+        asked = []
+
+        def not_yet(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            response = send(client, request)
+            if not request.url.path.endswith("/cluster") or response.status_code != 200:
+                if request.url.path.endswith("/count"):
+                    asked.append("count")
+                return response
+            status, state = next(late, (200, "Active"))
+            asked.append(state)
+            shard = {"shard_id": 1, "state": state, "peer_id": 2}
+            said = {"status": {"error": "no shard"}, "result": {"remote_shards": [shard]}}
+            return httpx.Response(status, json=said, request=request)
+
+        for name, large in (("one", 0), ("two", 2**30)):
+            patient = QdrantStore(self.dsn, large_bytes=large, bound_s=5, clock=FakeClock())
+            asked.clear()
+            with sending(not_yet):
+                self.restore(patient, replace(spec, name=f"{spec.name}-{name}"), source)
+            assert asked[: asked.index("count")].count("Active") == 1
+            late = iter([(500, "Initializing"), (200, "Partial"), (200, "Active")])
+            patient.close()
 
     def test_a_stuck_snapshot_says_so(self, spec: CollectionSpec) -> None:
         """fails when a snapshot that never appears is waited for without end, or without a word of what is stuck."""
@@ -498,7 +584,7 @@ class QdrantContract(VectorStoreContract):
         users()
         api = api_of(store)
 
-        made = []
+        made: list[httpx.Request] = []
 
         def make_anew(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
             if request.url.path == "/collections/aliases" and not made:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from relight.clock import Clock
     from relight.memory.journal import Entry
     from relight.memory.store import SnapshotSink, SnapshotSource, Source
-    from relight.vault.manifest import Piece
+    from relight.vault.manifest import CollectionPart, Piece
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,11 @@ DISTANCES = {Distance.COSINE: "Cosine", Distance.EUCLIDEAN: "Euclid", Distance.D
 
 # A snapshot of at least this many bytes is made and taken in the background and asked after; see `QdrantStore`.
 LARGE_BYTES = 1024**3
-# Within which a snapshot or its recovery must be done, and within which one that need not be asked after is.
+# Within which a snapshot must be made, and within which what need not be asked after is done.
 BOUND_S = 3600.0
 PROMPT_S = 60.0
+# Slower than any disk that is meant for this: a recovery that takes longer is stuck.
+_BYTES_PER_S = 20_000_000
 
 _IDS = uuid.UUID("6f0cb0c0-6e0e-5c0e-9a55-0d7e2f0e2b51")
 _CHUNK = 1024 * 1024
@@ -78,6 +80,10 @@ _FLOATS_AT_ONCE = 400_000
 _PAGE = 256
 _LEGAL_ALIAS = re.compile(r"(?!\.)[^<>:\"/\\|?*\x00-\x1f]{1,255}")
 _SNAPSHOT_NAME = re.compile(r"(?!\.)[^/\\\x00]+\.snapshot")
+_URL = re.compile(r"https?://\S+")
+# What servers say of a snapshot that cannot be read, and of themselves when that is not why.
+_DAMAGED = re.compile(r"checksum mismatch|not compatible|archive|unpack|deserializ|corrupt", re.IGNORECASE)
+_NOT_DAMAGED = re.compile(r"download|no space left|os error|time.?out|timed out|connection", re.IGNORECASE)
 _STAMP = re.compile(r"-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.snapshot$")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 # A server begins a snapshot, and stamps its name with the second, within moments after it was asked.
@@ -185,9 +191,10 @@ class QdrantStore:
 
     A snapshot's pieces are Qdrant's own, one of each node, so that its REST interface brings them back without
     Relight. One under `large_bytes` is waited for; a larger one is made and recovered in the background and asked after
-    until `bound_s` is over. Where the server keeps its snapshots in S3 by itself, they are read through it too:
-    it cannot be told where in which bucket to put one, nor asked where one is, so handing that over to it could not be
-    verified.
+    until `bound_s` or, for a recovery, the time for its size is over. A recovery that is then not done, or that failed
+    because the server cannot read the vault, is done once more with the bytes sent to the server. Where the server
+    keeps its snapshots in S3 by itself, they are read through it too: it cannot be told where in which bucket to put
+    one, nor asked where one is, so handing that over to it could not be verified.
 
     A cluster's nodes are all in the address, because a snapshot holds the shards of the node that was asked. A restore
     gives every piece to every node, each of which takes from it the shards that it has; the count afterwards is exact.
@@ -527,16 +534,15 @@ class QdrantStore:
             self._refuse_foreign(spec.name)
         self._refuse_unless_empty(spec.name, live, replace=replace)
         self._drop_unfinished(spec.name, live)
-        record = _Record(
-            physical=_new_physical(spec.name, point),
-            spec=spec,
-            position=Position.parse(part.position),
-            restored_from=point,
-            state="filling",
-        )
-        self._register(record)
+        record = self._begin(spec, part.position, point)
         try:
-            self._fill(record, source)
+            if not self._fill(record, source):
+                # What is stuck may still come to its end: not in what is live by then, and the next restore drops it.
+                log.warning("recovery_is_stuck", extra={"collection": record.physical, "point": point})
+                with translating():
+                    self._api.delete_collection(record.physical, timeout=int(PROMPT_S))
+                record = self._begin(spec, part.position, point)
+                self._fill(record, source, send=True)
             points = self._verify(record, points=part.points, drift=part.drift)
             score = self._recall(record, part.canaries)
             if score < floor:
@@ -559,24 +565,42 @@ class QdrantStore:
             raise
         return Restored(points=points, recall=score, kept=kept)
 
-    def _fill(self, record: _Record, source: SnapshotSource) -> None:
-        part, nodes = source.part, self._nodes
+    def _begin(self, spec: CollectionSpec, position: str, point: str) -> _Record:
+        record = _Record(
+            physical=_new_physical(spec.name, point),
+            spec=spec,
+            position=Position.parse(position),
+            restored_from=point,
+            state="filling",
+        )
+        self._register(record)
+        return record
+
+    def _fill(self, record: _Record, source: SnapshotSource, *, send: bool = False) -> bool:
+        """Give every piece to every node; False when one that is recovered in the background is not done in time.
+
+        With `send` the bytes go through us, and every answer is waited for.
+        """
+        part = source.part
         for piece in part.pieces:
-            large = piece.bytes >= self._large_bytes
+            large = piece.bytes >= self._large_bytes and not send
             # Who is not told when one recovery is done cannot begin the next one.
-            wait = not large or len(part.pieces) * len(nodes) > 1
+            wait = not large or len(part.pieces) * len(self._nodes) > 1
             location = source.location(piece) if large else None
-            for node in nodes:
+            for node in self._nodes:
                 try:
-                    if location is not None:
-                        self._recover_from(node, record, piece, location, wait=wait)
-                    else:
+                    if location is None or not self._recover_from(node, record, piece, location, wait=wait):
                         with source.open(piece) as body:
                             self._upload(node, record, piece.bytes, piece.sha256, body, wait=wait)
                 except NotFoundError as exc:
                     raise _overtaken(record) from exc
-            if not wait:
-                self._wait_for(record, part.points - part.drift, piece)
+            if not wait and not self._is_recovered(record, part, self._time_for(piece.bytes)):
+                return False
+        return True
+
+    def _time_for(self, size: int) -> float:
+        """Within how many seconds so many bytes are recovered, or something is stuck."""
+        return min(self._bound_s, PROMPT_S + size / _BYTES_PER_S)
 
     def _upload(
         self, node: Node, record: _Record, size: int, sha256: str, body: Source, *, wait: bool, named: str = "relight"
@@ -595,6 +619,7 @@ class QdrantStore:
                 yield data
             yield tail
 
+        within_s = self._time_for(size)
         self._recovered(
             node.http.build_request(
                 "POST",
@@ -605,66 +630,106 @@ class QdrantStore:
                     "Content-Length": str(len(head) + size + len(tail)),
                 },
                 content=content(),
-                timeout=_patient(self._bound_s),
+                timeout=_patient(within_s),
             ),
             node,
+            f"the recovery of {size} bytes into {record.physical!r} on {node.host} is not done after {within_s:g} s",
         )
         if wait:
             # An upload stays in the list of the collection's snapshots.
             with suppress(NotFoundError):
                 self._delete_snapshot(node, record.physical, f"{named}.snapshot")
 
-    def _recover_from(self, node: Node, record: _Record, piece: Piece, location: str, *, wait: bool) -> None:
-        self._recovered(
-            node.http.build_request(
-                "PUT",
-                f"/collections/{quote(record.physical, safe='')}/snapshots/recover",
-                params={"wait": _flag(wait)},
-                json={"location": location, "priority": "snapshot", "checksum": piece.sha256},
-                timeout=_patient(self._bound_s),
-            ),
-            node,
-            secret=location,
-        )
-
-    def _recovered(self, request: httpx.Request, node: Node, *, secret: str = "") -> None:
-        """Send what fills a collection. A server that does not take a snapshot answers 400, or 500 from its inside."""
-        with translating():
-            response = node.http.send(request)
-            try:
-                answer(response)
-            except (NotFoundError, DeniedError):
+    def _recover_from(self, node: Node, record: _Record, piece: Piece, location: str, *, wait: bool) -> bool:
+        """Have a server fetch a piece; False when it could not, and can be sent the bytes."""
+        within_s = self._time_for(piece.bytes)
+        stuck = f"the recovery of {piece.object} into {record.physical!r} is not done after {within_s:g} s"
+        try:
+            self._recovered(
+                node.http.build_request(
+                    "PUT",
+                    f"/collections/{quote(record.physical, safe='')}/snapshots/recover",
+                    params={"wait": _flag(wait)},
+                    json={"location": location, "priority": "snapshot", "checksum": piece.sha256},
+                    timeout=_patient(within_s),
+                ),
+                node,
+                stuck,
+            )
+        except (NotFoundError, DeniedError):
+            raise
+        except (PermanentError, UnavailableError) as exc:
+            if "checksum mismatch" in exc.problem or exc.problem == stuck:
                 raise
-            except RelightError as exc:
-                problem = exc.problem.replace(secret, "the location") if secret else exc.problem
-                if response.status_code < 500 and response.status_code != 429:
-                    raise IntegrityError(
-                        problem, hint="the point is damaged, or of another server: use another"
-                    ) from None
-                if response.status_code == 500:
-                    hint = "the snapshot is damaged, or the server's disk is full: see its log"
-                    raise IntegrityError(problem, hint=hint) from None
-                raise UnavailableError(problem) from None
+            log.warning("server_cannot_fetch_snapshot", extra={"host": node.host, "reason": exc.problem})
+            return False
+        return True
 
-    def _wait_for(self, record: _Record, points: int, piece: Piece) -> None:
-        until = self._clock.monotonic() + self._bound_s
-        found = -1
-        while found < points:
+    def _recovered(self, request: httpx.Request, node: Node, stuck: str) -> None:
+        """Send what fills a collection; IntegrityError only where the server says that the snapshot is bad.
+
+        A server answers 500 to a bad archive as to a full disk, and 400 to one that it cannot download.
+        """
+        import httpx
+
+        with translating():
+            try:
+                response = node.http.send(request)
+            except httpx.ReadTimeout as exc:
+                raise UnavailableError(stuck, hint="it is stuck: see the server's log and its disk") from exc
+        try:
+            answer(response)
+        except (NotFoundError, DeniedError):
+            raise
+        except (PermanentError, UnavailableError) as exc:
+            # Where the server fetches from is a secret, and may be cut or spelled otherwise in what it says.
+            problem = _URL.sub("the location", exc.problem)
+            if _DAMAGED.search(problem) and not _NOT_DAMAGED.search(problem):
+                raise IntegrityError(problem, hint="the point is damaged, or of another server: use another") from None
+            kind = UnavailableError if isinstance(exc, UnavailableError) or _NOT_DAMAGED.search(problem) else type(exc)
+            raise kind(problem, hint="see the server's log, and the space on its disk") from None
+
+    def _is_recovered(self, record: _Record, part: CollectionPart, within_s: float) -> bool:
+        """Whether all of it is there before the time is over: every shard, and a count that stays what it is."""
+        until = self._clock.monotonic() + within_s
+        before: int | None = None
+        while self._clock.monotonic() < until:
+            self._clock.sleep(min(2.0, within_s / 10))
+            found: int | None = None
+            with suppress(NotFoundError, UnavailableError):
+                found = self._count(record.physical) if self._is_active(record.physical) else None
+            if found is not None and found == before and abs(found - part.points) <= part.drift:
+                for node in self._nodes:
+                    with suppress(NotFoundError):
+                        self._delete_snapshot(node, record.physical, "relight.snapshot")
+                return True
+            before = found
+        return False
+
+    def _is_active(self, physical: str) -> bool:
+        """Whether every shard answers and none is moved."""
+        with translating():
+            said = answer(self._nodes[0].http.get(f"/collections/{quote(physical, safe='')}/cluster"))
+        shards = [*said.get("local_shards", ()), *said.get("remote_shards", ())]
+        return not said.get("shard_transfers") and all(shard.get("state") == "Active" for shard in shards)
+
+    def _wait_until_active(self, physical: str) -> None:
+        """For what was just recovered: a cluster agrees on its shards a while later, and counts none before."""
+        until = self._clock.monotonic() + min(self._bound_s, PROMPT_S)
+        while True:
+            with suppress(UnavailableError):
+                if self._is_active(physical):
+                    return
             if self._clock.monotonic() >= until:
                 raise UnavailableError(
-                    f"the recovery of {piece.object} into {record.physical!r} is not done after {self._bound_s:g} s, "
-                    f"and there are {max(found, 0)} of {points} points",
-                    hint="it is stuck, or the server cannot read the vault: see its log",
+                    f"not every shard of {physical!r} is active {PROMPT_S:g} s after its recovery",
+                    hint="see the cluster's state and the servers' logs",
                 )
-            self._clock.sleep(min(2.0, self._bound_s / 10))
-            with suppress(NotFoundError):
-                found = self._count(record.physical)
-        for node in self._nodes:
-            with suppress(NotFoundError):
-                self._delete_snapshot(node, record.physical, "relight.snapshot")
+            self._clock.sleep(1.0)
 
     def _verify(self, record: _Record, *, points: int, drift: int) -> int:
         try:
+            self._wait_until_active(record.physical)
             found = self._count(record.physical)
             with translating():
                 vectors = self._api.get_collection(record.physical).config.params.vectors
