@@ -491,6 +491,23 @@ class QdrantContract(VectorStoreContract):
         here = store._aliases()
         assert here[one] == here[two] == store._need(spec.name).physical
 
+    def test_what_is_written_until_the_switch_is_kept(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when a collection that was empty a moment ago is dropped with what came in since."""
+        fill(store, spec, 10)
+        source = take(store, spec)
+        other = replace(spec, name=f"{spec.name}-copy")
+        store.ensure(other)
+
+        def write(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/collections/aliases":
+                api_of(store).upsert(other.name, points=[models.PointStruct(id=1, vector=direction(1))], wait=True)
+            return send(client, request)
+
+        with sending(write):
+            kept = self.restore(store, other, source)
+        assert store.kept(other.name) == [kept]
+        assert api_of(store).count(kept).count == 1
+
     def test_many_equal_points_do_not_spoil_the_recall(self, store: QdrantStore, spec: CollectionSpec) -> None:
         """fails when points that are as near as the tenth count as wrong: a server orders them as it likes."""
         store.ensure(spec)

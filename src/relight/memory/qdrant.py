@@ -760,21 +760,22 @@ class QdrantStore:
         except ConflictError:
             self._note(record.physical, switching=None)
             raise
-        kept = None
         moving = {_alias(name)}
         if live is not None:
-            if self._count(live.physical):
-                kept = live.physical
-                self._note(live.physical, kept_at=self._clock.now().isoformat())
+            self._note(live.physical, kept_at=self._clock.now().isoformat())
             moving.update(self._other_aliases(live.physical, name))
         if aliases:
             taken = here.keys() | self._collections()
             moving.update(alias for alias in aliases if alias not in taken)
         self._point(sorted(moving), record.physical, delete=sorted(moving & here.keys()))
         self._note(record.physical, state="live", switching=None)
-        if live is not None and kept is None:
-            self._drop(live.physical)
-        return kept
+        if live is None:
+            return None
+        # Not before, when somebody may still write to it.
+        if self._count(live.physical):
+            return live.physical
+        self._drop(live.physical)
+        return None
 
     def _drop_unfinished(self, name: str, live: _Record | None) -> None:
         """Drop what killed restores and adoptions left: never switched to, never kept."""
