@@ -96,6 +96,7 @@ class WeaviateStandin:
                 web.delete("/v1/batch/objects", self._batch_delete),
                 web.post("/v1/graphql", self._graphql),
                 web.post("/v1/aliases", self._alias),
+                web.get("/v1/aliases/{alias}", self._alias_target),
                 web.put("/v1/aliases/{alias}", self._alias),
                 web.delete("/v1/aliases/{alias}", self._drop_alias),
                 web.post("/v1/backups/{backend}", self._back_up),
@@ -233,6 +234,12 @@ class WeaviateStandin:
             return refusal(422, f"class {body['class']} does not exist, or {alias} is one")
         self.aliases[alias] = body["class"]
         return web.json_response({"alias": alias, "class": body["class"]})
+
+    async def _alias_target(self, request: web.Request) -> web.Response:
+        alias = request.match_info["alias"]
+        if alias not in self.aliases:
+            return web.Response(status=404)
+        return web.json_response({"alias": alias, "class": self.aliases[alias]})
 
     async def _drop_alias(self, request: web.Request) -> web.Response:
         found = self.aliases.pop(request.match_info["alias"], None)

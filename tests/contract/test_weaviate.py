@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from relight.errors import (
 from relight.memory.journal import START, Position
 from relight.memory.store import Distance
 from relight.memory.transfer import PointSink, PointSource
-from relight.memory.weaviate import _PAGE_BYTES, CATALOGUE, WeaviateStore, _stem
+from relight.memory.weaviate import _PAGE_BYTES, CATALOGUE, WeaviateStore, _digest, _new_row, _object, _stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,13 +138,13 @@ class WeaviateContract(VectorStoreContract):
         fill(store, spec, 5)
         source = take(store, spec)
         other = replace(spec, name=f"{spec.name}-copy")
-        row = replace(store._live(spec.name), physical=f"{_stem(other.name)}_dead", spec=other)
+        row = replace(store._live(spec.name), physical=f"{_stem(other.name)}_dead", spec=other, filler="dead")
         store._put([row.to_object()])
         store._create_class(row)
         assert self.leftovers(other) == [row.physical]
         self.restore(store, other, source)
         assert self.leftovers(other) == []
-        busy = replace(row, physical=f"{_stem(other.name)}_busy")
+        busy = replace(row, physical=f"{_stem(other.name)}_busy", filler="busy")
         with store._filling(busy):
             store._create_class(busy)
             self.restore(store, other, source, replace=True)
@@ -157,6 +159,139 @@ class WeaviateContract(VectorStoreContract):
         held.__enter__()
         fill(store, spec, 3)
         assert ids(store, spec) == {"p1", "p2", "p3"}
+
+    def test_a_lock_without_a_holders_name_is_passed_over(self, store: WeaviateStore, spec: CollectionSpec) -> None:
+        """fails when a lock that somebody made by hand stops all others for ever."""
+        store._try_create({"class": f"RelightLock_{_digest(spec.name)}", "vectorizer": "none"})
+        fill(store, spec, 3)
+        assert ids(store, spec) == {"p1", "p2", "p3"}
+
+    def test_a_holder_that_stalled_writes_nothing(
+        self, store: WeaviateStore, again: WeaviateStore, spec: CollectionSpec
+    ) -> None:
+        """fails when who lost the lock writes back what it read before another switched."""
+        fill(store, spec, 3)
+        kept = self.restore(store, spec, take(store, spec), replace=True)
+        head = store._head(spec.name)
+        assert kept is not None and head is not None
+        with pytest.raises(ConflictError, match="took the lock"), store._locked(spec.name) as held:
+            again.drop_kept(spec.name, kept)
+            store._write_head(held, head)
+        assert store.kept(spec.name) == []
+
+    def test_no_class_is_dropped_under_the_lock(
+        self, store: WeaviateStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when a lock that others pass over is held while a large class is deleted."""
+        fill(store, spec, 1)
+        other = replace(spec, name=f"{spec.name}-copy")
+        row = _new_row(other, START, None)
+        store._put([row.to_object()])
+        store._create_class(row)
+        dropped, drop = [], store._drop_class
+
+        def watch(physical: str) -> None:
+            assert not [name for name in store._classes() if name.startswith("RelightLock_")]
+            dropped.append(physical)
+            drop(physical)
+
+        monkeypatch.setattr(store, "_drop_class", watch)
+        self.restore(store, other, take(store, spec))
+        live = store._live(other.name).physical
+        store.drop(other.name)
+        assert dropped == [row.physical, live]
+
+    def test_what_may_be_somebodys_data_is_never_swept(self, store: WeaviateStore, spec: CollectionSpec) -> None:
+        """fails when a class is deleted that was whole once, or of which nothing says that Relight was filling it."""
+        fill(store, spec, 3)
+        source = take(store, spec)
+        lost = _new_row(spec, START, None).whole
+        unknown = replace(lost, physical=f"{lost.physical}_x")
+        store._put([lost.to_object()])
+        for row in (lost, unknown):
+            store._create_class(row)
+        self.restore(store, spec, source, replace=True)
+        try:
+            assert store._has_class(lost.physical) and store._has_class(unknown.physical)
+        finally:
+            store._drop_class(unknown.physical)
+
+    def test_what_a_killed_drop_left_goes_with_the_next_restore(
+        self, store: WeaviateStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when a class stays that was to be dropped, and was not because the process was killed."""
+        fill(store, spec, 3)
+        source = take(store, spec)
+        former = store._live(spec.name).physical
+        monkeypatch.setattr(store, "_drop_class", lambda _: None)
+        store.drop(spec.name)
+        assert store.describe(spec.name) is None
+        monkeypatch.undo()
+        assert self.leftovers(spec) == [former]
+        self.restore(store, spec, source)
+        assert self.leftovers(spec) == []
+
+    def test_a_filler_that_was_overtaken_stops(
+        self, store: WeaviateStore, again: WeaviateStore, spec: CollectionSpec
+    ) -> None:
+        """fails when a row that another swept comes back, or its class with settings that nobody asked for."""
+        store._ensure_catalogue()
+        row = _new_row(spec, START, None)
+
+        def objects() -> Iterator[dict[str, Any]]:
+            again._condemn(spec.name, {row.physical})
+            again._drop_class(row.physical)
+            yield _object(row.physical, "late", direction(1), None)
+            until = time.monotonic() + 20 * STALE_S
+            while time.monotonic() < until and any(item.name == "weaviate-filling" for item in threading.enumerate()):
+                time.sleep(0.01)
+            yield _object(row.physical, "later", direction(1), None)
+            raise AssertionError("it went on")
+
+        with pytest.raises(ConflictError, match="left behind"), store._filling(row) as watched:
+            store._create_class(row)
+            store._put(watched(objects()))
+        assert (store._row(row.physical), self.leftovers(spec)) == (None, [])
+
+    def test_what_a_filler_finds_wrong_after_it_was_overtaken_is_a_conflict(
+        self, store: WeaviateStore, again: WeaviateStore, spec: CollectionSpec
+    ) -> None:
+        """fails when a point is called damaged because another took its half of a restore away."""
+        store._ensure_catalogue()
+        row = _new_row(spec, START, None)
+        with pytest.raises(ConflictError, match="left behind"), store._filling(row):
+            again._condemn(spec.name, {row.physical})
+            raise IntegrityError("0 points, and the manifest says 3")
+
+    def test_nothing_switches_to_a_class_that_is_gone(self, store: WeaviateStore, spec: CollectionSpec) -> None:
+        """fails when a collection's live class is one that another dropped."""
+        fill(store, spec, 3)
+        row = _new_row(spec, START, None)
+        with store._filling(row):
+            store._create_class(row)
+        store._delete("schema", row.physical)
+        with pytest.raises(ConflictError, match="left behind"):
+            store._switch(row, replace=True)
+        assert (len(ids(store, spec)), self.leftovers(spec)) == (3, [])
+
+    def test_what_came_into_an_empty_collection_until_the_switch_is_kept(
+        self, store: WeaviateStore, spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """fails when the write of somebody who knows nothing of the restore goes with the empty class it was to."""
+        fill(store, spec, 3)
+        other = replace(spec, name=f"{spec.name}-copy")
+        store.ensure(other)
+        former, write = store._live(other.name).physical, store._write_head
+
+        def late(*args: Any) -> None:
+            monkeypatch.undo()
+            store._put([_object(former, "direct", direction(1), None)])
+            write(*args)
+
+        source = take(store, spec)
+        monkeypatch.setattr(store, "_write_head", late)
+        assert self.restore(store, other, source) == former
+        assert (store.kept(other.name), store._count(former), len(ids(store, other))) == ([former], 1, 3)
 
 
 class TestStandin(WeaviateContract):
@@ -219,6 +354,27 @@ class TestStandin(WeaviateContract):
         with pytest.raises(ConflictError, match="replaced meanwhile"):
             apply(store, other, upsert(5, "late"))
         assert (ids(store, other), store.position(other.name)) == ({"p1"}, Position(10, 1))
+
+    def test_a_lock_that_is_not_to_be_had_is_given_up(self, spec: CollectionSpec, standin: WeaviateStandin) -> None:
+        """fails when others who take the lock one after the other keep one waiting for ever."""
+
+        class Others(FakeClock):
+            """While time passes, another takes the lock."""
+
+            def sleep(self, seconds: float) -> None:
+                super().sleep(seconds)
+                for name, definition in standin.classes.items():
+                    if name.startswith("RelightLock_"):
+                        definition["description"] = f"since {self.monotonic()}"
+
+        store = WeaviateStore(standin.url, clock=Others())
+        lock = f"RelightLock_{_digest(spec.name)}"
+        store._try_create({"class": lock, "description": "another", "vectorizer": "none"})
+        try:
+            with pytest.raises(UnavailableError, match="was not to be had"):
+                store.ensure(spec)
+        finally:
+            store._delete("schema", lock)
 
 
 @pytest.mark.skipif(not REAL, reason="RELIGHT_TEST_WEAVIATE_URL is not set")
@@ -312,6 +468,46 @@ def test_a_backup_for_a_scratch_place_leaves_the_alias(
     assert (second.aliases[_stem(spec.name)], len(ids(there, scratch)), len(ids(there, spec))) == (live, 3, 5)
     there.drop(scratch.name)
     assert second.aliases == {_stem(spec.name): live}
+
+
+def test_an_alias_that_a_killed_restore_moved_is_put_back(
+    primary: WeaviateStandin, spec: CollectionSpec, vault: Vault
+) -> None:
+    """fails when other readers go on finding what was never verified."""
+    store = open_store(primary)
+    fill(store, spec, 3)
+    live, half = store._live(spec.name).physical, _new_row(spec, START, None)
+    store._put([half.to_object()])
+    store._create_class(half)
+    primary.aliases[_stem(spec.name)] = half.physical
+    back_up(store, spec, vault)
+    assert (primary.aliases, store._loose(spec.name)) == ({_stem(spec.name): live}, [])
+
+
+def test_two_restores_of_a_backup_at_once_make_one(
+    primary: WeaviateStandin,
+    second: WeaviateStandin,
+    spec: CollectionSpec,
+    vault: Vault,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """fails when the second, which needs the same name for its class, drops that of the first."""
+    here = open_store(primary)
+    fill(here, spec, 3)
+    source = back_up(here, spec, vault)
+    there, again = (WeaviateStore(f"{second.url}?backup=s3", stale_s=STALE_S) for _ in range(2))
+    bring = there._bring_back
+
+    def meanwhile(*args: Any) -> None:
+        with pytest.raises(ConflictError, match="another fills"):
+            again.restore(spec, source, point=POINT, floor=1.0, replace=True)
+        bring(*args)
+        with pytest.raises(ConflictError, match="exists here"):
+            again.restore(spec, source, point=POINT, floor=1.0, replace=True)
+
+    monkeypatch.setattr(there, "_bring_back", meanwhile)
+    assert there.restore(spec, source, point=POINT, floor=1.0, replace=False).points == 3
+    assert (len(ids(again, spec)), again._loose(spec.name)) == (3, [])
 
 
 @pytest.mark.parametrize(("status", "message"), [("STARTED", "is still STARTED after 3"), ("FAILED", "AccessDenied")])

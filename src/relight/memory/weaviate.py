@@ -43,7 +43,7 @@ from relight.memory.vectors import pack, unpack
 from relight.vault.manifest import Canary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from relight.clock import Clock
     from relight.memory.journal import Entry
@@ -61,6 +61,9 @@ _UNDER_WAY = ("STARTED", "TRANSFERRING", "TRANSFERRED", "FINALIZING", "CANCELLIN
 
 # What is being filled shows that it is alive some times within this span; what did not for that long was left behind.
 STALE_S = 10.0
+
+# A lock is held for moments: many holders that died one after the other still fit into this.
+LOCK_BOUND_S = 60.0
 
 # What a request or an answer holds of objects at most, but for a single one; a component takes up to 20 bytes of JSON.
 _PAGE = 200
@@ -104,11 +107,17 @@ class _Row:
     spec: CollectionSpec
     position: Position
     restored_from: str | None
+    filler: str | None = None
+    """Who is filling it; None when it is whole, and may hold what nobody has anywhere else."""
     beat: int = 0
 
     @property
     def id(self) -> str:
-        return str(uuid.uuid5(_IDS, f"row:{self.physical}"))
+        return _row_id(self.physical)
+
+    @property
+    def whole(self) -> _Row:
+        return replace(self, filler=None)
 
     def to_object(self) -> dict[str, Any]:
         spec = asdict(self.spec) | {"distance": self.spec.distance.value}
@@ -131,6 +140,17 @@ class _Head:
 
     def to_object(self) -> dict[str, Any]:
         return _catalogued(_head_id(self.name), "head", self.name, asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gone:
+    """What the catalogue says of a class that is to be dropped, so that it is even when we are killed."""
+
+    physical: str
+    name: str
+
+    def to_object(self) -> dict[str, Any]:
+        return _catalogued(_gone_id(self.physical), "gone", self.name, asdict(self))
 
 
 class WeaviateStore:
@@ -176,14 +196,14 @@ class WeaviateStore:
                 hint="run `relight adopt`, or use another name",
             )
         self._ensure_catalogue()
-        with self._locked(spec.name):
+        with self._locked(spec.name) as held:
             if self._agrees(spec):
                 return
             head = self._head(spec.name)
-            row = _Row(physical=_physical(spec.name), spec=spec, position=START, restored_from=None)
+            row = _new_row(spec, START, None)
             self._put([row.to_object()])
             self._create_class(row)
-            self._write_head(_Head(name=spec.name, live=row.physical, kept=head.kept if head else ()))
+            self._write_head(held, _Head(name=spec.name, live=row.physical, kept=head.kept if head else ()), row.whole)
 
     def describe(self, name: str) -> Collection | None:
         """The collection, or None."""
@@ -219,15 +239,10 @@ class WeaviateStore:
             _object(row.physical, entry.id, list(unpack(entry.vector or b"")), entry.payload) for entry in upserts
         )
         self._delete_points(row.physical, [_uuid(entry.id) for entry in last.values() if entry.op is Op.DELETE])
-        moved = replace(row, position=until).to_object()
-        try:
-            self._api.call("PUT", "objects", CATALOGUE, row.id, body=moved)
-        except PermanentError as exc:
-            if self._row(row.physical) is not None:
-                raise
+        if not self._rewrite(replace(row, position=until)):
             raise ConflictError(
                 f"the collection {name!r} was replaced meanwhile", hint="read the journal from where it is now"
-            ) from exc
+            )
         return until
 
     def position(self, name: str) -> Position:
@@ -290,22 +305,19 @@ class WeaviateStore:
         if backup is None and len(part.pieces) != 1:
             raise IntegrityError(f"the snapshot of {part.name!r} has {len(part.pieces)} pieces, and an export is one")
         self._ensure_catalogue()
-        self._sweep(spec.name)
+        # A backup's class, and its alias, have the name of the collection that it is of.
+        for name in dict.fromkeys((spec.name, part.name)):
+            self._sweep(name)
         self._refuse_unless_empty(spec.name, replace=replace)
-        row = _Row(
-            physical=_physical(spec.name) if backup is None else str(backup["class"]),
-            spec=spec,
-            position=Position.parse(part.position),
-            restored_from=point,
-        )
+        row = _new_row(spec, Position.parse(part.position), point, None if backup is None else str(backup["class"]))
         if backup is not None:
             self._check_backup(source)
             self._make_way(row.physical, spec.name, replace=replace)
-        with self._filling(row):
+        with self._filling(row) as watched:
             if backup is None:
                 self._create_class(row, part.configuration.get("class"))
                 with source.open(part.pieces[0]) as stream:
-                    self._put(_imported(row, line) for line in _lines(stream))
+                    self._put(watched(_imported(row, line) for line in _lines(stream)))
             else:
                 self._bring_back(row, backup, source.place(), part.name)
             points = self._count(row.physical)
@@ -338,23 +350,27 @@ class WeaviateStore:
     def drop_kept(self, name: str, kept: str) -> None:
         """Drop a former class; NotFoundError when there is none of that name."""
         self._ensure_catalogue()
-        with self._locked(name):
+        with self._locked(name) as held:
             head = self._head(name)
             if head is None or kept not in head.kept:
                 raise NotFoundError(f"{name!r} has no former class {kept!r}", hint="see the list of those kept")
-            self._write_head(replace(head, kept=tuple(item for item in head.kept if item != kept)))
+            left = replace(head, kept=tuple(item for item in head.kept if item != kept))
+            self._write_head(held, left, _Gone(physical=kept, name=name))
         self._drop_class(kept)
 
     def drop(self, name: str) -> None:
         """Drop the collection, what is kept of it and what was left behind, if there are any."""
         if not self._has_class(CATALOGUE):
             return
-        with self._locked(name):
+        with self._locked(name) as held:
             head = self._head(name)
+            gone = {physical for of, physical in self._entries() if of == name} | {*(head.classes if head else ())}
+            held()
+            self._condemn(name, gone)
             self._delete("objects", CATALOGUE, _head_id(name))
             self._point_alias(name)
-            for physical in {*self._loose(name), *(head.classes if head else ())}:
-                self._drop_class(physical)
+        for physical in gone:
+            self._drop_class(physical)
 
     def adopt(self, spec: CollectionSpec, *, dry_run: bool) -> list[str]:
         """Copy a class that has the collection's name into one of Relight's; see `VectorStore.adopt`.
@@ -375,10 +391,10 @@ class WeaviateStore:
             return steps
         self._ensure_catalogue()
         self._sweep(spec.name)
-        row = _Row(physical=_physical(spec.name), spec=spec, position=START, restored_from=None)
-        with self._filling(row):
+        row = _new_row(spec, START, None)
+        with self._filling(row) as watched:
             self._create_class(row)
-            self._put(_adopted(row, item) for item in self._objects(foreign))
+            self._put(watched(_adopted(row, item) for item in self._objects(foreign)))
             if (copied := self._count(row.physical)) != self._count(foreign):
                 raise IntegrityError(
                     f"the copy of the class {foreign} has {copied} objects, and it has {self._count(foreign)}",
@@ -416,8 +432,13 @@ class WeaviateStore:
         return None if state is None else _Head(name=name, live=state["live"], kept=tuple(state["kept"]))
 
     def _row(self, physical: str) -> _Row | None:
-        state = self._read(str(uuid.uuid5(_IDS, f"row:{physical}")))
+        state = self._read(_row_id(physical))
         return None if state is None else _to_row(state)
+
+    def _is_ours(self, row: _Row) -> bool:
+        """Whether it is still we who fill the class."""
+        current = self._row(row.physical)
+        return current is not None and current.filler == row.filler
 
     def _read(self, id_: str) -> dict[str, Any] | None:
         try:
@@ -432,9 +453,40 @@ class WeaviateStore:
         state: dict[str, Any] = json.loads(found["properties"]["state"])
         return state
 
-    def _write_head(self, head: _Head) -> None:
-        self._put([head.to_object()])
+    def _rewrite(self, row: _Row) -> bool:
+        """Write a row that is there; False when it is not, or not any more."""
+        try:
+            self._api.call("PUT", "objects", CATALOGUE, row.id, body=row.to_object())
+        except PermanentError:
+            if self._row(row.physical) is not None:
+                raise
+            return False
+        return True
+
+    def _write_head(self, held: Callable[[], None], head: _Head, *others: _Row | _Gone) -> None:
+        """Write it under the lock, and in the same request what goes with it."""
+        held()
+        self._put(item.to_object() for item in (*others, head))
         self._point_alias(head.name)
+
+    def _condemn(self, name: str, classes: set[str]) -> None:
+        """Have classes dropped even if we are killed, and let nobody switch to them any more."""
+        self._put(_Gone(physical=physical, name=name).to_object() for physical in classes)
+        for physical in classes:
+            self._delete("objects", CATALOGUE, _row_id(physical))
+
+    def _mend_alias(self, name: str) -> None:
+        """Restoring a backup moves the alias that its class had, and who is killed meanwhile leaves it so."""
+        head = self._head(name)
+        if self._aliased() and self._alias(name) != (head.live if head else None):
+            with self._locked(name):
+                self._point_alias(name)
+
+    def _alias(self, name: str) -> str | None:
+        try:
+            return str(self._api.call("GET", "aliases", _stem(name))["class"])
+        except NotFoundError:
+            return None
 
     def _point_alias(self, name: str) -> None:
         """Let the alias follow the catalogue, where the server has aliases."""
@@ -463,24 +515,35 @@ class WeaviateStore:
 
     def _switch(self, row: _Row, *, replace: bool) -> str | None:
         """Let the collection be that class; returns what is kept, and drops its class when a step fails."""
+        name = row.spec.name
+
+        def put_first(head: _Head | None) -> _Head:
+            self._refuse_unless_empty(name, replace=replace)
+            return _Head(name=name, live=row.physical, kept=head.classes if head else ())
+
+        head = self._install(row, put_first)
+        if head is None:
+            return None
+        # It is looked at once nobody writes to it any more by the collection's name: what came until then is kept.
+        former = self._row(head.live)
+        if not self._has_class(head.live) or (former is not None and self._is_empty(former)):
+            with suppress(RelightError):
+                self.drop_kept(name, head.live)
+                return None
+        return head.live
+
+    def _install(self, row: _Row, arrange: Callable[[_Head | None], _Head]) -> _Head | None:
+        """Write a head that has the class that we filled, and return the former one; drop the class when that fails."""
         try:
-            with self._locked(row.spec.name):
-                if self._row(row.physical) is None:
-                    raise ConflictError(f"the class {row.physical} was taken for one left behind", hint="run it again")
-                self._refuse_unless_empty(row.spec.name, replace=replace)
+            with self._locked(row.spec.name) as held:
+                if not self._is_ours(row) or not self._has_class(row.physical):
+                    raise _overtaken(row)
                 head = self._head(row.spec.name)
-                former = self._row(head.live) if head else None
-                keeps = former is not None and not self._is_empty(former)
-                kept = (*((former.physical,) if former and keeps else ()), *(head.kept if head else ()))
-                self._write_head(_Head(name=row.spec.name, live=row.physical, kept=kept))
+                self._write_head(held, arrange(head), row.whole)
         except BaseException:
-            head = self._head(row.spec.name)
-            if head is None or row.physical not in head.classes:
-                self._drop_class(row.physical)
+            self._discard(row)
             raise
-        if former is not None and not keeps:
-            self._drop_class(former.physical)
-        return former.physical if former is not None and keeps else None
+        return head
 
     def _refuse_unless_empty(self, name: str, *, replace: bool) -> None:
         row = None if replace else self._find(name)
@@ -494,67 +557,122 @@ class WeaviateStore:
         return not self._has_class(row.physical) or (row.position.xid == 0 and self._count(row.physical) == 0)
 
     @contextmanager
-    def _filling(self, row: _Row) -> Iterator[None]:
-        """Show others that the class is being filled, and drop it when that fails."""
-        done = threading.Event()
+    def _filling(self, row: _Row) -> Iterator[Callable[[Iterable[dict[str, Any]]], Iterator[dict[str, Any]]]]:
+        """Show others that the class is being filled, and drop it when that fails.
+
+        What is put into it has to go through what this yields, which stops when another took the class for one left
+        behind: Weaviate makes a class that is missing, with settings that nobody asked for. ConflictError is then all
+        that is raised.
+        """
+        done, lost = threading.Event(), threading.Event()
 
         def beat() -> None:
             number = 0
             while not done.wait(self._stale_s / 5):
                 number += 1
                 with suppress(RelightError):
-                    self._put([replace(row, beat=number).to_object()])
+                    if not self._is_ours(row) or not self._rewrite(replace(row, beat=number)):
+                        lost.set()
+                        return
 
-        self._put([row.to_object()])
+        def watched(objects: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+            for item in objects:
+                if lost.is_set():
+                    raise _overtaken(row)
+                yield item
+
+        with self._locked(row.physical) as held:
+            there = self._row(row.physical)
+            if there is not None and (there.filler is not None or self._has_class(row.physical)):
+                raise ConflictError(f"another fills the class {row.physical}, or did", hint="wait until it is done")
+            held()
+            self._put([row.to_object()])
+        self._delete("objects", CATALOGUE, _gone_id(row.physical))
         thread = threading.Thread(target=beat, name="weaviate-filling", daemon=True)
         thread.start()
         try:
-            yield
-        except BaseException:
-            done.set()
-            thread.join()
-            self._drop_class(row.physical)
+            try:
+                yield watched
+            finally:
+                done.set()
+                thread.join()
+        except BaseException as exc:
+            lost_it = isinstance(exc, RelightError) and not self._is_ours(row)
+            self._discard(row)
+            if lost_it:
+                raise _overtaken(row) from exc
             raise
-        done.set()
-        thread.join()
 
     def _loose(self, name: str) -> list[str]:
         """The classes of the collection's name that are neither live nor kept: being filled, or left behind."""
         head, stem = self._head(name), _stem(name) + "_"
-        rows = [json.loads(item["properties"]["state"]) for item in self._objects(CATALOGUE)]
-        known = {row["physical"] for row in rows if "physical" in row and row["spec"]["name"] == name}
+        known = {physical for of, physical in self._entries() if of == name or physical.startswith(stem)}
         known |= {item for item in self._classes() if item.startswith(stem)}
         return sorted(known - set(head.classes if head else ()))
 
+    def _entries(self) -> list[tuple[str, str]]:
+        """Every class that the catalogue knows, with the name of its collection before it."""
+        found = (item["properties"] for item in self._objects(CATALOGUE))
+        return [(item["name"], json.loads(item["state"])["physical"]) for item in found if item["kind"] != "head"]
+
     def _sweep(self, name: str) -> None:
-        """Drop what a killed restore left behind: what shows no sign of life while one waits for it."""
-        if not (loose := self._loose(name) if self._has_class(CATALOGUE) else []):
+        """Drop what somebody who was killed left behind, and nothing else.
+
+        That is what was to be dropped, and what was never whole and shows no sign of life while one waits for it.
+        """
+        if not self._has_class(CATALOGUE):
             return
-        before = {physical: self._row(physical) for physical in loose}
+        self._mend_alias(name)
+        before = {physical: self._row(physical) for physical in self._loose(name)}
+        left = [physical for physical, row in before.items() if self._is_left(physical, row)]
+        if not left:
+            return
         self._clock.sleep(self._stale_s)
-        with self._locked(name):
-            for physical in set(loose) & set(self._loose(name)):
-                if self._row(physical) == before[physical]:
-                    self._drop_class(physical)
+        for physical in left:
+            row = before[physical]
+            of = row.spec.name if row else name
+            with self._locked(of) as held:
+                if physical not in self._loose(of) or self._row(physical) != row:
+                    continue
+                held()
+                self._condemn(of, {physical})
+            self._drop_class(physical)
+
+    def _is_left(self, physical: str, row: _Row | None) -> bool:
+        if row is not None and (row.filler is not None or not self._has_class(physical)):
+            return True
+        return self._read(_gone_id(physical)) is not None
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Let one at a time switch a collection, for moments.
+    def _locked(self, name: str) -> Iterator[Callable[[], None]]:
+        """Let one at a time switch a collection, for moments; nothing that may take long belongs in it.
 
-        Making a class is the one thing that Weaviate lets only one of several do. A holder who died is passed over.
+        Making a class is the one thing that Weaviate lets only one of several do. A holder who died is passed over, and
+        so is one who stalled: it asks with what this yields whether it still holds the lock before it writes, and
+        ConflictError says that it does not. UnavailableError when the lock is not to be had.
         """
         lock, token = f"RelightLock_{_digest(name)}", secrets.token_hex(8)
         definition = {"class": lock, "description": token, "vectorizer": "none", "vectorIndexConfig": {"skip": True}}
-        holder, since = "", self._clock.monotonic()
+        began = since = self._clock.monotonic()
+        holder: str | None = None
         while not self._try_create(definition):
             found, now = self._description(lock), self._clock.monotonic()
+            if now - began > LOCK_BOUND_S:
+                raise UnavailableError(
+                    f"the lock {lock} of {name!r} was not to be had in {now - began:.0f} s", hint="see who holds it"
+                )
             if found != holder:
                 holder, since = found, now
-            elif found and now - since > self._stale_s:
+            elif found is not None and now - since > self._stale_s:
                 self._delete("schema", lock)
             self._clock.sleep(0.05)
+
+        def held() -> None:
+            if self._description(lock) != token:
+                raise ConflictError(f"another took the lock of {name!r} meanwhile", hint="run it again")
+
         try:
-            yield
+            yield held
         finally:
             with suppress(RelightError):
                 if self._description(lock) == token:
@@ -572,11 +690,11 @@ class WeaviateStore:
             return False
         return True
 
-    def _description(self, name: str) -> str:
+    def _description(self, name: str) -> str | None:
         try:
             return str(self._api.call("GET", "schema", name).get("description", ""))
         except NotFoundError:
-            return ""
+            return None
 
     def _foreign(self, name: str) -> str | None:
         """The class that Relight did not make and that goes by that name: Weaviate makes its first letter large."""
@@ -618,7 +736,14 @@ class WeaviateStore:
 
     def _drop_class(self, physical: str) -> None:
         self._delete("schema", physical)
-        self._delete("objects", CATALOGUE, str(uuid.uuid5(_IDS, f"row:{physical}")))
+        self._delete("objects", CATALOGUE, _row_id(physical))
+        self._delete("objects", CATALOGUE, _gone_id(physical))
+
+    def _discard(self, row: _Row) -> None:
+        """Drop a class that we fill, unless another fills one of that name meanwhile."""
+        head, current = self._head(row.spec.name), self._row(row.physical)
+        if row.physical not in (head.classes if head else ()) and (current is None or current.filler == row.filler):
+            self._drop_class(row.physical)
 
     def _delete(self, *path: str) -> None:
         with suppress(NotFoundError):
@@ -816,23 +941,32 @@ class WeaviateStore:
                 f"the class {physical}, which the backup is of, exists here, and a backup keeps its class's name",
                 hint="use force: the class is then copied to another name, the copy verified and the class dropped",
             )
-        aside = _Row(physical=_physical(name), spec=row.spec, position=row.position, restored_from=row.restored_from)
-        with self._filling(aside):
+        aside = _new_row(row.spec, row.position, row.restored_from)
+        with self._filling(aside) as watched:
             self._create_class(aside, self._api.call("GET", "schema", physical))
             self._put(
-                {name: item[name] for name in ("id", "vector", "properties")} | {"class": aside.physical}
-                for item in self._objects(physical)
+                watched(
+                    {name: item[name] for name in ("id", "vector", "properties")} | {"class": aside.physical}
+                    for item in self._objects(physical)
+                )
             )
-            if self._count(aside.physical) != self._count(physical):
-                raise ConflictError(f"the class {physical} was written to while it was copied", hint="run it again")
-        with self._locked(name):
+            self._check_copy(physical, aside)
+
+        def put_before(now: _Head | None) -> _Head:
             current = self._row(physical)
-            if self._head(name) != head or current is None or current.position != row.position:
-                self._drop_class(aside.physical)
-                raise ConflictError(f"the class {physical} was written to while it was copied", hint="run it again")
-            moved = [aside.physical if item == physical else item for item in head.classes]
-            self._write_head(_Head(name=name, live=moved[0], kept=tuple(moved[1:])))
-        self._drop_class(physical)
+            if now != head or current is None or current.position != row.position:
+                raise _written_to(physical)
+            both = [new for old in head.classes for new in ((aside.physical, old) if old == physical else (old,))]
+            return _Head(name=name, live=both[0], kept=tuple(both[1:]))
+
+        self._install(aside, put_before)
+        # Nobody writes to it any more by the collection's name. What came until then is kept, and copied the next time.
+        self._check_copy(physical, aside)
+        self.drop_kept(name, physical)
+
+    def _check_copy(self, physical: str, aside: _Row) -> None:
+        if self._count(aside.physical) != self._count(physical):
+            raise _written_to(physical)
 
     def _bring_back(self, row: _Row, backup: dict[str, Any], place: Place, name: str) -> None:
         body: dict[str, Any] = {"include": [row.physical], "config": _where(place)}
@@ -846,12 +980,21 @@ class WeaviateStore:
             self._api.call("POST", "backups", *path, body=body)
             self._wait("restore of the backup", row, place, *path)
         finally:
-            # The backup brought the alias that the class had, which is of no concern until it is verified.
-            self._point_alias(name)
+            # A restore fails where the backup's alias exists and is not overwritten, and it cannot be left out. It is
+            # of no concern until the class is verified.
+            self._mend_alias(name)
 
 
 def _head_id(name: str) -> str:
     return str(uuid.uuid5(_IDS, f"head:{name}"))
+
+
+def _row_id(physical: str) -> str:
+    return str(uuid.uuid5(_IDS, f"row:{physical}"))
+
+
+def _gone_id(physical: str) -> str:
+    return str(uuid.uuid5(_IDS, f"gone:{physical}"))
 
 
 def _catalogued(id_: str, kind: str, name: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -870,6 +1013,7 @@ def _to_row(state: dict[str, Any]) -> _Row:
         spec=CollectionSpec(**{**spec, "distance": Distance(spec["distance"]), "index": index}),
         position=Position.parse(state["position"]),
         restored_from=state["restored_from"],
+        filler=state["filler"],
         beat=state["beat"],
     )
 
@@ -973,6 +1117,25 @@ def _imported(row: _Row, line: bytes) -> dict[str, Any]:
         raise _damaged(str(exc)) from exc
     _check_dimension(id_, len(vector), row.spec)
     return {"class": row.physical, "id": id_, "vector": vector, "properties": properties}
+
+
+def _new_row(spec: CollectionSpec, position: Position, restored_from: str | None, physical: str | None = None) -> _Row:
+    """Of a class that we are about to fill."""
+    return _Row(
+        physical=physical or _physical(spec.name),
+        spec=spec,
+        position=position,
+        restored_from=restored_from,
+        filler=secrets.token_hex(8),
+    )
+
+
+def _overtaken(row: _Row) -> ConflictError:
+    return ConflictError(f"the class {row.physical} was taken for one left behind", hint="run it again")
+
+
+def _written_to(physical: str) -> ConflictError:
+    return ConflictError(f"the class {physical} was written to while it was copied", hint="run it again")
 
 
 def _damaged(why: str) -> IntegrityError:
