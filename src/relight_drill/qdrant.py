@@ -4,10 +4,11 @@ Points, payloads, distances and their order are the engine's, `qdrant_edge`. It 
 searches, snapshots and restores collections of one unnamed dense vector: collections, aliases, points, snapshots made
 at once or in the background, recovery by upload and by location, checksums, API keys, and what a server refuses.
 
-It is no server. It plays one node without clusters, shards and replicas; no filters, named, sparse or several vectors,
-quantization, payload indexes, access rights and gRPC; no building of an HNSW index, so that every search is exact and a
-collection always green; and its snapshots are tar archives that it alone reads: a folder of the engine beside the
-collection's configuration, with the zeros at the ends of files left out. Its folder survives it, as a volume does.
+It is no server. It plays one node without clusters, shards and replicas; no filters, named, sparse or several vectors
+(it says that a collection was made for the latter two, as a server does, and holds none), quantization, payload
+indexes, access rights and gRPC; no building of an HNSW index, so that every search is exact and a collection always
+green; and its snapshots are tar archives that it alone reads: a folder of the engine beside the collection's
+configuration, with the zeros at the ends of files left out. Its folder survives it, as a volume does.
 """
 
 from __future__ import annotations
@@ -323,7 +324,8 @@ class _Server:
         if vectors.get("distance") not in _DISTANCES or not 1 <= vectors.get("size", 0) <= 65536:
             raise _Refused(422, f"Validation error in JSON body: [vectors: {vectors!r} is not one dense vector]")
         params = {
-            "vectors": {"size": vectors["size"], "distance": vectors["distance"]},
+            "vectors": _given({key: vectors.get(key) for key in ("size", "distance", "multivector_config")}),
+            **_given({"sparse_vectors": body.get("sparse_vectors")}),
             "shard_number": 1,
             "replication_factor": body.get("replication_factor") or 1,
             "write_consistency_factor": 1,

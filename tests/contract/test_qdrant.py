@@ -639,6 +639,64 @@ class QdrantContract(VectorStoreContract):
         store.adopt(spec, dry_run=False)
         assert len(ids(store, spec)) == 10
 
+    def test_others_under_the_name_are_not_taken_for_the_same(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """fails when a collection that holds as many other points as the copy is deleted for being the original."""
+        users()
+
+        def cut(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.method == "DELETE" and request.url.path == f"/collections/{spec.name}":
+                raise Killed
+            return send(client, request)
+
+        with pytest.raises(Killed), sending(cut):
+            store.adopt(spec, dry_run=False)
+        api_of(store).set_payload(spec.name, payload={"n": "other"}, points=[8], wait=True)
+        with pytest.raises(ConflictError, match="which are others"):
+            store.adopt(spec, dry_run=False)
+        assert api_of(store).count(spec.name).count == 9
+        api_of(store).set_payload(spec.name, payload={"n": 8}, points=[8], wait=True)
+        store.adopt(spec, dry_run=False)
+        assert len(ids(store, spec)) == 9
+
+    def test_a_server_that_lists_no_checksums_is_adopted_from(
+        self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
+    ) -> None:
+        """fails when an older server, which says no checksum of a snapshot, is asked to check an empty one."""
+        users()
+
+        def older(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            response = send(client, request)
+            if request.method == "POST" and request.url.path.endswith("/snapshots"):
+                said = response.json()
+                del said["result"]["checksum"]
+                return httpx.Response(200, json=said, request=request)
+            return response
+
+        with sending(older):
+            store.adopt(spec, dry_run=False)
+        assert len(ids(store, spec)) == 9
+
+    @pytest.mark.parametrize("kind", ["sparse", "several"])
+    def test_vectors_that_no_snapshot_brings_back_are_not_adopted(
+        self, store: QdrantStore, spec: CollectionSpec, kind: str
+    ) -> None:
+        """fails when a collection is copied and deleted of which no snapshot can be verified afterwards."""
+        several = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        vectors = models.VectorParams(
+            size=DIMENSION,
+            distance=models.Distance.COSINE,
+            multivector_config=several if kind == "several" else None,
+        )
+        sparse = {"words": models.SparseVectorParams()} if kind == "sparse" else None
+        api = api_of(store)
+        api.create_collection(spec.name, vectors_config=vectors, sparse_vectors_config=sparse)
+        for dry_run in (True, False):
+            with pytest.raises(IntegrityError, match="sparse vectors or several"):
+                store.adopt(spec, dry_run=dry_run)
+        api.delete_collection(spec.name)
+
     def test_another_dimension_is_not_adopted(
         self, store: QdrantStore, spec: CollectionSpec, users: Callable[..., str]
     ) -> None:

@@ -603,7 +603,15 @@ class QdrantStore:
         return min(self._bound_s, PROMPT_S + size / _BYTES_PER_S)
 
     def _upload(
-        self, node: Node, record: _Record, size: int, sha256: str, body: Source, *, wait: bool, named: str = "relight"
+        self,
+        node: Node,
+        record: _Record,
+        size: int,
+        sha256: str | None,
+        body: Source,
+        *,
+        wait: bool,
+        named: str = "relight",
     ) -> None:
         boundary = secrets.token_hex(16)
         head = (
@@ -624,7 +632,11 @@ class QdrantStore:
             node.http.build_request(
                 "POST",
                 f"/collections/{quote(record.physical, safe='')}/snapshots/upload",
-                params={"priority": "snapshot", "checksum": sha256, "wait": _flag(wait)},
+                params={
+                    "priority": "snapshot",
+                    "wait": _flag(wait),
+                    **({} if sha256 is None else {"checksum": sha256}),
+                },
                 headers={
                     "Content-Type": f"multipart/form-data; boundary={boundary}",
                     "Content-Length": str(len(head) + size + len(tail)),
@@ -732,7 +744,7 @@ class QdrantStore:
             self._wait_until_active(record.physical)
             found = self._count(record.physical)
             with translating():
-                vectors = self._api.get_collection(record.physical).config.params.vectors
+                params = self._api.get_collection(record.physical).config.params
         except NotFoundError as exc:
             raise _overtaken(record) from exc
         if abs(found - points) > drift:
@@ -741,7 +753,7 @@ class QdrantStore:
                 + (f" give or take {drift}" if drift else ""),
                 hint="the point is damaged: use another",
             )
-        _check_vectors(record.spec, vectors)
+        _check_vectors(record.spec, params)
         return found
 
     def _switch(self, record: _Record, *, replace: bool, aliases: Sequence[str]) -> str | None:
@@ -841,11 +853,11 @@ class QdrantStore:
         if name not in self._collections():
             return []
         with translating():
-            _check_vectors(spec, self._api.get_collection(name).config.params.vectors)
+            _check_vectors(spec, self._api.get_collection(name).config.params)
         others = self._other_aliases(name, name)
         steps = [
             f"stop whatever writes to {name!r}: what is written from now on would be lost",
-            f"copy {name!r} ({self._count(name)} points) by a snapshot to a collection of Relight's, and count it",
+            f"copy {name!r} ({self._count(name)} points) by a snapshot to a collection of Relight's, and compare them",
             f"delete the collection {name!r}, whose own snapshots can then no longer be listed",
             f"make {_listing(name, *others)} an alias of the copy: between these two steps the name leads nowhere",
         ]
@@ -858,7 +870,7 @@ class QdrantStore:
 
     def _adopt_alias(self, spec: CollectionSpec, target: str, *, dry_run: bool) -> list[str]:
         with translating():
-            _check_vectors(spec, self._api.get_collection(target).config.params.vectors)
+            _check_vectors(spec, self._api.get_collection(target).config.params)
         if not dry_run:
             self._register(_Record(physical=target, spec=spec, state="live"))
         return [f"enter {target!r}, which the alias {spec.name!r} points at, into the catalogue"]
@@ -894,10 +906,15 @@ class QdrantStore:
         """ConflictError unless the collection of the public name holds what its copy holds."""
         name = copied.spec.name
         there, here = self._count(name), self._count(copied.physical)
-        if there != here:
+        original = replace(copied, physical=name)
+        if (
+            there != here
+            or self._sample(name) != self._sample(copied.physical)
+            or self._recall(copied, self._take_canaries(original)) < 1.0
+        ):
             raise ConflictError(
                 f"the collection {name!r} has {there} points, and {copied.physical!r}, the copy that an adoption made "
-                f"of it, has {here}",
+                f"of it, has {here}" + (", which are others" if there == here else ""),
                 hint="it was written to or made anew: stop its writers, delete the one of the two that is not wanted, "
                 "and run it again",
             )
@@ -917,9 +934,7 @@ class QdrantStore:
                         with node.http.stream("GET", url) as response:
                             if response.status_code != 200:
                                 answer(response)
-                            self._upload(
-                                target, record, listed.size, listed.checksum or "", _Stream(response), wait=True
-                            )
+                            self._upload(target, record, listed.size, listed.checksum, _Stream(response), wait=True)
             self._verify(record, points=points, drift=0)
             self._refuse_another(record)
         except BaseException:
@@ -964,6 +979,12 @@ class QdrantStore:
             hits = self._search(found, list(vector), K, exact=True)
             canaries.append(Canary(vector=pack(vector), ids=tuple(hit.id for hit in hits)))
         return tuple(canaries)
+
+    def _sample(self, physical: str) -> list[tuple[Any, ...]]:
+        """The first points by id, with all that is theirs."""
+        with translating():
+            points, _ = self._api.scroll(physical, limit=_PAGE, with_payload=True, with_vectors=True)
+        return [(point.id, point.vector, point.payload) for point in points]
 
     def _count(self, physical: str) -> int:
         with translating():
@@ -1186,14 +1207,20 @@ def _check_dimension(upserts: Sequence[Entry], spec: CollectionSpec) -> None:
             )
 
 
-def _check_vectors(spec: CollectionSpec, vectors: Any) -> None:
-    """`vectors` is what the server says of a collection: one unnamed vector, or several by name."""
+def _check_vectors(spec: CollectionSpec, params: Any) -> None:
+    """`params` is what the server says of a collection: one unnamed vector, or several by name, or other kinds."""
+    vectors = params.vectors
     size, distance = getattr(vectors, "size", None), getattr(vectors, "distance", None)
     if size != spec.dimension or getattr(distance, "value", None) != DISTANCES[spec.distance]:
         found = f"{size} x {getattr(distance, 'value', '')}" if size else "of named vectors"
         raise IntegrityError(
             f"the collection for {spec.name!r} is {found}, and {spec.dimension} x {DISTANCES[spec.distance]} is wanted",
             hint="use the settings that it was made with: one unnamed vector of that size and distance",
+        )
+    if params.sparse_vectors or vectors.multivector_config is not None:
+        raise IntegrityError(
+            f"the collection for {spec.name!r} has sparse vectors or several of them for a point",
+            hint="Relight brings back one dense vector of each point: keep the others in a collection of their own",
         )
 
 
