@@ -803,18 +803,48 @@ def test_the_key_is_the_addresss_password(own: Callable[..., QdrantServer], spec
         store.close()
 
 
+@contextmanager
+def clustered() -> Iterator[None]:
+    """Let every server say that it is the first of two nodes, by the address it is asked at."""
+    hosts: list[str] = []
+
+    def cluster(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/cluster":
+            return send(client, request)
+        if request.url.host not in hosts:
+            hosts.append(request.url.host)
+        said = {"status": "enabled", "peer_id": hosts.index(request.url.host), "peers": {"0": {}, "1": {}}}
+        return httpx.Response(200, json={"result": said}, request=request)
+
+    with sending(cluster):
+        yield
+
+
 def test_a_cluster_needs_every_node_in_its_address(standin: QdrantServer, spec: CollectionSpec) -> None:
     """fails when the snapshot of a cluster would hold the shards of some nodes only."""
     store = QdrantStore(standin.dsn())
     fill(store, spec, 3)
-
-    def cluster(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/cluster":
-            said = {"status": "enabled", "peer_id": 7, "peers": {"7": {"uri": "a"}, "8": {"uri": "b"}}}
-            return httpx.Response(200, json={"result": said}, request=request)
-        return send(client, request)
-
-    with pytest.raises(ConfigError, match="has 2 nodes, and the address names 1"), sending(cluster):
+    with pytest.raises(ConfigError, match="has 2 nodes, and the address names 1"), clustered():
         take(store, spec)
     store.drop(spec.name)
+    store.close()
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.17.0", True), ("1.17.1", False)])
+def test_a_cluster_that_cannot_be_restored_to_is_refused(
+    own: Callable[..., QdrantServer], spec: CollectionSpec, version: str, refused: bool
+) -> None:
+    """fails when a restore begins that would leave shards without an active replica, or a point is taken for one."""
+    server = own(version=version)
+    store = QdrantStore(f"http://127.0.0.1:{server.port},localhost:{server.port}")
+    fill(store, spec, 3)
+    source = take(store, spec)
+    with clustered():
+        for act in (lambda: take(store, spec), lambda: store.restore(spec, source, point=POINT, floor=0, replace=True)):
+            if refused:
+                with pytest.raises(ConfigError, match=r"1\.17\.0"):
+                    act()
+            else:
+                act()
+    assert (store.kept(spec.name) == []) is refused
     store.close()

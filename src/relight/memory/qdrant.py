@@ -86,6 +86,9 @@ _DAMAGED = re.compile(r"checksum mismatch|not compatible|archive|unpack|deserial
 _NOT_DAMAGED = re.compile(r"download|no space left|os error|time.?out|timed out|connection", re.IGNORECASE)
 _STAMP = re.compile(r"-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.snapshot$")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
+_RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+# Before it, a node that was sent a snapshot without a shard that it holds was left in recovery for good.
+_CLUSTERS_SINCE = (1, 17, 1)
 # A server begins a snapshot, and stamps its name with the second, within moments after it was asked.
 _BEGUN_WITHIN_S = 3
 _FORGET_AFTER_S = 24 * 3600.0
@@ -198,6 +201,7 @@ class QdrantStore:
 
     A cluster's nodes are all in the address, because a snapshot holds the shards of the node that was asked. A restore
     gives every piece to every node, each of which takes from it the shards that it has; the count afterwards is exact.
+    Clusters of servers before 1.17.1, which do not get over a piece without their shards, are refused throughout.
     """
 
     kind = "qdrant"
@@ -529,6 +533,7 @@ class QdrantStore:
         """
         part = source.part
         self._refuse_older(part.server_version)
+        self._cluster()
         live = self._live(spec.name)
         if live is None:
             self._refuse_foreign(spec.name)
@@ -1096,7 +1101,10 @@ class QdrantStore:
             return {item.name for item in self._api.get_collections().collections}
 
     def _cluster(self) -> list[tuple[Node, str]]:
-        """Each node with its peer id, which is empty where there is one; ConfigError unless the address names all."""
+        """Each node with its peer id, which is empty where there is one.
+
+        ConfigError unless the address names all, and for a cluster of servers that cannot be restored to.
+        """
         with translating():
             said = [answer(node.http.get("/cluster")) for node in self._nodes]
         if said[0].get("status") != "enabled":
@@ -1109,7 +1117,16 @@ class QdrantStore:
                 hint="name each node once: https://:KEY@one:6333,two:6333",
             )
         pairs = [(node, str(item["peer_id"])) for node, item in zip(self._nodes, said, strict=True)]
-        return pairs if len(pairs) > 1 else [(self._nodes[0], "")]
+        if len(pairs) == 1:
+            return [(self._nodes[0], "")]
+        version = self.version()
+        found = _RELEASE.search(version)
+        if found is None or _numbers(found) < _CLUSTERS_SINCE:
+            raise ConfigError(
+                f"this cluster is {version!r}, where a restore leaves shards without an active replica",
+                hint="update its servers to 1.17.1 or newer: qdrant/qdrant#7851",
+            )
+        return pairs
 
     # -- catalogue
 
