@@ -255,6 +255,23 @@ class QdrantContract(VectorStoreContract):
 
         at_some_requests(lambda: store.adopt(spec, dry_run=False), kill=kill, then=again)
 
+    # Writing
+
+    def test_large_payloads_are_written_in_parts(self, store: QdrantStore, spec: CollectionSpec) -> None:
+        """fails when a batch is as large as its payloads make it: a server takes 32 MiB at once."""
+        store.ensure(spec)
+        sent = []
+
+        def watch(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+            if request.method == "PUT" and request.url.path.endswith("/points"):
+                sent.append(len(request.content))
+            return send(client, request)
+
+        with sending(watch):
+            apply(store, spec, *[upsert(n, f"p{n}", payload={"text": "x" * 3_000_000}) for n in range(1, 6)])
+        assert len(ids(store, spec)) == 5
+        assert max(sent) < 10_000_000
+
     # Snapshots
 
     def test_a_users_own_snapshots_stay(self, store: QdrantStore, spec: CollectionSpec) -> None:

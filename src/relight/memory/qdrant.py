@@ -75,8 +75,9 @@ _BYTES_PER_S = 20_000_000
 _IDS = uuid.UUID("6f0cb0c0-6e0e-5c0e-9a55-0d7e2f0e2b51")
 _CHUNK = 1024 * 1024
 _NAME_BYTES = 36
-# A vector's component takes up to some 20 bytes of JSON, and a server takes 32 MiB of it at once.
-_FLOATS_AT_ONCE = 400_000
+# A server takes 32 MiB of JSON at once, and a vector's component is up to some 20 bytes of it.
+_BYTES_AT_ONCE = 8 * 1024**2
+_COMPONENT_BYTES = 20
 _PAGE = 256
 _LEGAL_ALIAS = re.compile(r"(?!\.)[^<>:\"/\\|?*\x00-\x1f]{1,255}")
 _SNAPSHOT_NAME = re.compile(r"(?!\.)[^/\\\x00]+\.snapshot")
@@ -284,9 +285,8 @@ class QdrantStore:
             }
             for entry in upserts
         ]
-        at_once = max(1, _FLOATS_AT_ONCE // found.spec.dimension)
-        for start in range(0, len(points), at_once):
-            self._upsert(found.physical, points[start : start + at_once])
+        for batch in _batches(points):
+            self._upsert(found.physical, batch)
         with translating():
             if deletes:
                 self._api.delete(found.physical, points_selector=deletes, wait=True, ordering=self._strong)
@@ -1222,6 +1222,21 @@ def _check_dimension(upserts: Sequence[Entry], spec: CollectionSpec) -> None:
                 f"the entry {entry.position} has dimension {dimension}, and {spec.name!r} has {spec.dimension}",
                 hint="the journal and the collection are of different embedding models",
             )
+
+
+def _batches(points: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The points in order, as many at once as a server takes; one that is larger alone."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for point in points:
+        more = _COMPONENT_BYTES * len(point["vector"]) + len(json.dumps(point["payload"]))
+        if batch and size + more > _BYTES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(point)
+        size += more
+    if batch:
+        yield batch
 
 
 def _check_vectors(spec: CollectionSpec, params: Any) -> None:
