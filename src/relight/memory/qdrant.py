@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import secrets
 import threading
@@ -92,6 +93,8 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _CLUSTERS_SINCE = (1, 17, 1)
 # A server begins a snapshot, and stamps its name with the second, within moments after it was asked.
 _BEGUN_WITHIN_S = 3
+# A busy one does so later, which counts where there is nothing else that it could be.
+_BEGUN_LATE_S = 30
 _FORGET_AFTER_S = 24 * 3600.0
 # A switch takes one request; when this is over it was killed, whatever two clocks differ by.
 _SWITCHING_S = 300.0
@@ -447,8 +450,11 @@ class QdrantStore:
                 item
                 for item in now
                 if item.name not in before
-                and _is_begun(item.name, asked, after_s=int(large), within_s=_BEGUN_WITHIN_S, unknown=True)
+                and _is_begun(item.name, asked, after_s=int(large), within_s=math.inf, unknown=True)
             ]
+            if len(new) > 1:
+                near = [item for item in new if _is_begun(item.name, asked, within_s=_BEGUN_WITHIN_S, unknown=True)]
+                new = near or new
             if len(new) > 1:
                 log.warning("snapshots_left_on_server", extra={"snapshots": [item.name for item in new]})
             if new:
@@ -464,8 +470,8 @@ class QdrantStore:
     def _sweep(self, name: str) -> None:
         """Remove the snapshots that killed runs left on the server.
 
-        One whose name the killed run never learned is the one that was begun when it asked; where the user began
-        another in the same seconds both stay, because one of them is not ours.
+        One whose name the killed run never learned is the only one that was begun since it asked, or the one that was
+        begun at once; where the user began another in the same seconds both stay, because one of them is not ours.
         """
         hosts = {node.host: node for node in self._nodes}
         places: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
@@ -485,11 +491,10 @@ class QdrantStore:
         gone: set[str] = set()
         for claim, said in claims:
             asked = parse_time(said["asked"])
-            names = [
-                item.name
-                for item in listed
-                if item.name not in {*said["before"], *gone} and _is_begun(item.name, asked, within_s=_BEGUN_WITHIN_S)
-            ]
+            new = [item.name for item in listed if item.name not in {*said["before"], *gone}]
+            names = [name for name in new if _is_begun(name, asked, within_s=_BEGUN_LATE_S)]
+            if len(names) > 1:
+                names = [name for name in names if _is_begun(name, asked, within_s=_BEGUN_WITHIN_S)]
             if len(names) == 1:
                 with suppress(NotFoundError):
                     self._delete_snapshot(node, physical, names[0])
@@ -563,7 +568,7 @@ class QdrantStore:
             with suppress(RelightError):  # what stays is removed by the next restore
                 now = self._record(record.physical)
                 overtaken = isinstance(exc, RelightError) and (now is None or now.dropping)
-                self._drop_unless_switched(record)
+                self._remove_unfinished(record)
             if overtaken:
                 # Whatever it met with, it met because another restore took it for one that was killed.
                 raise _overtaken(record) from exc
@@ -800,9 +805,10 @@ class QdrantStore:
         for record in self._records(name):
             unfinished = record.state != "copied" and (record.state != "made" or live is not None)
             if unfinished and record.physical not in here and record.kept_at is None:
-                self._drop_unless_switched(record)
+                self._remove_unfinished(record)
 
-    def _drop_unless_switched(self, record: _Record) -> None:
+    def _remove_unfinished(self, record: _Record) -> None:
+        """Drop what was filled and its uploads, unless a switch to it was made or may be on its way."""
         with suppress(NotFoundError):
             if record.physical in self._aliases().values():
                 return
@@ -812,12 +818,15 @@ class QdrantStore:
                 return  # its switch may be on its way; the next restore sees
             if record.physical in self._aliases().values():
                 return
-            # An upload that was refused late lies in a list of snapshots that is shown while there is a collection.
-            self._create(record)
-            for node in self._nodes:
-                for item in self._list(node, record.physical)[0]:
-                    self._delete_snapshot(node, record.physical, item.name)
+            self._remove_uploads(record)
             self._drop(record.physical)
+
+    def _remove_uploads(self, record: _Record) -> None:
+        """Make the collection where it is gone: only with it does a server show the uploads that it refused late."""
+        self._create(record)
+        for node in self._nodes:
+            for item in self._list(node, record.physical)[0]:
+                self._delete_snapshot(node, record.physical, item.name)
 
     def _refuse_older(self, taken_on: str) -> None:
         here = self.version()
@@ -869,7 +878,7 @@ class QdrantStore:
         if not dry_run:
             for item in self._records(name):
                 if item.kept_at is None:
-                    self._drop_unless_switched(item)
+                    self._remove_unfinished(item)
             self._adopt_copied(self._copy(spec), dry_run=False)
         return steps
 
@@ -944,7 +953,7 @@ class QdrantStore:
             self._refuse_another(record)
         except BaseException:
             with suppress(RelightError):
-                self._drop_unless_switched(record)
+                self._remove_unfinished(record)
             raise
         self._note(record.physical, state="copied")
         return record
