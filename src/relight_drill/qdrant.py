@@ -328,7 +328,7 @@ class _Server:
             **_given({"sparse_vectors": body.get("sparse_vectors")}),
             "shard_number": 1,
             "replication_factor": body.get("replication_factor") or 1,
-            "write_consistency_factor": 1,
+            "write_consistency_factor": body.get("write_consistency_factor") or 1,
             "on_disk_payload": True,
         }
         config = {

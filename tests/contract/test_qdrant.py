@@ -246,15 +246,17 @@ class QdrantContract(VectorStoreContract):
     ) -> None:
         """fails when a point is lost, or when running it again does not end where it would have."""
         users()
+        patient = QdrantStore(self.dsn, clock=FakeClock())
 
         def again() -> None:
-            store.adopt(spec, dry_run=False)
+            patient.adopt(spec, dry_run=False)
             assert ids(store, spec) == {str(n) for n in range(9)}
             assert store.adopt(spec, dry_run=True) == self.leftovers(spec) == []
             store.drop(spec.name)
             users()
 
-        at_some_requests(lambda: store.adopt(spec, dry_run=False), kill=kill, then=again)
+        at_some_requests(lambda: patient.adopt(spec, dry_run=False), kill=kill, then=again)
+        patient.close()
 
     # Writing
 
@@ -870,6 +872,30 @@ def test_a_cluster_needs_every_node_in_its_address(standin: QdrantServer, spec: 
     with pytest.raises(ConfigError, match="has 2 nodes, and the address names 1"), clustered():
         take(store, spec)
     store.drop(spec.name)
+    store.close()
+
+
+def test_the_catalogue_is_written_and_read_by_a_majority(
+    own: Callable[..., QdrantServer], spec: CollectionSpec
+) -> None:
+    """fails when a replica that lags may say where a collection is in the journal, or that there is none."""
+    server = own()
+    store = QdrantStore(f"http://127.0.0.1:{server.port},localhost:{server.port}")
+    asked = []
+
+    def watch(send: Send, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST" and request.url.path.endswith(
+            (f"{CATALOGUE}/points", f"{CATALOGUE}/points/scroll")
+        ):
+            asked.append(request.url.params.get("consistency"))
+        return send(client, request)
+
+    with sending(watch):
+        fill(store, spec, 3)
+        assert store.kept(spec.name) == []
+    assert set(asked) == {"majority"}
+    params = api_of(store).get_collection(CATALOGUE).config.params
+    assert (params.replication_factor, params.write_consistency_factor) == (2, 2)
     store.close()
 
 

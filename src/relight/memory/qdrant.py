@@ -1142,7 +1142,9 @@ class QdrantStore:
     def _record(self, physical: str) -> _Record | None:
         try:
             with translating():
-                found = self._api.retrieve(CATALOGUE, ids=[_record_id(physical)], with_payload=True)
+                found = self._api.retrieve(
+                    CATALOGUE, ids=[_record_id(physical)], with_payload=True, consistency=self._majority
+                )
         except NotFoundError:
             return None
         return _Record.of(found[0].payload or {}) if found else None
@@ -1159,7 +1161,9 @@ class QdrantStore:
         try:
             while True:
                 with translating():
-                    points, after = self._api.scroll(CATALOGUE, limit=_PAGE, offset=after, with_payload=True)
+                    points, after = self._api.scroll(
+                        CATALOGUE, limit=_PAGE, offset=after, with_payload=True, consistency=self._majority
+                    )
                 found += [(str(point.id), point.payload or {}) for point in points]
                 if after is None:
                     return [(id_, said) for id_, said in found if said.get("kind") == kind]
@@ -1188,7 +1192,13 @@ class QdrantStore:
     def _ensure_catalogue(self) -> None:
         if CATALOGUE not in self._collections():
             vectors = self._models.VectorParams(size=1, distance=self._models.Distance.DOT)
-            self._create_collection(CATALOGUE, vectors, replication_factor=len(self._nodes))
+            # A majority writes and a majority is read, so that one node may be away and no read is of before a write.
+            self._create_collection(
+                CATALOGUE,
+                vectors,
+                replication_factor=len(self._nodes),
+                write_consistency_factor=len(self._nodes) // 2 + 1,
+            )
 
     # -- the driver
 
@@ -1201,6 +1211,10 @@ class QdrantStore:
         from qdrant_client import models
 
         return models
+
+    @property
+    def _majority(self) -> Any:
+        return self._models.ReadConsistencyType.MAJORITY
 
     @property
     def _strong(self) -> Any:
