@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConfigError, NotFoundError, RelightError
 from relight.memory.bisect import bisect, candidates
 from relight.memory.scratch import Check
+from relight.memory.stores import open_store
 from relight.recovery.exposure import vector_exposure
 from relight.recovery.points import VERIFY_S, copy_region, prune_points, verify_region
 from relight.vault.points import find, status_of, survey
@@ -45,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collection", metavar="NAME", help="bisect: which, where there are several")
     parser.add_argument(
         "--floor", type=float, metavar="RECALL", help="bisect: how alike is good (default: the settings')"
+    )
+    parser.add_argument(
+        "--into", metavar="DSN", default="", help="bisect: another store of the same kind (default: the region's)"
     )
     parser.add_argument("--check", metavar="CMD", help="bisect: a command that exits 0 when RELIGHT_COLLECTION is good")
     add_region(parser)
@@ -187,26 +192,29 @@ def _bisect(args: argparse.Namespace, region: Region) -> int:
     spec = _spec(region, args.collection)
     floor = region.settings.recall_floor if args.floor is None else args.floor
     points = candidates(region.vault, spec, args.good)
+    where = "in the store of --into" if args.into else f"beside {spec.name}"
     shown = {
         "vault": _named(region.vault),
         "reference": points[0].id,
         "candidates": f"{len(points)} points, up to {points[-1].id}",
-        "restores": f"at most {math.ceil(math.log2(len(points))) + 1}, one at a time, beside {spec.name}",
+        "restores": f"at most {math.ceil(math.log2(len(points))) + 1}, one at a time, {where}",
         "good is": f"a recall of at least {floor:g} of the reference's canaries"
         + (", and the check" if args.check else ""),
     }
     if not confirmed(args, shown):
         return DONE
-    done = bisect(
-        store=region.store,
-        vault=region.vault,
-        spec=spec,
-        floor=floor,
-        good=args.good,
-        check=Check(command=args.check) if args.check else None,
-        dsn=region.connections.memory_dsn,
-        progress=_say_tried,
-    )
+    dsn = args.into or region.connections.memory_dsn
+    with closing(open_store(region.settings.memory_store, dsn)) as store:
+        done = bisect(
+            store=store,
+            vault=region.vault,
+            spec=spec,
+            floor=floor,
+            good=args.good,
+            check=Check(command=args.check) if args.check else None,
+            dsn=dsn,
+            progress=_say_tried,
+        )
     result(args, done.to_json())
     if done.newest_good is None:
         say(f"none is good, not even the reference {done.reference}: name a better one with --good, or lower --floor")

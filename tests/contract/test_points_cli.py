@@ -277,6 +277,17 @@ def test_the_newest_good_point_is_found_and_restored(
     assert main(["restore", "--before", "2020-01-01T00:00:00Z", "--yes"]) == 1
 
 
+def test_bisecting_can_be_done_on_another_server(
+    standby_region: Standby, vector_server: PostgresServer, take: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --into the region's own store is not asked, and a check looks at the other."""
+    point = take(standby_region.vault, 10)
+    standby_region.connect(memory_dsn="postgresql://127.0.0.1:9/away")
+    check = 'case "$RELIGHT_MEMORY_DSN" in */away) exit 1;; esac'
+    assert main(["points", "bisect", "--yes", "--json", "--check", check, "--into", vector_server.dsn()]) == 0
+    assert json.loads(capsys.readouterr().out)["newest_good"] == point.id
+
+
 def test_a_rehearsal_that_fails_is_an_objective_missed(
     standby_region: Standby, take: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

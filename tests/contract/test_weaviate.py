@@ -24,7 +24,16 @@ from relight.errors import (
 from relight.memory.journal import START, Position
 from relight.memory.store import Distance
 from relight.memory.transfer import PointSink, PointSource
-from relight.memory.weaviate import _PAGE_BYTES, CATALOGUE, WeaviateStore, _digest, _new_row, _object, _stem
+from relight.memory.weaviate import (
+    _PAGE_BYTES,
+    CATALOGUE,
+    LOCK_BOUND_S,
+    WeaviateStore,
+    _digest,
+    _new_row,
+    _object,
+    _stem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -363,11 +372,13 @@ class TestStandin(WeaviateContract):
 
             def sleep(self, seconds: float) -> None:
                 super().sleep(seconds)
+                assert self.monotonic() < began + 2 * LOCK_BOUND_S, "it waits for ever"
                 for name, definition in standin.classes.items():
                     if name.startswith("RelightLock_"):
                         definition["description"] = f"since {self.monotonic()}"
 
-        store = WeaviateStore(standin.url, clock=Others())
+        clock = Others()
+        began, store = clock.monotonic(), WeaviateStore(standin.url, clock=clock)
         lock = f"RelightLock_{_digest(spec.name)}"
         store._try_create({"class": lock, "description": "another", "vectorizer": "none"})
         try:
@@ -445,14 +456,26 @@ def test_a_class_that_exists_is_said_before_anything_is_done(
     before = sorted(primary.classes)
     with pytest.raises(ConflictError, match="already holds"):
         store.restore(spec, source, point=POINT, floor=1.0, replace=False)
-    with pytest.raises(ConflictError, match="is not of the collection"):
-        store.restore(replace(spec, name="other"), source, point=POINT, floor=1.0, replace=True)
     assert sorted(primary.classes) == before
     kept = store.restore(spec, source, point=POINT, floor=1.0, replace=True).kept
     assert kept is not None
     assert store.kept(spec.name) == [kept]
     assert (len(ids(store, spec)), store._count(kept)) == (10, 11)
     assert (store.position(spec.name), store._loose(spec.name)) == (Position(10, 10), [])
+
+
+def test_there_is_no_scratch_place_beside_a_backups_own_class(
+    primary: WeaviateStandin, spec: CollectionSpec, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when a rehearsal beside the memory reads a whole backup first, or does not say where it can be done."""
+    store = open_store(primary)
+    fill(store, spec, 10)
+    source = back_up(store, spec, vault)
+    monkeypatch.setattr(source, "open", None)
+    before = sorted(primary.classes)
+    with pytest.raises(ConfigError, match="--into"):
+        store.restore(replace(spec, name="scratch"), source, point=POINT, floor=1.0, replace=False)
+    assert sorted(primary.classes) == before
 
 
 def test_a_backup_for_a_scratch_place_leaves_the_alias(

@@ -81,7 +81,8 @@ def bisect(
 
     The reference is the point `good`, else the oldest eligible one. A point is good when the recall of the reference's
     canaries reaches `floor`, and `check` passes where there is one. Each is restored into a scratch collection of
-    `store`; the live one is not touched. NotFoundError when there is no such reference.
+    `store`; the live one is not touched. NotFoundError when there is no such reference, ConfigError when `store` has no
+    place for a scratch collection.
     """
     points = candidates(vault, spec, good)
     reference = points[0]

@@ -70,7 +70,8 @@ def scratch(
     """Restore a point's collection under a name of its own in `store`, and drop it in every case.
 
     What a kill left there is dropped by the next one of the same purpose; one at a time, therefore. Raises what a
-    restore raises: IntegrityError or NotFoundError when the point is no use for `spec`.
+    restore raises: IntegrityError or NotFoundError when the point is no use for `spec`, ConfigError when `store` has no
+    place for it beside the memory.
     """
     part, _ = usable(status, spec, store)
     name = scratch_name(spec.name, purpose)

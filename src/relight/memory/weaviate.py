@@ -296,8 +296,9 @@ class WeaviateStore:
     ) -> Restored:
         """Fill a class of its own, verify it, switch to it; see `VectorStore.restore`.
 
-        Of a backup whose class exists here ConflictError says what would be moved, unless `replace`; and IntegrityError
-        that its nodes cannot be matched with those here.
+        Of a backup whose class exists here ConflictError says what would be moved, unless `replace`, and ConfigError
+        that it is another collection's, so that there is no place for it on this server. IntegrityError says that its
+        nodes cannot be matched with those here.
         """
         part = source.part
         _check_version(self.version(), part.server_version)
@@ -311,6 +312,7 @@ class WeaviateStore:
         self._refuse_unless_empty(spec.name, replace=replace)
         row = _new_row(spec, Position.parse(part.position), point, None if backup is None else str(backup["class"]))
         if backup is not None:
+            self._refuse_beside(row, part.name)
             self._check_backup(source)
             self._make_way(row.physical, spec.name, replace=replace)
         with self._filling(row) as watched:
@@ -924,6 +926,18 @@ class WeaviateStore:
             with source.open(piece) as stream:
                 while stream.read(_READ_BYTES):
                     pass
+
+    def _refuse_beside(self, row: _Row, name: str) -> None:
+        """A backup's class keeps its name: there is no place for it beside the collection that it is of."""
+        there = self._row(row.physical)
+        if there is None or there.filler is not None or there.spec.name == row.spec.name:
+            return
+        if self._has_class(row.physical):
+            raise ConfigError(
+                f"the class {row.physical}, which the backup is of, is here, of the collection {there.spec.name!r}: a "
+                f"backup of {name!r} cannot be restored beside it",
+                hint="name another server of as many nodes with --into, or drop the collection whose class it is",
+            )
 
     def _make_way(self, physical: str, name: str, *, replace: bool) -> None:
         """Weaviate restores a class under its own name only: see that it is free."""
