@@ -130,7 +130,7 @@ class Fault:
 
 
 # Of some 40 requests; all of them take a minute.
-SAMPLED = 12
+SAMPLED = 8
 
 
 def at_some_requests(act: Callable[[], object], *, kill: bool, then: Callable[[], object]) -> None:

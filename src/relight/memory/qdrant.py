@@ -879,7 +879,7 @@ class QdrantStore:
             for item in self._records(name):
                 if item.kept_at is None:
                     self._remove_unfinished(item)
-            self._adopt_copied(self._copy(spec), dry_run=False)
+            self._adopt_copied(self._copy(spec), dry_run=False, compared=True)
         return steps
 
     def _adopt_alias(self, spec: CollectionSpec, target: str, *, dry_run: bool) -> list[str]:
@@ -895,11 +895,12 @@ class QdrantStore:
         here = self._collections() if found else set()
         return next((item for item in found if item.physical in here), None)
 
-    def _adopt_copied(self, copied: _Record, *, dry_run: bool) -> list[str]:
+    def _adopt_copied(self, copied: _Record, *, dry_run: bool, compared: bool = False) -> list[str]:
         """Finish what has its copy, which after the original's deletion is the only one: it is never dropped."""
         name, others = copied.spec.name, copied.aliases
         if name in self._collections():
-            self._refuse_another(copied)
+            if not compared:
+                self._refuse_another(copied)
             others = tuple(sorted({*others, *self._other_aliases(name, name)}))
             if not dry_run:
                 self._note(copied.physical, aliases=others)
