@@ -188,13 +188,15 @@ class Connections:
 
     `memory_dsn` is of PostgreSQL for pgvector, else a URL whose password is the API key (`https://:KEY@host:6333`).
 
-    The keys of `vault_keys` and `peer_vault_keys` are `ID:SECRET`, for vaults outside AWS; without them, requests are
+    `rehearsal_dsn` is of another store of the same kind for rehearsals; without it they are done beside the memory. The
+    keys of `vault_keys` and `peer_vault_keys` are `ID:SECRET`, for vaults outside AWS; without them, requests are
     signed with what AWS gives to the process. The fields are left out of `repr`, because they hold passwords.
     """
 
     state_dsn: str = field(repr=False)
     memory_dsn: str = field(repr=False)
     queue_url: str = field(repr=False)
+    rehearsal_dsn: str = field(repr=False, default="")
     vault_keys: str = field(repr=False, default="")
     peer_vault_keys: str = field(repr=False, default="")
 

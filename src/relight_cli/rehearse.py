@@ -14,12 +14,17 @@ from relight_cli.console import DONE, MISSED, add_plan, add_region, confirmed, o
 if TYPE_CHECKING:
     import argparse
 
+    from relight.wiring import Region
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--snapshot", metavar="ID", help="as 20260419T020000Z (default: the newest eligible point)")
     parser.add_argument(
-        "--into", metavar="DSN", default="", help="another store of the same kind (default: the region's)"
+        "--into",
+        metavar="DSN",
+        default="",
+        help="another store of the same kind (default: rehearsal_dsn of the secret, else the region's)",
     )
     parser.add_argument(
         "--check", metavar="CMD", default="", help="exits 0 when RELIGHT_COLLECTION is good (default: the settings')"
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             "environment": region.settings.environment,
             "region": region.settings.region,
             "restore": args.snapshot or "the newest eligible point",
-            "into": "the store of --into" if args.into else "the region's store, beside the memory",
+            "into": _place(args, region),
             "check": args.check or region.settings.rehearsal_check or "count and recall",
         }
         if not confirmed(args, plan):
@@ -46,3 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if not done.ok:
         say(f"the rehearsal failed: {done.reason}")
     return DONE if done.ok else MISSED
+
+
+def _place(args: argparse.Namespace, region: Region) -> str:
+    if args.into:
+        return "the store of --into"
+    return "the store of rehearsal_dsn" if region.connections.rehearsal_dsn else "the region's store, beside the memory"

@@ -339,3 +339,16 @@ def test_adopting_shows_its_steps(standby_region: Standby, capsys: pytest.Captur
     assert standby_region.settings.environment == "test"
     assert main(["adopt"]) == 0
     assert "nothing to adopt" in capsys.readouterr().err
+
+
+def test_a_rehearsal_takes_the_store_that_the_secret_names_for_it(
+    standby_region: Standby, take: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when the region's own store is used all the same, or the address is shown."""
+    take(standby_region.vault, 10)
+    standby_region.connect(rehearsal_dsn="host=127.0.0.1 port=9 user=x dbname=x password=hidden")
+    assert main(["rehearse", "--yes"]) == 3
+    told = capsys.readouterr()
+    assert "the store of rehearsal_dsn" in told.err
+    assert "the rehearsal failed" in told.err
+    assert "hidden" not in told.err + told.out

@@ -141,10 +141,10 @@ def rehearse(
 def rehearse_region(
     region: Region, *, point: str | None = None, check: str = "", into: str = "", within_s: float = 300.0
 ) -> Rehearsal:
-    """Rehearse in the region's own store, or in another one of its kind at the address `into`."""
+    """Rehearse in the store at `into`, else in the one that the connections name for it, else in the region's own."""
     settings = region.settings
     command = check or settings.rehearsal_check
-    dsn = into or region.connections.memory_dsn
+    dsn = into or region.connections.rehearsal_dsn or region.connections.memory_dsn
     with closing(open_store(settings.memory_store, dsn)) as store:
         return rehearse(
             store=store,
