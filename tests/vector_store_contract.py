@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 AT = datetime(2026, 4, 19, 2, tzinfo=UTC)
 POINT = "20260419T020000Z"
 
+# Each example takes names of its own, so that a fixture of the whole test does; and each store runs the suite's tests
+# as its own, which hypothesis takes for one test under several.
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
 # Every name that a collection may have.
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)
 
@@ -319,7 +323,7 @@ class VectorStoreContract:
         apply(store, other, *[delete(n, name) for n, name in enumerate(names[::2], 50)], since=Position(10, len(names)))
         assert ids(store, other) == set(names[1::2])
 
-    @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=10, deadline=None, suppress_health_check=UNCHECKED)
     @given(names=st.lists(NAMES, unique=True, min_size=1, max_size=20))
     def test_ids_that_differ_are_points_that_differ(
         self, store: VectorStore, spec: CollectionSpec, names: list[str]
@@ -403,7 +407,7 @@ class VectorStoreContract:
         store.drop(name)
         assert store.kept(name) == []
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, deadline=None, suppress_health_check=UNCHECKED)
     @given(name=NAMES)
     def test_every_name_is_one_collection(self, store: VectorStore, spec: CollectionSpec, name: str) -> None:
         """Any text of 1 to 255 bytes is the name of one collection, and of no other."""
