@@ -2,6 +2,11 @@
 
 import signal
 
+import pytest
+
+# So that their failures say what was compared.
+pytest.register_assert_rewrite("memory_helpers", "point_helpers", "vector_store_contract")
+
 pytest_plugins = ["servers"]
 
 # A shell lets what it starts in the background ignore interrupts, and so does all that this starts in turn.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 import re
 import secrets
 import threading
@@ -173,6 +174,10 @@ class _Record:
                 f"the collection {CATALOGUE!r} holds something that is not Relight's: {exc}",
                 hint="move it away: Relight keeps its catalogue under that name",
             ) from exc
+
+
+class _OthersCameError(Exception):
+    """The bytes are not those of the snapshot that was begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,28 +377,37 @@ class QdrantStore:
         )
 
     def _take_piece(self, node: Node, found: _Record, sink: SnapshotSink, peer: str, *, large: bool) -> None:
-        # Another run may take our snapshot for one that a killed run left, as long as we have not begun to read it.
+        # Another run may take our snapshot for one that a killed run left, as long as we have not begun to read it; and
+        # one that it begins in the same second has the same name and takes the place of ours.
         for last in (False, False, True):
-            with self._snapshot_on(node, found, large=large) as listed, translating():
-                url = f"/collections/{quote(found.physical, safe='')}/snapshots/{quote(listed.name, safe='')}"
-                with node.http.stream("GET", url) as response:
-                    if response.status_code == 404 and not last:
-                        continue
-                    if response.status_code != 200:
-                        answer(response)
-                    with sink.piece(peer) as piece:
-                        digest, size = hashlib.sha256(), 0
-                        for data in response.iter_raw(_CHUNK):
-                            digest.update(data)
-                            size += len(data)
-                            piece.write(data)
-                        if size != listed.size or listed.checksum not in (None, digest.hexdigest()):
-                            raise UnavailableError(
-                                f"{listed.size} bytes of the snapshot {listed.name!r} were promised, and {size} others "
-                                "came",
-                                hint="take it again",
-                            )
-                    return
+            try:
+                with self._snapshot_on(node, found, large=large) as listed:
+                    self._stream(node, found, listed, sink, peer)
+                return
+            except _OthersCameError as exc:
+                if last:
+                    raise UnavailableError(
+                        f"the snapshot {listed.name!r} was removed or replaced while it was read: {exc}",
+                        hint="something else takes snapshots of the collection; try again",
+                    ) from exc
+                self._clock.sleep(1.0 + random.random())  # noqa: S311 - so that two do not go on in step
+
+    @staticmethod
+    def _stream(node: Node, found: _Record, listed: _Listed, sink: SnapshotSink, peer: str) -> None:
+        url = f"/collections/{quote(found.physical, safe='')}/snapshots/{quote(listed.name, safe='')}"
+        with translating(), node.http.stream("GET", url) as response:
+            if response.status_code == 404:
+                raise _OthersCameError("it is not there")
+            if response.status_code != 200:
+                answer(response)
+            with sink.piece(peer) as piece:
+                digest, size = hashlib.sha256(), 0
+                for data in response.iter_raw(_CHUNK):
+                    digest.update(data)
+                    size += len(data)
+                    piece.write(data)
+                if size != listed.size or listed.checksum not in (None, digest.hexdigest()):
+                    raise _OthersCameError(f"{listed.size} bytes were promised, and {size} others came")
 
     @contextmanager
     def _snapshot_on(self, node: Node, found: _Record, *, large: bool) -> Iterator[_Listed]:
