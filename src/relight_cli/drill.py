@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from relight.config import MemoryStore
 from relight.objectives import Tier
-from relight_cli.console import DONE, MISSED, say
+from relight_cli.console import DONE, MISSED, interrupts_held, say
 
 if TYPE_CHECKING:
     import argparse
@@ -37,9 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the scenarios and print the report on stdout."""
     # Late, so that no other verb loads the drill.
-    from relight_drill.report import write
-    from relight_drill.result import drill_json
-    from relight_drill.run import run_drill
+    with interrupts_held():
+        from relight_drill.report import write
+        from relight_drill.result import drill_json
+        from relight_drill.run import run_drill
 
     for path in (args.json, args.report):
         if path is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relight import __version__
 from relight.errors import ConfigError, RelightError
-from relight_cli.console import FAILED, USAGE, say
+from relight_cli.console import FAILED, USAGE, interrupts_held, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     said = "relight"
     try:
-        args = parser().parse_args(argv)
+        with interrupts_held():
+            args = parser().parse_args(argv)
         said = f"relight {args.verb}"
         code: int = args.run(args)
     except ConfigError as exc:
