@@ -238,7 +238,8 @@ class Agent:
         if self._queue is queue:
             self._queue = None
         with suppress(TimeoutError, OSError, NatsError):
-            await asyncio.wait_for(queue.close(), CLOSE_S)
+            async with asyncio.timeout(CLOSE_S):
+                await queue.close()
 
     # -- tasks
 

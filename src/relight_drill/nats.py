@@ -102,11 +102,13 @@ class NatsServer:
 
     async def _answers(self) -> bool:
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", self.port), 2)
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except (OSError, TimeoutError):
             return False
         try:
-            line = await asyncio.wait_for(reader.readline(), 2)
+            async with asyncio.timeout(2):
+                line = await reader.readline()
         except (OSError, TimeoutError):
             return False
         finally:

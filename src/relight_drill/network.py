@@ -159,7 +159,8 @@ class Listener:
     ) -> None:
         """Connect onward and carry bytes both ways until both ends are done."""
         reader, writer = ours
-        far_reader, far_writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
+        async with asyncio.timeout(CONNECT_S):
+            far_reader, far_writer = await asyncio.open_connection(host, port)
         self._writers.add(far_writer)
         try:
             far_writer.write(first)
@@ -209,7 +210,8 @@ class Side(Listener):
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_S)
+        async with asyncio.timeout(HEAD_S):
+            head = await reader.readuntil(b"\r\n\r\n")
         if self.mode is not Mode.OPEN:
             await self._swallow(reader)
         line, _, headers = head.partition(b"\r\n")

@@ -145,7 +145,9 @@ class Process:
     async def wait_exit(self, *, timeout_s: float) -> int:
         """Wait until it ends; return its exit code."""
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._exit)), timeout_s)
+            # Python 3.11's wait_for forgets that it was cancelled when what it waits for ends in the same moment.
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(asyncio.wrap_future(self._exit))
         except TimeoutError:
             raise self._late(timeout_s) from None
 

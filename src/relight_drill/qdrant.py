@@ -149,12 +149,14 @@ class QdrantServer:
 
     async def _answers(self) -> bool:
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", self.port), 2)
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except (OSError, TimeoutError):
             return False
         try:
             writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-            return b" 200 " in await asyncio.wait_for(reader.readline(), 2)
+            async with asyncio.timeout(2):
+                return b" 200 " in await reader.readline()
         except (OSError, TimeoutError):
             return False
         finally:

@@ -71,10 +71,10 @@ class JetStreamQueue:
 
         with _translating("connect to the queue"):
             # An unbounded number of reconnects makes the first connect unbounded too.
-            connecting = nats.connect(
-                url, connect_timeout=3, max_reconnect_attempts=-1, reconnect_time_wait=1, error_cb=quiet
-            )
-            client = await asyncio.wait_for(connecting, timeout=_TIMEOUT_S)
+            async with asyncio.timeout(_TIMEOUT_S):
+                client = await nats.connect(
+                    url, connect_timeout=3, max_reconnect_attempts=-1, reconnect_time_wait=1, error_cb=quiet
+                )
         return cls(client, environment=environment)
 
     async def ensure(self) -> None:
