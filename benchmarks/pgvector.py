@@ -33,7 +33,7 @@ from relight.errors import ConfigError, IntegrityError
 from relight.memory.journal import START
 from relight.memory.pgvector import PgVectorStore, plan_build
 from relight.memory.store import CollectionSpec, HnswIndex, IndexState, Taken
-from relight.vault.manifest import CollectionPart, Embedding, Piece
+from relight.vault.manifest import CollectionPart, Piece
 from relight_drill.postgres import USER, PostgresServer
 from relight_drill.processes import ProcessGroup
 
@@ -126,7 +126,7 @@ class Ours:
 def _ours(store: PgVectorStore, folder: Path) -> Ours:
     file = FileSink(folder / "ours")
     snapshot_s, taken = _timed(store.snapshot, SPEC.name, file)
-    source = FileSource(file.path, _part(taken, file.pieces))
+    source = FileSource(file.path, taken.part(PgVectorStore.kind, file.pieces))
     copy = replace(SPEC, name="copy")
     serves_s, _ = _timed(store.restore, copy, source, point="p", floor=0.9, replace=False)
     index_s, state = _timed(store.build_index, copy.name)
@@ -145,7 +145,7 @@ def _growth(store: PgVectorStore, folder: Path) -> list[Figure]:
         file = FileSink(folder / "ours")
         snapshot_s, taken = _timed(store.snapshot, spec.name, file)
         store.drop(spec.name)
-        source = FileSource(file.path, _part(taken, file.pieces))
+        source = FileSource(file.path, taken.part(PgVectorStore.kind, file.pieces))
         restore_s, _ = _timed(store.restore, copy, source, point="p", floor=0.9, replace=False)
         store.drop(copy.name)
         file.path.unlink()
@@ -182,7 +182,7 @@ def _make(store: PgVectorStore, spec: CollectionSpec, count: int, folder: Path) 
         canaries=(),
         configuration={},
     )
-    source = FileSource(file.path, _part(taken, file.pieces))
+    source = FileSource(file.path, taken.part(PgVectorStore.kind, file.pieces))
     store.restore(spec, source, point="made", floor=0.0, replace=False)
     file.path.unlink()
 
@@ -276,24 +276,6 @@ class _Checking:
         if not data and self._digest.hexdigest() != self._piece.sha256:
             raise IntegrityError(f"{self._piece.object} is not what was written")
         return data
-
-
-def _part(taken: Taken, pieces: tuple[Piece, ...]) -> CollectionPart:
-    spec = taken.spec
-    return CollectionPart(
-        name=spec.name,
-        store=PgVectorStore.kind,
-        server_version=taken.server_version,
-        pieces=pieces,
-        points=taken.points,
-        drift=taken.drift,
-        embedding=Embedding(
-            model=spec.embedding_model, dimension=spec.dimension, distance=spec.distance.value, prefix=spec.prefix
-        ),
-        configuration=taken.configuration,
-        position=str(taken.position),
-        canaries=taken.canaries,
-    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from relight.errors import ConfigError, IntegrityError, UnavailableError
 from relight.memory.api import Memory, Point
 from relight.tasks.database import Database
 from relight.tasks.migrate import migrate
-from relight.vault.manifest import CollectionPart, Embedding, Piece
+from relight.vault.manifest import CollectionPart, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,23 +117,7 @@ class MemorySink:
 
     def source(self, store: VectorStore, taken: Taken) -> MemorySource:
         """The snapshot as a point would give it back."""
-        part = CollectionPart(
-            name=taken.spec.name,
-            store=store.kind,
-            server_version=taken.server_version,
-            pieces=tuple(_piece(node, data) for node, data in self.pieces.items()),
-            points=taken.points,
-            drift=taken.drift,
-            embedding=Embedding(
-                model=taken.spec.embedding_model,
-                dimension=taken.spec.dimension,
-                distance=taken.spec.distance.value,
-                prefix=taken.spec.prefix,
-            ),
-            configuration=taken.configuration,
-            position=str(taken.position),
-            canaries=taken.canaries,
-        )
+        part = taken.part(store.kind, [_piece(node, data) for node, data in self.pieces.items()])
         return MemorySource(part, dict(self.pieces))
 
 

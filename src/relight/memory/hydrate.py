@@ -11,7 +11,6 @@ from relight.memory import journal
 from relight.memory.api import Applied, Applier
 from relight.memory.journal import Job, Position
 from relight.memory.transfer import PointSource
-from relight.vault.manifest import Embedding
 from relight.vault.points import PointStatus, status_of, survey
 
 if TYPE_CHECKING:
@@ -251,12 +250,9 @@ def usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tup
     if part is None:
         raise NotFoundError(f"the point {status.id} has no collection {spec.name!r}", hint="use another")
     pinned = part.embedding
-    wanted = Embedding(
-        model=spec.embedding_model, dimension=spec.dimension, distance=spec.distance.value, prefix=spec.prefix
-    )
-    if pinned != wanted:
+    if pinned != spec.embedding:
         raise IntegrityError(
-            f"the point {status.id} holds {spec.name!r} as {pinned}, and the settings say {wanted}",
+            f"the point {status.id} holds {spec.name!r} as {pinned}, and the settings say {spec.embedding}",
             hint="restore with the settings that it was taken with",
         )
     if part.store != store.kind:

@@ -17,7 +17,8 @@ import psycopg2
 from psycopg2 import sql
 
 from relight.adapters import postgres
-from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
+from relight.errors import ConfigError, IntegrityError, NotFoundError, RelightError, UnavailableError
+from relight.memory.checks import check_count, check_dimension, check_empty, check_recall, check_since
 from relight.memory.journal import Op, Position
 from relight.memory.parity import CANARIES, K, recall
 from relight.memory.store import (
@@ -150,12 +151,8 @@ class PgVectorStore:
         with self._collection(name, lock=True) as (cursor, found):
             if found.position >= until:
                 return found.position
-            if found.position < since:
-                raise ConflictError(
-                    f"the collection {name!r} is at {found.position}, and the entries begin after {since}",
-                    hint="read the journal from where the collection is",
-                )
-            _check_dimension(upserts, found.spec)
+            check_since(name, found.position, since)
+            check_dimension(upserts, found.spec)
             if upserts:
                 cursor.execute(
                     _compose("upsert", table=found.table),
@@ -235,17 +232,9 @@ class PgVectorStore:
                 with source.open(part.pieces[0]) as stream:
                     _load(cursor, table, stream)
                 points = _count(cursor, table)
-                if abs(points - part.points) > part.drift:
-                    raise IntegrityError(
-                        f"{part.pieces[0].object} brought {points} points, and the manifest says {part.points}",
-                        hint="the point is damaged: use another",
-                    )
+                check_count(part.name, points, points=part.points, drift=part.drift)
                 score = _measure_recall(cursor, table, spec.distance, part.canaries)
-                if score < floor:
-                    raise IntegrityError(
-                        f"the recall of {part.pieces[0].object} is {score:.3f}, below the floor of {floor:g}",
-                        hint="the point does not answer as it did when it was taken: use another",
-                    )
+                check_recall(part.name, score, floor)
                 cursor.execute(SQL["end_loading"], {"table": table})
                 kept = _switch(cursor, spec, table, Position.parse(part.position), point=point, replace=replace)
         except BaseException:
@@ -535,12 +524,7 @@ def _list_kept(cursor: postgres.Cursor, name: str) -> list[str]:
 def _refuse_unless_empty(cursor: postgres.Cursor, name: str, *, replace: bool, lock: bool) -> _Found | None:
     found = _describe(cursor, name, lock=lock)
     if found is not None and not replace:
-        points = _count(cursor, found.table)
-        if points or found.position.xid:
-            raise ConflictError(
-                f"the collection {name!r} already holds {points} points, at {found.position}",
-                hint="use force to restore over it; what it holds is kept",
-            )
+        check_empty(name, _count(cursor, found.table), found.position)
     return found
 
 
@@ -753,16 +737,6 @@ def _one(cursor: postgres.Cursor) -> tuple[Any, ...]:
     if row is None:
         raise IntegrityError("postgres gave no row where there is always one")
     return row
-
-
-def _check_dimension(upserts: Sequence[Entry], spec: CollectionSpec) -> None:
-    for entry in upserts:
-        dimension = len(entry.vector or b"") // 4
-        if dimension != spec.dimension:
-            raise IntegrityError(
-                f"the entry {entry.position} has dimension {dimension}, and {spec.name!r} has {spec.dimension}",
-                hint="the journal and the collection are of different embedding models",
-            )
 
 
 def _check_index(spec: CollectionSpec) -> None:

@@ -29,6 +29,7 @@ from relight.errors import (
     RelightError,
     UnavailableError,
 )
+from relight.memory.checks import check_count, check_dimension, check_empty, check_recall, check_since
 from relight.memory.journal import START, Op, Position
 from relight.memory.parity import CANARIES, K, recall
 from relight.memory.store import (
@@ -276,15 +277,11 @@ class QdrantStore:
         found = self._need(name)
         if found.position >= until:
             return found.position
-        if found.position < since:
-            raise ConflictError(
-                f"the collection {name!r} is at {found.position}, and the entries begin after {since}",
-                hint="read the journal from where the collection is",
-            )
+        check_since(name, found.position, since)
         last = {entry.id: entry for entry in entries}
         upserts = [entry for entry in last.values() if entry.op is Op.UPSERT]
         deletes = [_point_id(entry.id) for entry in last.values() if entry.op is Op.DELETE]
-        _check_dimension(upserts, found.spec)
+        check_dimension(upserts, found.spec)
         points = [
             {
                 "id": _point_id(entry.id),
@@ -569,11 +566,7 @@ class QdrantStore:
                 self._fill(record, source, send=True)
             points = self._verify(record, points=part.points, drift=part.drift)
             score = self._recall(record, part.canaries)
-            if score < floor:
-                raise IntegrityError(
-                    f"the recall of {part.pieces[0].object} is {score:.3f}, below the floor of {floor:g}",
-                    hint="the point does not answer as it did when it was taken: use another",
-                )
+            check_recall(part.name, score, floor)
             aliases = part.configuration.get("aliases", []) if spec.name == part.name else []
             with _switching:
                 kept = self._switch(record, replace=replace, aliases=aliases)
@@ -771,12 +764,7 @@ class QdrantStore:
                 params = self._api.get_collection(record.physical).config.params
         except NotFoundError as exc:
             raise _overtaken(record) from exc
-        if abs(found - points) > drift:
-            raise IntegrityError(
-                f"the snapshot of {record.spec.name!r} brought {found} points, and the manifest says {points}"
-                + (f" give or take {drift}" if drift else ""),
-                hint="the point is damaged: use another",
-            )
+        check_count(record.spec.name, found, points=points, drift=drift)
         _check_vectors(record.spec, params)
         return found
 
@@ -854,12 +842,7 @@ class QdrantStore:
     def _refuse_unless_empty(self, name: str, live: _Record | None, *, replace: bool) -> None:
         if live is None or replace:
             return
-        points = self._count(live.physical)
-        if points or live.position.xid:
-            raise ConflictError(
-                f"the collection {name!r} already holds {points} points, at {live.position}",
-                hint="use force to restore over it; what it holds is kept",
-            )
+        check_empty(name, self._count(live.physical), live.position)
 
     # -- adopt
 
@@ -1250,16 +1233,6 @@ def _overtaken(record: _Record) -> ConflictError:
     return ConflictError(
         f"another restore of {record.spec.name!r} began before this one was done", hint="let it finish"
     )
-
-
-def _check_dimension(upserts: Sequence[Entry], spec: CollectionSpec) -> None:
-    for entry in upserts:
-        dimension = len(entry.vector or b"") // 4
-        if dimension != spec.dimension:
-            raise IntegrityError(
-                f"the entry {entry.position} has dimension {dimension}, and {spec.name!r} has {spec.dimension}",
-                hint="the journal and the collection are of different embedding models",
-            )
 
 
 def _batches(points: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

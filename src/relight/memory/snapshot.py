@@ -12,7 +12,7 @@ from relight.memory import journal
 from relight.memory.api import Applier
 from relight.memory.transfer import PointSink
 from relight.vault import points
-from relight.vault.manifest import CollectionPart, Embedding, Manifest
+from relight.vault.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
-    from relight.vault.manifest import QueuePosition
+    from relight.vault.manifest import CollectionPart, QueuePosition
     from relight.vault.store import Vault
 
 log = logging.getLogger(__name__)
@@ -138,17 +138,4 @@ def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str) 
             f"the collection {spec.name!r} is {taken.spec}, and the settings say {spec}",
             hint="correct the settings; nothing was sealed",
         )
-    return CollectionPart(
-        name=spec.name,
-        store=store.kind,
-        server_version=taken.server_version,
-        pieces=tuple(sink.pieces),
-        points=taken.points,
-        drift=taken.drift,
-        embedding=Embedding(
-            model=spec.embedding_model, dimension=spec.dimension, distance=spec.distance.value, prefix=spec.prefix
-        ),
-        configuration=taken.configuration,
-        position=str(taken.position),
-        canaries=taken.canaries,
-    )
+    return taken.part(store.kind, sink.pieces)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.errors import ConfigError
 from relight.memory.vectors import is_text
+from relight.vault.manifest import CollectionPart, Embedding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from relight.memory.journal import Entry, Position
-    from relight.vault.manifest import Canary, CollectionPart, Piece
+    from relight.vault.manifest import Canary, Piece
 
 
 class Distance(StrEnum):
@@ -63,6 +64,13 @@ class CollectionSpec:
             raise ConfigError(f"{self.name!r} cannot name a collection", hint="use 1 to 255 bytes without NUL")
         if not 1 <= self.dimension <= 16_000:
             raise ConfigError(f"dimension {self.dimension} of {self.name!r} is not within 1 and 16000")
+
+    @property
+    def embedding(self) -> Embedding:
+        """Where the vectors come from, as manifests have it."""
+        return Embedding(
+            model=self.embedding_model, dimension=self.dimension, distance=self.distance.value, prefix=self.prefix
+        )
 
     def __str__(self) -> str:
         prefix = f" with prefix {self.prefix!r}" if self.prefix else ""
@@ -133,6 +141,21 @@ class Taken:
     position: Position
     canaries: tuple[Canary, ...]
     configuration: dict[str, Any]
+
+    def part(self, store: str, pieces: Iterable[Piece]) -> CollectionPart:
+        """What a manifest says of the snapshot that `store` put into `pieces`."""
+        return CollectionPart(
+            name=self.spec.name,
+            store=store,
+            server_version=self.server_version,
+            pieces=tuple(pieces),
+            points=self.points,
+            drift=self.drift,
+            embedding=self.spec.embedding,
+            configuration=self.configuration,
+            position=str(self.position),
+            canaries=self.canaries,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from relight.errors import (
     RelightError,
     UnavailableError,
 )
+from relight.memory.checks import check_count, check_dimension, check_recall, check_since
 from relight.memory.journal import START, Op, Position
 from relight.memory.parity import CANARIES, K, recall
 from relight.memory.store import (
@@ -226,15 +227,10 @@ class WeaviateStore:
         row = self._live(name)
         if row.position >= until:
             return row.position
-        if row.position < since:
-            raise ConflictError(
-                f"the collection {name!r} is at {row.position}, and the entries begin after {since}",
-                hint="read the journal from where the collection is",
-            )
+        check_since(name, row.position, since)
         last = {entry.id: entry for entry in entries}
         upserts = [entry for entry in last.values() if entry.op is Op.UPSERT]
-        for entry in upserts:
-            _check_dimension(entry.id, len(entry.vector or b"") // 4, row.spec)
+        check_dimension(upserts, row.spec)
         self._put(
             _object(row.physical, entry.id, list(unpack(entry.vector or b"")), entry.payload) for entry in upserts
         )
@@ -323,17 +319,9 @@ class WeaviateStore:
             else:
                 self._bring_back(row, backup, source.place(), part.name)
             points = self._count(row.physical)
-            if abs(points - part.points) > part.drift:
-                raise IntegrityError(
-                    f"the snapshot of {part.name!r} brought {points} points, and the manifest says {part.points}",
-                    hint="the point is damaged: use another",
-                )
+            check_count(part.name, points, points=part.points, drift=part.drift)
             score = self._recall(row, part.canaries)
-            if score < floor:
-                raise IntegrityError(
-                    f"the recall of the snapshot of {part.name!r} is {score:.3f}, below the floor of {floor:g}",
-                    hint="the point does not answer as it did when it was taken: use another",
-                )
+            check_recall(part.name, score, floor)
         return Restored(points=points, recall=score, kept=self._switch(row, replace=replace))
 
     def build_index(self, name: str) -> IndexState:
