@@ -4,6 +4,7 @@ RelightError
 ├── ConfigError              the operator's input is wrong: nothing was done
 ├── TransientError           the same call may succeed later
 │   ├── UnavailableError     a server did not answer, or broke the connection
+│   │   └── QueueLostError   the queue is gone, or is not the one that was filled
 │   └── UnconfirmedError     committed here, but not confirmed in the standby within the bound
 ├── PermanentError           the same call will fail again
 │   ├── IntegrityError       bytes, counts or a schema are not what a manifest says
@@ -58,6 +59,10 @@ class TransientError(RelightError):
 
 class UnavailableError(TransientError):
     """A server did not answer in time, refused, or broke the connection."""
+
+
+class QueueLostError(UnavailableError):
+    """The queue's store was lost or made again: what was published into it may be gone, and is published anew."""
 
 
 class UnconfirmedError(TransientError):
