@@ -31,6 +31,29 @@ class Acknowledge(StrEnum):
     LOCAL = "local"
 
 
+class ConfirmBy(StrEnum):
+    """What tells that a commit is in the standby.
+
+    `COMMIT`: the commit itself waits for the server's synchronous standby (`synchronous_standby_names`).
+    `POSITION`: the replicas are asynchronous, as cross-region replicas of RDS are, and the positions that they report
+    to the primary are looked at after the commit.
+    """
+
+    COMMIT = "commit"
+    POSITION = "position"
+
+
+class OnStandbyAway(StrEnum):
+    """What becomes of a task or a memory write that the standby does not confirm in time.
+
+    `WAIT`: it is not acknowledged, and the caller is told so. `PROCEED`: it is acknowledged all the same, and the
+    promise is suspended, which is shown. The intent of a side effect always waits.
+    """
+
+    WAIT = "wait"
+    PROCEED = "proceed"
+
+
 class OnLeaseLost(StrEnum):
     """What a primary does that cannot reach the lease."""
 
@@ -52,7 +75,9 @@ class Settings:
 
     `signing_key` is a KMS key (ARN or alias) or `file:` and a path, empty for none. `vault_endpoint` and
     `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
-    points itself. `rehearsal_check` is a command that a rehearsal runs against what it restored.
+    points itself. `rehearsal_check` is a command that a rehearsal runs against what it restored. `confirm_replicas` is
+    how many replicas must have a commit under `confirm_by = "position"`: all that the region's database has, so that
+    the other region's is among them, and 0 where it has none, as after a recovery.
     """
 
     environment: str
@@ -87,7 +112,10 @@ class Settings:
     vault_endpoint: str = ""
     peer_vault_endpoint: str = ""
     acknowledge: Acknowledge = Acknowledge.REMOTE
+    confirm_by: ConfirmBy = ConfirmBy.COMMIT
+    confirm_replicas: int = 1
     confirm_timeout_s: float = 5.0
+    on_standby_away: OnStandbyAway = OnStandbyAway.WAIT
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
     lease_ttl_s: float = 15.0
     lease_margin_s: float = 2.0

@@ -115,7 +115,15 @@ class Region:
     @cached_property
     def database(self) -> Database:
         """The state database."""
-        database = Database(self.connections.state_dsn, confirm_timeout_s=self.settings.confirm_timeout_s)
+        settings = self.settings
+        database = Database(
+            self.connections.state_dsn,
+            confirm_timeout_s=settings.confirm_timeout_s,
+            confirm_by=settings.confirm_by,
+            confirm_replicas=settings.confirm_replicas,
+            on_standby_away=settings.on_standby_away,
+            clock=self.clock,
+        )
         self._open.callback(database.close)
         return database
 

@@ -9,6 +9,7 @@ from relight.config import Acknowledge
 from relight.errors import ConfigError
 from relight.queue.jetstream import open_queue
 from relight.recovery.epoch import FIRST, take_first
+from relight.tasks.confirm import Standing
 from relight.tasks.migrate import migrate
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def prepare(region: Region) -> dict[str, Any]:
             f"{found[0].region} holds epoch {found[0].epoch}, so this is no first day of {settings.region}",
             hint="this environment is in use; nothing was done",
         )
-    if settings.acknowledge is Acknowledge.REMOTE and not region.database.promise():
+    if settings.acknowledge is Acknowledge.REMOTE and region.database.promise().state is Standing.NOBODY:
         raise ConfigError(
             "synchronous_standby_names is empty on the primary's database, so no standby would confirm what is"
             " acknowledged",

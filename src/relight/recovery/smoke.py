@@ -74,7 +74,7 @@ def _state(region: Region) -> tuple[bool, str]:
 def _acknowledged(region: Region) -> tuple[bool, str]:
     if not region.replica.position().promoted:
         return True, "commits are confirmed by this replica, where the primary waits for it"
-    if region.database.promise():
+    if region.database.promise().kept:
         return True, "the standby confirms commits"
     return False, "NOBODY confirms commits: what is acknowledged is in this region alone; build a standby"
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from relight.adapters import postgres
+from relight.clock import SystemClock
+from relight.config import ConfirmBy, OnStandbyAway
 from relight.errors import UnconfirmedError
+from relight.tasks.confirm import Confirm, Promise, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from psycopg2.extensions import connection, cursor
+
+    from relight.clock import Clock
 
 # A server that accepts and then says nothing is given up after this. Statements take milliseconds; a migration asks for
 # more.
 TRANSACTION_S = 15.0
 # What PostgreSQL says when a commit's wait for the standby was ended early, by anybody; the commit then succeeds.
 _NOT_CONFIRMED = "canceling wait for synchronous replication"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one statement returned, and how many rows it touched."""
+
+    rows: list[tuple[Any, ...]]
+    rowcount: int
 
 
 class Database:
@@ -30,7 +44,18 @@ class Database:
     used again.
     """
 
-    def __init__(self, dsn: str, *, confirm_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        confirm_timeout_s: float = 5.0,
+        confirm_by: ConfirmBy = ConfirmBy.COMMIT,
+        confirm_replicas: int = 1,
+        on_standby_away: OnStandbyAway = OnStandbyAway.WAIT,
+        size: int = 16,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._dsn = dsn
         self._confirm_timeout_s = confirm_timeout_s
         self._idle: list[connection] = []
@@ -38,7 +63,9 @@ class Database:
         self._closed = False
 
     @contextmanager
-    def transaction(self, *, confirmed: bool = False, within_s: float = TRANSACTION_S) -> Iterator[cursor]:
+    def transaction(
+        self, *, confirmed: Confirm | bool = Confirm.NO, within_s: float = TRANSACTION_S
+    ) -> Iterator[cursor]:
         """Commit on leaving, roll back on an error.
 
         With `confirmed`, leaving means that the standby has received the commit (`synchronous_commit = remote_write`).
@@ -47,6 +74,7 @@ class Database:
         UnavailableError when the server says nothing for `within_s`; other errors leave nothing behind, but for one: a
         connection lost during the commit leaves it undecided, so callers use idempotent statements.
         """
+        confirmed = confirmed is True or confirmed in (Confirm.POLICY, Confirm.ALWAYS)
         with postgres.translating():
             conn = self._take()
             try:
@@ -65,12 +93,26 @@ class Database:
                 raise
             self._give_back(conn)
 
-    def promise(self) -> bool:
-        """Whether a standby confirms commits now; False means that the promise is suspended."""
+    def execute(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        confirmed: Confirm | bool = Confirm.NO,
+        within_s: float = TRANSACTION_S,
+    ) -> Result:
+        """Run one statement as a transaction of its own, in one round trip; see `transaction` for the rest."""
+        with self.transaction(confirmed=confirmed, within_s=within_s) as cur:
+            cur.execute(sql, params)
+            return Result(rows=cur.fetchall() if cur.description else [], rowcount=cur.rowcount)
+
+    def promise(self) -> Promise:
+        """How the promise stands that what is acknowledged is in the standby; asks the server."""
         with self.transaction() as cur:
             cur.execute("select current_setting('synchronous_standby_names') <> ''")
             row = cur.fetchone()
-        return bool(row and row[0])
+        state = Standing.KEPT if row and row[0] else Standing.NOBODY
+        return Promise(state=state, since=self._clock.now())
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back."""
