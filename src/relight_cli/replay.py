@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConflictError
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.tasks.ledger import THE_BEGINNING, Ledger
 from relight.tasks.replay import replay
 from relight_cli.console import DONE, add_plan, add_region, confirmed, moment, open_region, result, say

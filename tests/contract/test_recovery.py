@@ -18,7 +18,7 @@ from relight.config import Connections, Role
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
 from relight.memory.store import CollectionSpec
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.recovery.first_day import prepare
 from relight.recovery.gate import readiness
 from relight.recovery.points import take_point

@@ -83,7 +83,8 @@ class TaskQueue(Protocol):
 
     Every call ends within some ten seconds beyond the time that it was given. Errors: UnavailableError when the server
     cannot be reached, refuses, or does not answer in time; QueueLostError, which is one, when the queue is not there or
-    is another incarnation than the last `ensure` returned: call `ensure` and publish again what it must hold.
+    is another incarnation than the last `ensure` returned: call `ensure` and publish again what it must hold;
+    DeniedError when it does not let this user in.
     """
 
     async def ensure(self) -> str:
@@ -109,7 +110,8 @@ class TaskQueue(Protocol):
     async def fetch(self, limit: int, *, timeout_s: float) -> Sequence[Delivery]:
         """Up to `limit` messages, as soon as there is one; an empty sequence when none came within `timeout_s`.
 
-        A message that was handed out more than the allowed number of times becomes a dead letter instead.
+        A message that was handed out more than the allowed number of times becomes a dead letter instead, and a fetch
+        that met only such ones is empty sooner.
         """
         ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.config import Acknowledge
 from relight.errors import ConfigError
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.recovery.epoch import FIRST, take_first
 from relight.tasks.confirm import Standing
 from relight.tasks.migrate import migrate

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import PermanentError, UnavailableError
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.vault.copy import copy_points
 from relight.vault.retention import prune
 from relight.vault.verify import verify_points

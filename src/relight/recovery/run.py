@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConfigError, TransientError
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.recovery import states
 from relight.recovery.decide import Policy
 from relight.recovery.sentinel import Watch, publish_page, start_execution, watch

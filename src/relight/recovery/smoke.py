@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from relight.errors import RelightError
 from relight.memory.store import DEGRADED
-from relight.queue.jetstream import open_queue
+from relight.queue.queues import open_queue
 from relight.recovery.evidence import probe
 from relight.vault.points import survey
 
