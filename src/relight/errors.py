@@ -5,6 +5,7 @@ RelightError
 ├── TransientError           the same call may succeed later
 │   ├── UnavailableError     a server did not answer, or broke the connection
 │   │   └── QueueLostError   the queue is gone, or is not the one that was filled
+│   ├── AgainLaterError      it says itself when
 │   └── UnconfirmedError     committed here, but not confirmed in the standby within the bound
 ├── PermanentError           the same call will fail again
 │   ├── IntegrityError       bytes, counts or a schema are not what a manifest says
@@ -63,6 +64,17 @@ class UnavailableError(TransientError):
 
 class QueueLostError(UnavailableError):
     """The queue's store was lost or made again: what was published into it may be gone, and is published anew."""
+
+
+class AgainLaterError(TransientError):
+    """Worth another try in `wait_s` seconds, and not before."""
+
+    def __init__(self, problem: str, *, hint: str = "", wait_s: float = 1.0) -> None:
+        super().__init__(problem, hint=hint)
+        self.wait_s = wait_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"wait_s": self.wait_s})
 
 
 class UnconfirmedError(TransientError):

@@ -16,7 +16,7 @@ from relight.recovery.evidence import HistoryStore
 from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
-from relight.tasks.ledger import EpochLog
+from relight.tasks.epochs import EpochLog
 from relight.vault.signing import open_signer
 from relight.vault.store import Vault
 

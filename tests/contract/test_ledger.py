@@ -24,7 +24,8 @@ from relight.errors import (
 from relight.recovery.replica import PhysicalReplica
 from relight.tasks.database import Database
 from relight.tasks.effects import Answer, UnknownEffectError, effect_key, perform
-from relight.tasks.ledger import EpochLog, Ledger, Task
+from relight.tasks.epochs import EpochLog
+from relight.tasks.ledger import Ledger, Task
 from relight.tasks.migrate import migrate
 from relight.tasks.steps import TaskRun
 

@@ -8,7 +8,7 @@ import pytest
 
 from relight.errors import LeaseLostError, NotFoundError, UnavailableError
 from relight.recovery.gate import Readiness, readiness
-from relight.tasks.ledger import Epoch
+from relight.tasks.epochs import Epoch
 
 NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
 

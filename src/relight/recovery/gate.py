@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relight.recovery.epoch import HeldLease
-    from relight.tasks.ledger import Epoch
+    from relight.tasks.epochs import Epoch
 
 
 class Epochs(Protocol):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from relight.recovery.epoch import Lease, LeaseStore
     from relight.recovery.replica import Replica
     from relight.recovery.timeline import Timeline
-    from relight.tasks.ledger import EpochLog, Ledger
+    from relight.tasks.epochs import EpochLog
+    from relight.tasks.ledger import Ledger
     from relight.vault.store import Vault
 
 
@@ -147,9 +148,9 @@ def verify(
 
 async def replay(*, ledger: Ledger, queue: TaskQueue, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
     """Rebuild the queue from the ledger, and record it."""
-    done = await replay_tasks(ledger=ledger, queue=queue, epoch=lease.epoch)
+    done = await replay_tasks(ledger=ledger, queue=queue)
     epochs.mark_replayed(lease.epoch)
-    return {"found": done.found, "published": done.published, "already_queued": done.already_queued}
+    return {"published": done.published}
 
 
 def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]:

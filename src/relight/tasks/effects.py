@@ -1,17 +1,40 @@
-"""Side effects: intent → done or unknown, and never blindly again."""
+"""Side effects: intent → done, failed or unknown, and never blindly again."""
 
 from __future__ import annotations
 
 import hashlib
-from enum import Enum
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from relight.errors import ConflictError
-from relight.tasks.ledger import canonical
+from relight.errors import AgainLaterError, ConflictError, NotFoundError, PermanentError, RelightError, TransientError
+from relight.tasks import results
+from relight.tasks.confirm import Confirm
+from relight.tasks.ledger import SQL, canonical, not_ours, printable
+from relight.tasks.results import INLINE_BYTES, encode
 
 if TYPE_CHECKING:
-    from relight.recovery.epoch import HeldLease
+    from collections.abc import Iterable, Sequence
+
+    from relight.clock import Clock
     from relight.tasks.ledger import Ledger, Task
+
+# A call begins this soon after its intent was written, or not at all. So from the intent on, this and the tool's own time
+# limit are all that can pass before the tool has acted or never will.
+BEGIN_WITHIN_S = 10.0
+
+
+class EffectStatus(StrEnum):
+    """What is known of an effect. An `intent` may have happened; `failed` certainly did not."""
+
+    INTENT = "intent"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+OPEN = (EffectStatus.INTENT, EffectStatus.UNKNOWN)
 
 
 class Answer(Enum):
@@ -26,12 +49,19 @@ class Tool(Protocol):
 
     name: str
     timeout_s: float
+    """Seconds after the start of a `send` from which on it has acted or never will, whatever becomes of its caller."""
+    honours_keys_s: float
+    """For how many seconds a second `send` under one key does not act again and answers like the first; 0 for never."""
 
-    def send(self, request: dict[str, Any], *, key: str) -> Any:
-        """Act, within `timeout_s`, and return a JSON response; hand `key` on as the idempotency key."""
+    def send(self, request: Any, *, key: str) -> Any:
+        """Act, and return a JSON response; hand `key` on as the idempotency key.
+
+        Raises NotSentError when it certainly did not act and may later, RefusedError when it certainly did not and
+        never will. Whatever else is raised leaves open whether it acted.
+        """
         ...
 
-    def find(self, request: dict[str, Any], *, key: str) -> Any | Answer:
+    def find(self, request: Any, *, key: str) -> Any | Answer:
         """The response of an earlier `send` of this request, or an Answer; asking changes nothing.
 
         Called no sooner than `timeout_s` after that `send` began, so that NOT_SENT is final.
@@ -39,40 +69,257 @@ class Tool(Protocol):
         ...
 
 
+class NotSentError(TransientError):
+    """The tool certainly did not act; sending again later is safe."""
+
+
+class RefusedError(PermanentError):
+    """The tool certainly did not act, and will not when it is sent the same again."""
+
+
+class UnansweredError(TransientError):
+    """The tool may have acted: it has to be asked before anything is sent again."""
+
+
 class UnknownEffectError(ConflictError):
     """Nobody can tell whether the effect happened: it waits for a person and is never retried blindly."""
 
 
-def effect_key(tool: str, request: dict[str, Any]) -> str:
-    """The idempotency key of an action: what it is, and not where in the program it happened."""
-    return hashlib.sha256(f"{tool}\n{canonical(request)}".encode()).hexdigest()
+class TooSoonError(AgainLaterError):
+    """An earlier sending may still be on its way: its outcome is not final yet."""
 
 
-def perform(ledger: Ledger, task: Task, tool: Tool, request: dict[str, Any], *, lease: HeldLease) -> Any:
+class RightToAct(Protocol):
+    """What must be live while a tool acts: the region's lease, and the worker's claim."""
+
+    def check(self, for_s: float = 0.0) -> None:
+        """Return when it is live for `for_s` seconds more; LeaseLostError otherwise."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One thing done to the outside world, known by what it is.
+
+    `final_in_s` counts down to when its last sending has happened or never will; `age_s` is since its first intent.
+    """
+
+    key: str
+    task_id: str
+    tool: str
+    request: Any
+    status: EffectStatus
+    response: Any
+    error: str | None
+    epoch: int
+    sending: int
+    final_in_s: float
+    age_s: float
+
+
+def effect_key(tool: str, request: Any, *, task_id: str = "", business_key: str = "") -> str:
+    """The idempotency key of an action: what it is, and not where in the program it happened.
+
+    The same request of another task is another action, unless the caller names the action itself with `business_key`
+    (an invoice's number, say): then it is one whatever task does it, and whatever the request says.
+    """
+    what = f"{tool}\nkey\n{business_key}" if business_key else f"{tool}\n{task_id}\n{canonical(request)}"
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Effects:
+    """The ledger's record of side effects. An intent is always confirmed in the standby, whatever the environment
+    trades."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def get(self, key: str) -> Effect | None:
+        """The effect with that key, or None."""
+        rows = self._ledger.database.execute(SQL["read_effect"], {"key": key}).rows
+        return self._effect(rows[0]) if rows else None
+
+    def named(self, prefix: str) -> Effect:
+        """The one effect whose key begins so; NotFoundError when there is none, or more than one."""
+        rows = self._ledger.database.execute(SQL["keys_like"], {"prefix": f"{_hex(prefix)}%"}).rows
+        found = self.get(rows[0][0]) if len(rows) == 1 else None
+        if found is None:
+            many = "more than one effect's key begins" if rows else "no effect's key begins"
+            raise NotFoundError(f"{many} with {prefix!r}", hint="see `relight effects list`")
+        return found
+
+    def list(self, statuses: Iterable[EffectStatus] = OPEN, *, limit: int = 100) -> list[Effect]:
+        """Effects in these statuses, oldest first."""
+        values = {"statuses": [status.value for status in statuses], "limit": limit}
+        return [self._effect(row) for row in self._ledger.database.execute(SQL["list_effects"], values).rows]
+
+    def intend(self, task: Task, *, key: str, tool: str, request: Any, final_s: float) -> int | None:
+        """Record a new intent, and return the number of its sending; None when the effect is known already.
+
+        On return it is confirmed in the standby. LeaseLostError when the task is no longer this worker's.
+        """
+        values = self._values(task, key=key, final_s=final_s)
+        values |= {"tool": tool, "request": encode(request, what=f"the request to {tool}", largest=INLINE_BYTES)}
+        [(ours, sending)] = self._ledger.database.execute(SQL["intend_effect"], values, confirmed=Confirm.ALWAYS).rows
+        if not ours:
+            raise not_ours(task)
+        return None if sending is None else int(sending)
+
+    def intend_again(self, task: Task, effect: Effect, *, final_s: float) -> int:
+        """Intend an effect that certainly did not happen once more; ConflictError when somebody was faster."""
+        values = self._values(task, key=effect.key, final_s=final_s) | {"sending": effect.sending}
+        rows = self._ledger.database.execute(SQL["intend_again"], values, confirmed=Confirm.ALWAYS).rows
+        if not rows:
+            self._ledger.check_claim(task)
+            raise ConflictError(f"effect {effect.key[:12]} of {effect.tool} changed meanwhile", hint="look at it again")
+        return int(rows[0][0])
+
+    def settle(
+        self, key: str, status: EffectStatus, *, sending: int, response: Any = None, error: str | None = None
+    ) -> Any:
+        """Record what became of a sending, and return the response as every later reader will get it.
+
+        One that is done stays done, and what an earlier sending has to say of failure does not touch a later one.
+        """
+        kept, again = results.store(self._ledger.results, response, what=f"the response to effect {key[:12]}")
+        values = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
+        values |= {"response": kept.inline, "response_object": kept.object, "error": error and printable(error)}
+        self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
+        return again
+
+    def resolve(self, effect: Effect, *, happened: bool, response: Any = None, who: str) -> None:
+        """Record what a person found out about an effect that waits for it, and let its task go on.
+
+        ConflictError when the effect does not wait for anybody.
+        """
+        if effect.status not in OPEN:
+            raise ConflictError(f"effect {effect.key[:12]} is {effect.status}", hint="it waits for nobody")
+        if effect.final_in_s > 0:
+            raise _too_soon(effect)
+        status = EffectStatus.DONE if happened else EffectStatus.FAILED
+        self.settle(effect.key, status, sending=effect.sending, response=response, error=f"resolved by {who}")
+        if self._ledger.task(effect.task_id).status == "parked":
+            self._ledger.resume(effect.task_id)
+
+    def _values(self, task: Task, *, key: str, final_s: float) -> dict[str, Any]:
+        return {
+            "key": key,
+            "task_id": task.id,
+            "claim": task.claim,
+            "epoch": self._ledger.epoch,
+            "final_s": final_s,
+        }
+
+    def _effect(self, row: Sequence[Any]) -> Effect:
+        key, task_id, tool, request, status, response, object_, error, epoch, sending, final_in_s, age_s = row
+        return Effect(
+            key=key,
+            task_id=task_id,
+            tool=tool,
+            request=request,
+            status=EffectStatus(status),
+            response=results.load(self._ledger.results, response, object_),
+            error=error,
+            epoch=epoch,
+            sending=sending,
+            final_in_s=float(final_in_s),
+            age_s=float(age_s),
+        )
+
+
+def perform(
+    effects: Effects,
+    task: Task,
+    tool: Tool,
+    request: Any,
+    *,
+    right: RightToAct,
+    business_key: str = "",
+    clock: Clock,
+    begin_within_s: float = BEGIN_WITHIN_S,
+) -> Any:
     """Do `request` with `tool` at most once, across crashes and regions, and return its response.
 
-    The intent is confirmed in the standby, and the lease (and with it the worker's claim on the task) is live for
-    longer than the call may take, before the tool is called. An intent that an earlier life left without a record is
-    UNKNOWN: the tool is asked, and where it cannot tell, UnknownEffectError is raised and nothing is sent. Its answer
-    is final because an earlier holder's call had to end before its lease and its claim did.
+    The intent is confirmed in the standby, and the right to act is live for longer than the call may take, before the
+    tool is called. An effect that an earlier life left open is unknown: a tool that honours keys is sent the same once
+    more under the same key, else it is asked, and where it cannot tell, UnknownEffectError is raised and nothing is
+    sent. TooSoonError when the earlier sending may still be on its way.
     """
-    key = effect_key(tool.name, request)
-    known = ledger.effect(key)
-    if known is not None and known.status == "done":
-        return known.response
-    if known is not None:
-        lease.check(tool.timeout_s)
-        found = tool.find(request, key=key)
-        if found is Answer.CANNOT_TELL:
-            ledger.settle(key, status="unknown")
-            raise UnknownEffectError(
-                f"effect {key[:12]} of {tool.name} may or may not have happened", hint="look, then settle it by hand"
-            )
-        if found is not Answer.NOT_SENT:
-            ledger.settle(key, status="done", response=found)
-            return found
-    ledger.intend(task, key=key, tool=tool.name, request=request)
-    lease.check(tool.timeout_s)
-    response = tool.send(request, key=key)
-    ledger.settle(key, status="done", response=response)
-    return response
+    key = effect_key(tool.name, request, task_id=task.id, business_key=business_key)
+    final_s = begin_within_s + tool.timeout_s
+    begun = clock.monotonic()
+    sending = effects.intend(task, key=key, tool=tool.name, request=request, final_s=final_s)
+    if sending is None:
+        known = effects.get(key)
+        if known is None:
+            raise ConflictError(f"effect {key[:12]} of {tool.name} is gone", hint="do not delete from the ledger")
+        if known.status is EffectStatus.DONE:
+            return known.response
+        if known.status in OPEN:
+            found = _reconcile(effects, known, tool, right=right, begin_within_s=begin_within_s)
+            if found is not Answer.NOT_SENT:
+                return effects.settle(key, EffectStatus.DONE, sending=known.sending, response=found)
+        begun = clock.monotonic()
+        sending = effects.intend_again(task, known, final_s=final_s)
+    try:
+        right.check(tool.timeout_s)
+        if clock.monotonic() - begun > begin_within_s:
+            raise NotSentError(f"effect {key[:12]} of {tool.name} was held up after its intent", hint="try it again")
+    except RelightError as exc:
+        # Nothing was sent. Saying so spares the next life a question; a region that lost its lease may not say it.
+        with suppress(RelightError):
+            effects.settle(key, EffectStatus.FAILED, sending=sending, error=str(exc))
+        raise
+    return _send(effects, tool, request, key=key, sending=sending)
+
+
+def _send(effects: Effects, tool: Tool, request: Any, *, key: str, sending: int) -> Any:
+    try:
+        response = tool.send(request, key=key)
+    except (NotSentError, RefusedError) as exc:
+        effects.settle(key, EffectStatus.FAILED, sending=sending, error=str(exc))
+        raise
+    except Exception as exc:
+        effects.settle(key, EffectStatus.UNKNOWN, sending=sending, error=f"{type(exc).__name__}: {exc}")
+        raise UnansweredError(
+            f"{tool.name} may or may not have acted on effect {key[:12]}: {type(exc).__name__}",
+            hint="it is asked before anything is sent again",
+        ) from exc
+    return effects.settle(key, EffectStatus.DONE, sending=sending, response=response)
+
+
+def _reconcile(
+    effects: Effects, known: Effect, tool: Tool, *, right: RightToAct, begin_within_s: float
+) -> Any | Answer:
+    """What became of an open effect: its response, or NOT_SENT for certain."""
+    if known.final_in_s > 0:
+        raise _too_soon(known)
+    right.check(tool.timeout_s)
+    if known.age_s + begin_within_s + tool.timeout_s < tool.honours_keys_s:
+        return Answer.NOT_SENT  # or sent: the tool acts once under this key whichever it is
+    try:
+        found = tool.find(known.request, key=known.key)
+    except RelightError:
+        effects.settle(known.key, EffectStatus.UNKNOWN, sending=known.sending, error="the tool could not be asked")
+        raise
+    if found is Answer.CANNOT_TELL:
+        effects.settle(known.key, EffectStatus.UNKNOWN, sending=known.sending, error="the tool cannot tell")
+        raise UnknownEffectError(
+            f"effect {known.key[:12]} of {tool.name} may or may not have happened",
+            hint=f"find out, then `relight effects resolve {known.key[:12]}`",
+        )
+    return found
+
+
+def _too_soon(effect: Effect) -> TooSoonError:
+    return TooSoonError(
+        f"what became of effect {effect.key[:12]} of {effect.tool} is final in {effect.final_in_s:.1f} s",
+        hint="nothing was sent; try again then",
+        wait_s=effect.final_in_s,
+    )
+
+
+def _hex(prefix: str) -> str:
+    if not prefix or not all(digit in "0123456789abcdef" for digit in prefix):
+        raise NotFoundError(f"{prefix!r} is not the beginning of an effect's key", hint="see `relight effects list`")
+    return prefix

@@ -1,28 +1,57 @@
-"""The ledger: tasks, steps and side effects, in PostgreSQL."""
+"""The ledger: tasks and their steps, in PostgreSQL. Side effects are in `effects`, epochs in `epochs`."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from psycopg2.extras import Json
-
 from relight.config import Acknowledge
-from relight.errors import ConflictError, LeaseLostError, NotFoundError
+from relight.errors import ConflictError, LeaseLostError, NotFoundError, PermanentError, UnconfirmedError
+from relight.queue.port import ACK_WAIT_S, MAX_AGE_S
+from relight.tasks import results
+from relight.tasks.confirm import Confirm
+from relight.tasks.results import LARGEST_PAYLOAD_BYTES, NoResults, encode
 from relight.tasks.sql import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from psycopg2.extensions import cursor
 
     from relight.tasks.database import Database
+    from relight.tasks.results import Results
 
 SQL = statements("relight.tasks.sql", "ledger.sql")
-THE_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+# A task that was claimed this often and never ended may be what ends its workers.
+MAX_ATTEMPTS = 20
+_LONGEST_ID = 512
+
+
+class Status(StrEnum):
+    """Where a task is. What waits for a person is `parked` (it cannot go on) or `held` (it should not go on unseen)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    PARKED = "parked"
+    HELD = "held"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({Status.DONE, Status.CANCELLED})
+
+
+class Kind(StrEnum):
+    """What a task does to the world, by which the time travel policy judges how old it may be."""
+
+    WORK = "work"
+    TIMER = "timer"
+    SEND = "send"
+    CREDENTIAL = "credential"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,200 +59,271 @@ class Task:
     """One thing the agent was asked to do. `claim` is set only on a task that this worker holds."""
 
     id: str
-    payload: dict[str, Any]
-    status: str
+    kind: Kind
+    payload: Any
+    status: Status
     epoch: int
     attempts: int
+    due_at: datetime
     result: Any = None
     error: str | None = None
     claim: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """One thing done to the outside world, known by what it is: `key` derives from the tool and the request."""
+class Step:
+    """What the ledger knows of a step: its result when it is done, else how often it failed and why it last did."""
 
-    key: str
-    task_id: str
-    tool: str
-    request: dict[str, Any]
-    status: str
-    response: Any
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """The newest fencing generation that this database knows, and how far its recovery has come."""
-
-    number: int
-    region: str
-    opened_at: datetime | None
-    verified_at: datetime | None
-    replayed_at: datetime | None
+    done: bool
+    result: Any = None
+    failures: int = 0
+    error: str | None = None
 
 
 class Ledger:
-    """Tasks, steps and effects, each written under the epoch that `epoch()` returns at that moment.
+    """Tasks and steps, each written under the epoch that `epoch()` returns at that moment.
 
-    The database refuses a write under an epoch that is not its newest (StaleEpochError).
+    The database refuses a write under an epoch that is not its newest (StaleEpochError), and writes of a worker whose
+    claim went to another write nothing (LeaseLostError). `acknowledge` decides whether starting and finishing a task,
+    and steps that remember, wait for the standby; `results` takes what is too large for a row.
     """
 
     def __init__(
-        self, database: Database, *, epoch: Callable[[], int], acknowledge: Acknowledge = Acknowledge.REMOTE
+        self,
+        database: Database,
+        *,
+        epoch: Callable[[], int],
+        acknowledge: Acknowledge = Acknowledge.REMOTE,
+        results: Results | None = None,
     ) -> None:
         self.database = database
+        self.results = results or NoResults()
         self._epoch = epoch
-        self._confirm_tasks = acknowledge is Acknowledge.REMOTE
+        self._confirm = Confirm.POLICY if acknowledge is Acknowledge.REMOTE else Confirm.NO
+
+    @property
+    def epoch(self) -> int:
+        """The epoch to write under now."""
+        return self._epoch()
 
     # -- tasks
 
-    def start_task(self, task_id: str, payload: dict[str, Any]) -> Task:
-        """Record a task and return it once it is acknowledged. The id is the idempotency key.
+    def start_task(
+        self, payload: Any, *, id_: str = "", kind: Kind = Kind.WORK, due_at: datetime | None = None
+    ) -> Task:
+        """Record a task and return it once it is acknowledged; it is in the outbox of the queue from then on.
 
-        Raises ConflictError when the id exists with another payload, UnconfirmedError when it is not acknowledged.
+        The id is the idempotency key: a call that ended in doubt is repeated with the same id. Without one, a new one
+        is made up, and named by UnconfirmedError. ConflictError when the id exists with another payload.
         """
-        with self.database.transaction(confirmed=self._confirm_tasks) as cur:
-            cur.execute(SQL["start_task"], {"id": task_id, "payload": Json(payload), "epoch": self._epoch()})
-            is_new = cur.rowcount == 1
-            task = _read_task(cur, task_id)
-            if not is_new:
-                # An earlier call may have left it unconfirmed. A transaction that writes nothing has nothing to be
-                # confirmed; this one writes, and its confirmation covers whatever was committed before it.
-                cur.execute(SQL["touch_task"], {"id": task_id, "epoch": self._epoch()})
-        if canonical(task.payload) != canonical(payload):
-            raise ConflictError(f"task {task_id!r} exists with another payload", hint="use a new id for a new task")
+        id_ = check_id(id_ or uuid.uuid4().hex)
+        text = encode(payload, what=f"the payload of task {id_!r}", largest=LARGEST_PAYLOAD_BYTES)
+        values = {"id": id_, "kind": kind.value, "payload": text, "due_at": due_at, "epoch": self._epoch()}
+        try:
+            [row] = self.database.execute(SQL["start_task"], values, confirmed=self._confirm).rows
+        except UnconfirmedError as exc:
+            raise UnconfirmedError(
+                f"task {id_!r} is not acknowledged: {exc.problem}", hint="it is committed here; repeat it with this id"
+            ) from exc
+        task = self._task(row)
+        if canonical(task.payload) != canonical(json.loads(text)):
+            raise ConflictError(f"task {id_!r} exists with another payload", hint="use a new id for a new task")
         return task
 
-    def task(self, task_id: str) -> Task:
+    def task(self, id_: str) -> Task:
         """Read a task; NotFoundError when there is none."""
-        with self.database.transaction() as cur:
-            return _read_task(cur, task_id)
+        rows = self.database.execute(SQL["read_task"], {"id": check_id(id_)}).rows
+        if not rows:
+            raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
+        return self._task(rows[0])
 
-    def claim(self, task_id: str, *, worker: str, lease_s: float) -> Task | None:
-        """Take the task for `lease_s` seconds; None when it is finished, or another worker holds it."""
+    def tasks(self, statuses: Iterable[Status], *, limit: int = 100) -> list[Task]:
+        """Tasks in these statuses, oldest first, without their payloads and results."""
+        values = {"statuses": [item.value for item in statuses], "limit": limit}
+        return [self._task(row) for row in self.database.execute(SQL["list_tasks"], values).rows]
+
+    def claim(self, id_: str, *, worker: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS) -> Task | None:
+        """Take the task for `lease_s` seconds; None when it is not due, ended, parked, or another worker holds it."""
+        claimed = self._claim("claim_task", {"id": id_}, worker=worker, lease_s=lease_s, max_attempts=max_attempts)
+        return claimed[0] if claimed else None
+
+    def claim_due(self, limit: int, *, worker: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS) -> list[Task]:
+        """Take up to `limit` tasks that are due, or whose worker is gone, oldest first: for agents without a queue."""
+        return self._claim("claim_due", {"limit": limit}, worker=worker, lease_s=lease_s, max_attempts=max_attempts)
+
+    def _claim(
+        self, name: str, values: Mapping[str, Any], *, worker: str, lease_s: float, max_attempts: int
+    ) -> list[Task]:
         claim = f"{worker}/{uuid.uuid4().hex[:12]}"
-        with self.database.transaction() as cur:
-            cur.execute(SQL["claim_task"], {"id": task_id, "claim": claim, "lease_s": lease_s, "epoch": self._epoch()})
-            row = cur.fetchone()
-        return _task(row, claim=claim) if row else None
+        values = {**values, "claim": claim, "lease_s": lease_s, "epoch": self._epoch()}
+        claimed = []
+        for row in self.database.execute(SQL[name], values).rows:
+            task = self._task(row, claim=claim)
+            if task.attempts > max_attempts:
+                self.park(task, reason=f"it was begun {max_attempts} times and never ended: it may end its workers")
+            else:
+                claimed.append(task)
+        return sorted(claimed, key=lambda task: (task.due_at, task.id))
 
     def extend(self, task: Task, *, lease_s: float) -> None:
-        """Hold the task for `lease_s` seconds more; LeaseLostError when it is no longer this worker's."""
+        """Hold the task for `lease_s` seconds from now; LeaseLostError when it is no longer this worker's."""
         self._under_claim(task, "extend_claim", {"lease_s": lease_s})
 
-    def finish(self, task: Task, result: Any) -> None:
-        """Record that the task is done, with its result, confirmed in the standby."""
-        self._under_claim(task, "finish_task", {"result": Json(result)}, confirmed=self._confirm_tasks)
+    def finish(self, task: Task, result: Any) -> Any:
+        """Record that the task is done, and return its result as every reader will get it.
 
-    def release(self, task: Task, *, error: str, failed: bool) -> None:
-        """Give the task back: to be tried again, or `failed` for good. `error` is its reason."""
-        self._under_claim(task, "release_task", {"error": error, "status": "failed" if failed else "pending"})
+        An effect that the task intended in an earlier life, and in this one neither repeated nor gave up, is unknown
+        from here on.
+        """
+        kept, again = results.store(self.results, result, what=f"the result of task {task.id!r}")
+        self._end(task, Status.DONE, result=kept.inline, result_object=kept.object)
+        return again
 
-    def unfinished(self, since: datetime = THE_BEGINNING) -> list[Task]:
-        """Tasks made since then that nobody is working on under the newest epoch, oldest first; payloads left out."""
-        with self.database.transaction() as cur:
-            cur.execute(SQL["unfinished_tasks"], {"since": since, "epoch": self._epoch()})
-            rows = cur.fetchall()
-        return [Task(id=row[0], payload={}, status=row[1], epoch=row[2], attempts=0) for row in rows]
+    def release(self, task: Task, *, error: str, delay_s: float = 0.0) -> None:
+        """Give the task back, to be tried again after `delay_s`; `error` is why."""
+        self._under_claim(task, "release_task", {"error": printable(error), "delay_s": delay_s})
+
+    def park(self, task: Task, *, reason: str) -> None:
+        """Give the task up until a person resumes it."""
+        self._end(task, Status.PARKED, error=printable(reason))
+
+    def park_unclaimed(self, id_: str, *, reason: str) -> bool:
+        """Park a task that nobody holds, whose message the queue gave up; False when it has ended or is being worked
+        on."""
+        values = {"id": id_, "error": printable(reason), "epoch": self._epoch()}
+        return self.database.execute(SQL["park_unclaimed"], values, confirmed=self._confirm).rowcount == 1
+
+    def resume(self, id_: str) -> None:
+        """Let a parked or held task run again, with its attempts counted anew; its finished steps stay finished."""
+        values = {"id": id_, "epoch": self._epoch()}
+        with self.database.transaction(confirmed=self._confirm) as cur:
+            cur.execute(SQL["resume_task"], values)
+            if cur.rowcount:
+                cur.execute(SQL["forget_failures"], values)
+                return
+        raise ConflictError(f"task {id_!r} is {self.task(id_).status}", hint="only what is parked or held is resumed")
+
+    def cancel(self, id_: str, *, reason: str) -> None:
+        """End a task that nobody works on, for good."""
+        values = {"id": id_, "error": printable(reason), "epoch": self._epoch()}
+        if self.database.execute(SQL["cancel_task"], values, confirmed=self._confirm).rowcount == 0:
+            raise ConflictError(
+                f"task {id_!r} is {self.task(id_).status}", hint="what is pending, parked or held is cancelled"
+            )
 
     # -- steps
 
-    def step_result(self, task: Task, key: str) -> tuple[bool, Any]:
-        """(True, stored result) when the step is done, else (False, None)."""
-        with self.database.transaction() as cur:
-            cur.execute(SQL["read_step"], {"task_id": task.id, "key": key})
-            row = cur.fetchone()
-        return (True, row[0]) if row else (False, None)
+    def steps(self, task: Task) -> dict[str, Step]:
+        """What the ledger knows of the task's steps, by key."""
+        rows = self.database.execute(SQL["read_steps"], {"task_id": task.id}).rows
+        return {
+            row[0]: Step(
+                done=row[5],
+                result=results.load(self.results, row[1], row[2]) if row[5] else None,
+                failures=row[3],
+                error=row[4],
+            )
+            for row in rows
+        }
 
     def record_step(
-        self, task: Task, *, key: str, name: str, result: Any, also: Callable[[cursor], None] | None = None
-    ) -> None:
-        """Store a step's result; what `also` writes goes into the same transaction.
+        self, task: Task, *, key: str, name: str, result: Any, also: Callable[[cursor, Any], None] | None = None
+    ) -> Any:
+        """Store a step's result and return it as every later life will get it.
 
-        Raises LeaseLostError when the task has gone to another worker, ConflictError when the step was done meanwhile.
+        What `also` writes goes into the same transaction. LeaseLostError when the task has gone to another worker,
+        ConflictError when the step was done meanwhile.
         """
-        with self.database.transaction(confirmed=self._confirm_tasks and also is not None) as cur:
-            values = {"key": key, "name": name, "result": Json(result), "task_id": task.id, "claim": task.claim}
-            cur.execute(SQL["record_step"], {**values, "epoch": self._epoch()})
-            if cur.rowcount == 0:
-                raise _not_ours(task)
-            if also is not None:
-                also(cur)
+        kept, again = results.store(self.results, result, what=f"the result of step {name!r} of task {task.id!r}")
+        values = self._claimed(task) | {"key": check_id(key), "name": name}
+        values |= {"result": kept.inline, "result_object": kept.object}
+        if also is None:
+            written = self.database.execute(SQL["record_step"], values).rowcount
+        else:
+            with self.database.transaction(confirmed=self._confirm) as cur:
+                cur.execute(SQL["record_step"], values)
+                written = cur.rowcount
+                if written:
+                    also(cur, again)
+        if written == 0:
+            self.check_claim(task)
+            raise ConflictError(f"step {key!r} of task {task.id!r} was done meanwhile", hint="use its stored result")
+        return again
 
-    # -- effects
+    def record_failure(self, task: Task, *, key: str, name: str, error: str) -> int:
+        """Count a failure of a step, and return how many there were, earlier lives included."""
+        values = self._claimed(task) | {"key": check_id(key), "name": name, "error": printable(error)}
+        rows = self.database.execute(SQL["record_failure"], values).rows
+        if not rows:
+            raise not_ours(task)
+        return int(rows[0][0])
 
-    def effect(self, key: str) -> Effect | None:
-        """The effect with that key, or None."""
-        with self.database.transaction() as cur:
-            cur.execute(SQL["read_effect"], {"key": key})
-            row = cur.fetchone()
-        return Effect(**dict(zip(Effect.__dataclass_fields__, row, strict=True))) if row else None
+    def check_claim(self, task: Task) -> None:
+        """LeaseLostError unless the task is this worker's."""
+        if not self.database.execute(SQL["is_claimed"], self._claimed(task)).rows[0][0]:
+            raise not_ours(task)
 
-    def intend(self, task: Task, *, key: str, tool: str, request: dict[str, Any]) -> None:
-        """Record the intent of an effect, or bring one that was never settled under the newest epoch.
+    # -- the outbox
 
-        On return it is confirmed in the standby, whatever the environment trades. LeaseLostError when the task is no
-        longer this worker's.
+    def publish_outbox(self, publish: Callable[[list[tuple[str, int]]], None], *, incarnation: str, limit: int) -> int:
+        """Hand the oldest due tasks that no queue has confirmed to `publish`, as (id, attempts), and record that the
+        queue of this incarnation has them; return how many.
+
+        No two callers hand out one task at once. When `publish` raises, nothing is recorded, and all come again.
         """
-        with self.database.transaction(confirmed=True) as cur:
-            values = {"key": key, "tool": tool, "request": Json(request), "task_id": task.id, "claim": task.claim}
-            cur.execute(SQL["intend_effect"], {**values, "epoch": self._epoch()})
-            if cur.rowcount == 0:
-                raise _not_ours(task)
-
-    def settle(self, key: str, *, status: str, response: Any = None) -> None:
-        """Record what became of an effect: `done` or `unknown`. One that is done stays done."""
         with self.database.transaction() as cur:
-            values = {"key": key, "status": status, "response": Json(response), "epoch": self._epoch()}
-            cur.execute(SQL["settle_effect"], values)
+            cur.execute(SQL["outbox"], {"limit": limit})
+            rows = cur.fetchall()
+            if rows:
+                publish([(row[0], row[1]) for row in rows])
+                ids = [row[0] for row in rows]
+                cur.execute(SQL["mark_queued"], {"ids": ids, "incarnation": incarnation, "epoch": self._epoch()})
+        return len(rows)
 
-    def _under_claim(self, task: Task, name: str, values: dict[str, Any], *, confirmed: bool = False) -> None:
-        with self.database.transaction(confirmed=confirmed) as cur:
-            cur.execute(SQL[name], {**values, "id": task.id, "claim": task.claim, "epoch": self._epoch()})
-            if cur.rowcount == 0:
-                raise _not_ours(task)
+    def return_lost(self, *, incarnation: str, limit: int = 5000) -> int:
+        """Put tasks into the outbox again that the queue of this incarnation does not hold, and return how many.
 
+        These are the ones that another incarnation confirmed, those whose message is past the queue's age limit, and
+        those whose worker is gone and whose message has not come again in its time.
+        """
+        values = {"incarnation": incarnation, "epoch": self._epoch(), "limit": limit}
+        values |= {"max_age_s": MAX_AGE_S, "grace_s": 3 * ACK_WAIT_S}
+        returned = 0
+        while True:
+            count = self.database.execute(SQL["return_lost"], values).rowcount
+            returned += count
+            if count < limit:
+                return returned
 
-class EpochLog:
-    """The epochs as the state database knows them. Every mark is idempotent."""
+    # -- within
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def _end(self, task: Task, status: Status, **fields: str | None) -> None:
+        values = self._claimed(task) | {"id": task.id, "status": status.value}
+        values |= {"result": None, "result_object": None, "error": None, **fields}
+        if not self.database.execute(SQL["end_task"], values, confirmed=self._confirm).rows:
+            raise not_ours(task)
 
-    def newest(self) -> Epoch | None:
-        """The newest epoch, or None before the first."""
-        with self._database.transaction() as cur:
-            cur.execute(SQL["newest_epoch"])
-            row = cur.fetchone()
-        return (
-            Epoch(number=row[0], region=row[1], opened_at=row[2], verified_at=row[3], replayed_at=row[4])
-            if row
-            else None
+    def _under_claim(self, task: Task, name: str, values: dict[str, Any]) -> None:
+        if self.database.execute(SQL[name], self._claimed(task) | {"id": task.id, **values}).rowcount == 0:
+            raise not_ours(task)
+
+    def _claimed(self, task: Task) -> dict[str, Any]:
+        return {"task_id": task.id, "claim": task.claim, "epoch": self._epoch()}
+
+    def _task(self, row: Sequence[Any], *, claim: str = "") -> Task:
+        id_, kind, payload, status, epoch, attempts, due_at, result, result_object, error = row
+        return Task(
+            id=id_,
+            kind=Kind(kind),
+            payload=payload,
+            status=Status(status),
+            epoch=epoch,
+            attempts=attempts,
+            due_at=due_at,
+            result=results.load(self.results, result, result_object),
+            error=error,
+            claim=claim,
         )
-
-    def take(self, number: int, *, region: str, run_id: str) -> None:
-        """Record that `region` acts under this epoch; from then on the database refuses older ones."""
-        self._execute("take_epoch", {"epoch": number, "region": region, "run_id": run_id})
-        newest = self.newest()
-        if newest is None or (newest.number, newest.region) != (number, region):
-            raise ConflictError(f"epoch {number} for {region} came too late: the database has {newest}")
-
-    def mark_verified(self, number: int) -> None:
-        """Memory has been hydrated and verified under this epoch."""
-        self._execute("mark_verified", {"epoch": number})
-
-    def mark_replayed(self, number: int) -> None:
-        """Tasks have been replayed under this epoch."""
-        self._execute("mark_replayed", {"epoch": number})
-
-    def mark_opened(self, number: int) -> None:
-        """The gate may let traffic in under this epoch."""
-        self._execute("mark_opened", {"epoch": number})
-
-    def _execute(self, name: str, values: dict[str, Any]) -> None:
-        with self._database.transaction(confirmed=True) as cur:
-            cur.execute(SQL[name], values)
 
 
 def canonical(value: Any) -> str:
@@ -231,18 +331,25 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _task(row: Sequence[Any], *, claim: str = "") -> Task:
-    names = ("id", "payload", "status", "epoch", "attempts", "result", "error")
-    return Task(**dict(zip(names, row, strict=True)), claim=claim)
+def check_id(id_: str) -> str:
+    """`id_`, when it can be the id of a task or the key of a step; PermanentError otherwise."""
+    try:
+        fits = 0 < len(id_.encode()) <= _LONGEST_ID and "\0" not in id_
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        shown = id_ if len(id_) <= 40 else f"{id_[:40]}…"
+        raise PermanentError(
+            f"{shown!r} cannot be an id or a key", hint=f"use 1 to {_LONGEST_ID} bytes of UTF-8, and no NUL"
+        )
+    return id_
 
 
-def _read_task(cur: cursor, task_id: str) -> Task:
-    cur.execute(SQL["read_task"], {"id": task_id})
-    row = cur.fetchone()
-    if row is None:
-        raise NotFoundError(f"there is no task {task_id!r}")
-    return _task(row)
+def printable(text: str) -> str:
+    """`text` as PostgreSQL takes it: what cannot be stored is replaced."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:10_000]
 
 
-def _not_ours(task: Task) -> LeaseLostError:
+def not_ours(task: Task) -> LeaseLostError:
+    """The error of a worker whose task went to another."""
     return LeaseLostError(f"task {task.id!r} is no longer claimed by {task.claim!r}", hint="stop working on it")

@@ -1,0 +1,90 @@
+"""The outbox: tasks that are due and that no queue has confirmed are published, so that none is missing from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from relight.errors import RelightError, UnavailableError
+from relight.queue.port import Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relight.queue.port import TaskQueue
+    from relight.tasks.ledger import Ledger
+
+_log = logging.getLogger(__name__)
+
+BATCH = 500
+# How long a task waits that becomes due, or that nobody announced to the relay.
+POLL_S = 0.5
+# A transaction is open meanwhile: a queue that says nothing must not hold it for long.
+PUBLISH_S = 12.0
+
+
+class Relay:
+    """Carries the outbox to the queue. Any number may run at once, anywhere: no task is handed out by two."""
+
+    def __init__(self, ledger: Ledger, *, batch: int = BATCH) -> None:
+        self._ledger = ledger
+        self._batch = batch
+        self._announced = asyncio.Event()
+
+    def announce(self) -> None:
+        """Say that there is something in the outbox; to be called in the relay's own event loop."""
+        self._announced.set()
+
+    async def empty(self, queue: TaskQueue, *, incarnation: str) -> int:
+        """Publish everything that is due now, and return how many tasks that were."""
+        published = 0
+        while True:
+            count = await self._publish_batch(queue, incarnation)
+            published += count
+            if count < self._batch:
+                return published
+
+    async def run(self, queue: TaskQueue, *, incarnation: str, may_publish: Callable[[], bool] = lambda: True) -> None:
+        """Keep the outbox empty until the queue fails, which is raised; the ledger's failures are waited out."""
+        while True:
+            self._announced.clear()
+            if may_publish():
+                try:
+                    await self.empty(queue, incarnation=incarnation)
+                except _QueueError as exc:
+                    raise exc.error from exc
+                except RelightError as exc:
+                    _log.warning("outbox_failed", extra={"error": str(exc)})
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._announced.wait()
+            except TimeoutError:
+                continue
+
+    async def _publish_batch(self, queue: TaskQueue, incarnation: str) -> int:
+        loop = asyncio.get_running_loop()
+        epoch = self._ledger.epoch
+
+        def publish(tasks: list[tuple[str, int]]) -> None:
+            tickets = [Ticket(task_id=id_, epoch=epoch, attempt=attempts) for id_, attempts in tasks]
+            publishing = asyncio.run_coroutine_threadsafe(queue.publish(tickets), loop)
+            try:
+                publishing.result(PUBLISH_S)
+            except TimeoutError as exc:
+                publishing.cancel()
+                silent = UnavailableError(f"the queue took longer than {PUBLISH_S:g} s for {len(tickets)} tasks")
+                raise _QueueError(silent) from exc
+            except RelightError as exc:
+                raise _QueueError(exc) from exc
+
+        publishing = self._ledger.publish_outbox
+        return await asyncio.to_thread(publishing, publish, incarnation=incarnation, limit=self._batch)
+
+
+class _QueueError(Exception):
+    """Carries the queue's failure past the ledger's."""
+
+    def __init__(self, error: RelightError) -> None:
+        super().__init__(str(error))
+        self.error = error

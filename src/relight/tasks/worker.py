@@ -1,0 +1,315 @@
+"""A worker: takes tasks from the queue, runs them under a claim, and acknowledges what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from relight.errors import (
+    AgainLaterError,
+    LeaseLostError,
+    NotFoundError,
+    QueueLostError,
+    RelightError,
+    StaleEpochError,
+    UnconfirmedError,
+)
+from relight.tasks.aio import AsyncTaskRun
+from relight.tasks.effects import UnknownEffectError
+from relight.tasks.ledger import MAX_ATTEMPTS, Status
+from relight.tasks.outbox import Relay
+from relight.tasks.steps import CLAIM_S, Retry, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+    from contextlib import AbstractAsyncContextManager
+
+    from relight.clock import Clock
+    from relight.queue.port import Delivery, TaskQueue
+    from relight.recovery.epoch import HeldLease
+    from relight.tasks.ledger import Ledger, Task
+
+_log = logging.getLogger(__name__)
+
+# The parts of a claim and of an ack wait after which both are renewed.
+_KEEP_EVERY_S = 5.0
+_RECONNECT_S = 1.0
+# How often dead letters and tasks whose message is gone are looked for.
+_LOOK_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """The task is given back, to be tried again after `delay_s`."""
+
+    delay_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """The task is given up until a person looks at it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """The task is not this worker's any more, or what was written of it is in doubt: nothing more is written."""
+
+    reason: str
+
+
+def judge(
+    exc: Exception, *, attempts: int, max_attempts: int, retry: Retry, chance: random.Random
+) -> Again | Park | Leave:
+    """What becomes of a task whose handler, or whose completion, raised `exc` in its `attempts`-th life."""
+    reason = f"{type(exc).__name__}: {exc}"
+    if isinstance(exc, LeaseLostError | StaleEpochError | UnconfirmedError):
+        return Leave(reason=reason)
+    permanent = isinstance(exc, RelightError) and not exc.retryable
+    if permanent or attempts >= max_attempts or isinstance(exc, UnknownEffectError):
+        return Park(reason=reason)
+    wait_s = exc.wait_s if isinstance(exc, AgainLaterError) else 0.0
+    return Again(delay_s=max(wait_s, retry.after(attempts, chance=chance)), reason=reason)
+
+
+class Worker:
+    """Works on up to `concurrency` tasks at once, and keeps the queue filled from the outbox.
+
+    `handler` is a function of a TaskRun, run in a thread, or a coroutine function of an AsyncTaskRun; what it returns
+    is the task's result. A message is acknowledged only when the task's completion is committed and confirmed. When a
+    handler raises, the ledger has the reason, and when to try again, before the message is acknowledged. A queue that
+    fails is connected to again; one that lost its store is filled again from the ledger.
+
+    `may_work` is the region's gate: while it says no, nothing is fetched and nothing published.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        lease: HeldLease,
+        connect: Callable[[], AbstractAsyncContextManager[TaskQueue]],
+        handler: Callable[[Any], Any],
+        name: str,
+        clock: Clock,
+        concurrency: int = 4,
+        claim_s: float = CLAIM_S,
+        max_attempts: int = MAX_ATTEMPTS,
+        retry: Retry | None = None,
+        may_work: Callable[[], bool] = lambda: True,
+        chance: random.Random | None = None,
+        threads: Executor | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._connect = connect
+        self._handler = handler
+        self._name = name
+        self._clock = clock
+        self._concurrency = concurrency
+        self._claim_s = claim_s
+        self._max_attempts = max_attempts
+        self._retry = retry or Retry(first_s=4.0, at_most_s=60.0)
+        self._may_work = may_work
+        self._chance = chance or random.Random()  # noqa: S311 - spreads retries
+        self._threads = threads
+        self._relay = Relay(ledger)
+        self._running: set[asyncio.Task[None]] = set()
+
+    def announce(self) -> None:
+        """Say that a task was started, so that it need not wait for the outbox to be looked at."""
+        self._relay.announce()
+
+    async def run(self) -> None:
+        """Work until cancelled; tasks that run then are given back."""
+        try:
+            while True:
+                try:
+                    async with self._connect() as queue:
+                        await self._serve(queue)
+                except* RelightError as group:
+                    _log.warning("queue_failed", extra={"errors": [str(exc) for exc in _leaves(group)]})
+                await asyncio.sleep(_RECONNECT_S)
+        finally:
+            for job in self._running:
+                job.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _serve(self, queue: TaskQueue) -> None:
+        """Work with one connection until it fails."""
+        incarnation = await queue.ensure()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._relay.run(queue, incarnation=incarnation, may_publish=self._may_work))
+            group.create_task(self._fetch(queue))
+            group.create_task(self._look_after(queue, incarnation))
+
+    async def _fetch(self, queue: TaskQueue) -> None:
+        while True:
+            free = self._concurrency - len(self._running)
+            if free <= 0:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            if not self._may_work():
+                await asyncio.sleep(0.1)
+                continue
+            for delivery in await queue.fetch(free, timeout_s=1.0):
+                # Outside the group: a queue that fails must not end what is being worked on.
+                job = asyncio.create_task(self._deliver(delivery))
+                self._running.add(job)
+                job.add_done_callback(self._running.discard)
+
+    async def _look_after(self, queue: TaskQueue, incarnation: str) -> None:
+        """Publish again what the queue lost, and park what it gave up."""
+        while True:
+            if self._may_work():
+                try:
+                    returned = await self._in_thread(self._ledger.return_lost, incarnation=incarnation)
+                except RelightError as exc:
+                    _log.warning("ledger_failed", extra={"error": str(exc)})
+                    returned = 0
+                if returned:
+                    _log.warning("tasks_returned", extra={"tasks": returned, "incarnation": incarnation})
+                    self.announce()
+                for letter in await queue.dead_letters():
+                    reason = f"its message was handed out {letter.deliveries} times and never acknowledged"
+                    try:
+                        await self._in_thread(self._ledger.park_unclaimed, letter.task_id, reason=reason)
+                    except RelightError as exc:
+                        _log.warning("ledger_failed", extra={"error": str(exc)})
+                    else:
+                        await queue.discard_dead(letter.task_id)
+            if await queue.incarnation() != incarnation:
+                raise QueueLostError("the queue was made again", hint="it is filled from the ledger")
+            await asyncio.sleep(_LOOK_AFTER_S)
+
+    # -- one message
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """Work on one message. Whatever is not certain is left, and comes again."""
+        try:
+            again_s = await self._perform(delivery)
+            if again_s is None:
+                await delivery.ack()
+            else:
+                await delivery.nak(again_s)
+        except RelightError as exc:
+            _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
+            with suppress(RelightError):
+                await delivery.nak(self._retry.after(delivery.deliveries, chance=self._chance))
+
+    async def _perform(self, delivery: Delivery) -> float | None:
+        """Run the task of a message; return after how many seconds it should come again, None when it has done its
+        work."""
+        claimed_at = self._clock.monotonic()
+        task = await self._in_thread(
+            self._ledger.claim,
+            delivery.task_id,
+            worker=self._name,
+            lease_s=self._claim_s,
+            max_attempts=self._max_attempts,
+        )
+        if task is None:
+            return await self._unclaimed(delivery.task_id)
+        run = TaskRun(
+            self._ledger,
+            task,
+            lease=self._lease,
+            clock=self._clock,
+            claim_s=self._claim_s,
+            claimed_at=claimed_at,
+            retry=self._retry,
+        )
+        working = asyncio.create_task(self._handle(run))
+        keeping = asyncio.create_task(self._keep(run, delivery, working))
+        try:
+            verdict = await working
+        except asyncio.CancelledError:
+            await self._give_back(task, working)
+            raise
+        finally:
+            keeping.cancel()
+        return await self._write(task, verdict)
+
+    async def _handle(self, run: TaskRun) -> Again | Park | Leave | None:
+        """Run the handler and record the completion; None when it is done."""
+        try:
+            if inspect.iscoroutinefunction(self._handler):
+                result = await self._handler(AsyncTaskRun(run))
+            else:
+                result = await self._in_thread(self._handler, run)
+            await self._in_thread(run.finish, result)
+        except Exception as exc:  # noqa: BLE001 - the boundary of a worker: a task may raise anything
+            verdict = judge(
+                exc,
+                attempts=run.task.attempts,
+                max_attempts=self._max_attempts,
+                retry=self._retry,
+                chance=self._chance,
+            )
+            _log.warning(
+                "task_failed",
+                extra={"task_id": run.task.id, "attempt": run.task.attempts, "error": verdict.reason},
+            )
+            return verdict
+        return None
+
+    async def _write(self, task: Task, verdict: Again | Park | Leave | None) -> float | None:
+        match verdict:
+            case Again(delay_s=delay_s, reason=reason):
+                await self._in_thread(self._ledger.release, task, error=reason, delay_s=delay_s)
+            case Park(reason=reason):
+                await self._in_thread(self._ledger.park, task, reason=reason)
+            case Leave():
+                return self._claim_s
+        return None
+
+    async def _unclaimed(self, task_id: str) -> float | None:
+        """A message that could not be claimed: gone for good, unless somebody else is at its task."""
+        try:
+            found = await self._in_thread(self._ledger.task, task_id)
+        except NotFoundError:
+            _log.warning("task_is_not_in_the_ledger", extra={"task_id": task_id})
+            return None
+        return self._claim_s if found.status is Status.RUNNING else None
+
+    async def _keep(self, run: TaskRun, delivery: Delivery, working: asyncio.Task[Any]) -> None:
+        """Renew the claim and the delivery while the task is worked on; a coroutine that lost its task is ended."""
+        every_s = min(_KEEP_EVERY_S, self._claim_s / 4)
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self._in_thread(run.heartbeat)
+            except (LeaseLostError, StaleEpochError):
+                working.cancel()
+                return
+            except RelightError as exc:
+                _log.warning("heartbeat_failed", extra={"task_id": run.task.id, "error": str(exc)})
+            with suppress(RelightError):
+                await delivery.in_progress()
+
+    async def _give_back(self, task: Task, working: asyncio.Task[Any]) -> None:
+        """The worker stops, or lost its claim: whoever comes next need not wait for the claim to run out."""
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        if inspect.iscoroutinefunction(self._handler):  # a thread goes on: its claim must run out by itself
+            with suppress(RelightError):
+                await self._in_thread(self._ledger.release, task, error="its worker stopped")
+
+    async def _in_thread(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **named))
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Sequence[BaseException]:
+    found: list[BaseException] = []
+    for exc in group.exceptions:
+        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
+    return found
