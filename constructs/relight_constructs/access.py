@@ -19,6 +19,7 @@ MANIFESTS = f"{POINTS}*/manifest.json"
 RUNS = "runs/"
 FINDINGS = "verified/"
 REHEARSALS = "rehearsals/"
+RESULTS = "results/"
 METRICS = "Relight"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
@@ -34,6 +35,7 @@ REVIEW_ACTIONS = ("s3:GetObject",)
 LIST_ACTIONS = ("s3:ListBucket",)
 HOLD_ACTIONS = ("s3:GetObject", "s3:PutObject")
 READ_ACTIONS = ("s3:GetObject",)
+KEEP_RESULTS_ACTIONS = ("s3:GetObject", "s3:PutObject")
 ENCRYPT_ACTIONS = ("kms:Decrypt", "kms:GenerateDataKey")
 SIGN_ACTIONS = ("kms:Sign",)
 CHECK_ACTIONS = ("kms:Verify",)
@@ -81,7 +83,8 @@ class BucketRef:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultRef(BucketRef):
     """A region's vault: recovery points under `points/`, what was found of them under `verified/`, the timelines of
-    recovery runs under `runs/`, the records of rehearsals under `rehearsals/`."""
+    recovery runs under `runs/`, the records of rehearsals under `rehearsals/`, large results of steps under
+    `results/`."""
 
     def grant_seal(self, grantee: Grantee) -> None:
         """Upload recovery points and seal them. KMS asks for `Decrypt` to put a multipart upload together.
@@ -127,6 +130,18 @@ class VaultRef(BucketRef):
             self._objects(PRUNE_ACTIONS, f"{POINTS}*"),
             self._objects(PRUNE_ACTIONS, f"{FINDINGS}*"),
             self._key(READ_KEY_ACTIONS),
+        )
+
+    def grant_keep_results(self, grantee: Grantee) -> None:
+        """Keep what steps gave back that is too large for the ledger, and read it.
+
+        Whoever may not list a bucket is told of a missing object that it is forbidden.
+        """
+        grantee.allow(
+            f"results-{self.label}",
+            self._listing(RESULTS),
+            self._objects(KEEP_RESULTS_ACTIONS, f"{RESULTS}*"),
+            self._key(ENCRYPT_ACTIONS),
         )
 
     def grant_rehearse(self, grantee: Grantee) -> None:

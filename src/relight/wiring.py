@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
-from relight.config import Connections, Settings
+from relight.config import Connections, Role, Settings
 from relight.memory.stores import open_store
+from relight.objectives import uploads_to_standby_first
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
+from relight.tasks.ledger import Ledger
+from relight.tasks.results import VaultResults
 from relight.vault.signing import open_signer
 from relight.vault.store import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
@@ -135,6 +138,15 @@ class Region:
     def epochs(self) -> EpochLog:
         """The epochs as the state database knows them."""
         return EpochLog(self.database)
+
+    def ledger(self, epoch: Callable[[], int]) -> Ledger:
+        """The ledger, whose writes carry what `epoch` returns; what is too large for it goes into the vaults."""
+        own, peer = self.vault, self.peer_vault
+        first = (
+            peer if self.settings.role is Role.PRIMARY and uploads_to_standby_first(self.settings.objectives) else own
+        )
+        vaults = (first, own if first is peer else peer)
+        return Ledger(self.database, epoch=epoch, acknowledge=self.settings.acknowledge, results=VaultResults(vaults))
 
     @cached_property
     def replica(self) -> PhysicalReplica:

@@ -20,41 +20,37 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from nats.errors import Error as NatsError
 
 from relight.config import Acknowledge
 from relight.errors import ConflictError, LeaseLostError, NotFoundError, RelightError, UnavailableError
 from relight.memory.api import Applier, Memory, Point
 from relight.memory.index import keep_indexed
-from relight.queue.jetstream import JetStreamQueue
+from relight.queue.queues import open_queue
 from relight.recovery.gate import Readiness, readiness
-from relight.tasks.effects import Answer, UnknownEffectError
-from relight.tasks.ledger import Ledger, canonical
-from relight.tasks.steps import TaskRun
+from relight.tasks.effects import Answer, NotSentError
+from relight.tasks.ledger import canonical
+from relight.tasks.steps import Retry
+from relight.tasks.worker import Worker
 from relight.wiring import Region
 from relight_drill.corpus import Embedder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from psycopg2.extensions import cursor
 
-    from relight.queue.port import Delivery
+    from relight.tasks.steps import TaskRun
 
-CLAIM_S = 30.0
 CONCURRENCY = 4
 READINESS_EVERY_S = 0.5
 READINESS_LASTS_S = 3.0
 APPLY_EVERY_S = 0.3
 CLOSE_S = 2.0
-# A task that is given back comes again later and later, and not before a tool's call that broke off has surely ended.
-# One that keeps failing is parked, for a person, after a quarter of an hour.
-ATTEMPTS = 20
-AGAIN_S, AGAIN_AT_MOST_S = 4.0, 60.0
+# A task that keeps failing is parked, for a person, after a quarter of an hour.
+RETRY = Retry(attempts=20, first_s=1.0, at_most_s=60.0)
 OUTBOX = "http://outbox.example/messages"
 
 _log = logging.getLogger(__name__)
@@ -65,6 +61,7 @@ class OutboxTool:
 
     name = "outbox"
     timeout_s = 3.0
+    honours_keys_s = 0.0
 
     def send(self, request: dict[str, Any], *, key: str) -> Any:
         """Post the message."""
@@ -82,6 +79,10 @@ class OutboxTool:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310 - the address is ours
                 return json.load(answer)
+        except urllib.error.URLError as exc:
+            if isinstance(exc.reason, ConnectionRefusedError):
+                raise NotSentError("the outbox refused the connection") from exc
+            raise UnavailableError(f"the outbox did not answer: {type(exc).__name__}") from exc
         except (OSError, ValueError) as exc:
             raise UnavailableError(f"the outbox did not answer: {type(exc).__name__}") from exc
 
@@ -96,15 +97,26 @@ class Agent:
         self._name = f"{region.settings.region}/{os.getpid()}"
         self._embedder = Embedder()
         self._lease = region.lease_keeper()
-        self._ledger = Ledger(region.database, epoch=lambda: self._lease.epoch, acknowledge=region.settings.acknowledge)
+        self._ledger = region.ledger(lambda: self._lease.epoch)
         self._memory = Memory(store=region.store, spec=region.specs[0])
         self._tool = OutboxTool()
         self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
         self._stop = threading.Event()
         self._readiness = Readiness(ready=False, reason="starting")
         self._readiness_at = float("-inf")
-        self._queue: JetStreamQueue | None = None
-        self._connecting = asyncio.Lock()
+        self._worker = Worker(
+            self._ledger,
+            lease=self._lease,
+            connect=lambda: open_queue(region.connections.queue_url, environment=region.settings.environment),
+            handler=self._report,
+            name=self._name,
+            clock=region.clock,
+            concurrency=CONCURRENCY,
+            retry=RETRY,
+            may_work=lambda: self.ready().ready,
+            chance=self._think,
+            threads=self._threads,
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM. Raises what ended a part of the agent: without it the agent must not stay in service."""
@@ -121,7 +133,7 @@ class Agent:
             ("indexer", self._keep_indexed),
         ):
             threading.Thread(target=self._live, args=[part, loop, ended], name=name, daemon=True).start()
-        worker = asyncio.create_task(self._work())
+        worker = asyncio.create_task(self._worker.run())
         worker.add_done_callback(lambda done: _settle(ended, None if done.cancelled() else done.exception()))
         try:
             await ended
@@ -130,8 +142,6 @@ class Agent:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
             await runner.cleanup()
-            if self._queue is not None:
-                await self._drop(self._queue)
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._region.close()
 
@@ -192,108 +202,13 @@ class Agent:
         """Also behind a closed gate: what was hydrated on boot is indexed before anybody asks."""
         keep_indexed(store=self._region.store, specs=self._region.specs, stop=self._stop)
 
-    async def _work(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            running: set[asyncio.Task[None]] = set()
-            while True:
-                if not self.ready().ready or len(running) >= CONCURRENCY:
-                    await asyncio.sleep(0.1)
-                    continue
-                try:
-                    async with self._connected() as queue:
-                        deliveries = await queue.fetch(CONCURRENCY - len(running), timeout_s=1.0)
-                except RelightError as exc:
-                    _log.warning("fetch_failed", extra={"error": str(exc)})
-                    await asyncio.sleep(1.0)
-                    continue
-                for delivery in deliveries:
-                    task = group.create_task(self._deliver(delivery))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[JetStreamQueue]:
-        """The queue, made where it is not there. One that fails is let go, so that the next use finds it made again:
-        a server that lost its store has lost the queue as well."""
-        async with self._connecting:
-            queue = self._queue
-            if queue is None:
-                queue = await JetStreamQueue.connect(
-                    self._region.connections.queue_url, environment=self._region.settings.environment
-                )
-                try:
-                    await queue.ensure()
-                except BaseException:
-                    await self._drop(queue)
-                    raise
-                self._queue = queue
-        try:
-            yield queue
-        except UnavailableError:
-            await self._drop(queue)
-            raise
-
-    async def _drop(self, queue: JetStreamQueue) -> None:
-        """Close it, within bounds, and use it no more."""
-        if self._queue is queue:
-            self._queue = None
-        with suppress(TimeoutError, OSError, NatsError):
-            async with asyncio.timeout(CLOSE_S):
-                await queue.close()
-
     # -- tasks
-
-    async def _deliver(self, delivery: Delivery) -> None:
-        """Work on one message. A message whose outcome is not certain is left, and comes again."""
-        keeping = asyncio.create_task(self._keep(delivery))
-        try:
-            again_s = await self._in_thread(lambda: self._perform(delivery.task_id))
-            if again_s is None:
-                await delivery.ack()
-            else:
-                await delivery.nak(again_s)
-        except RelightError as exc:
-            _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
-            with suppress(RelightError):
-                await delivery.nak(AGAIN_S)
-        finally:
-            keeping.cancel()
-
-    async def _keep(self, delivery: Delivery) -> None:
-        while True:
-            await asyncio.sleep(5.0)
-            with suppress(RelightError):
-                await delivery.in_progress()
-
-    def _perform(self, task_id: str) -> float | None:
-        """Run a task; return after how many seconds it should come again, None when its message has done its work.
-
-        Whatever a task raises is taken to be passing, whoever acknowledged it having promised that it will be done: it
-        is given back, and fails for good only when nobody can tell whether its effect happened, or in its last attempt.
-        Raises ConflictError when the task, or the right to act, went to somebody else.
-        """
-        task = self._ledger.claim(task_id, worker=self._name, lease_s=CLAIM_S)
-        if task is None:
-            return None if self._ledger.task(task_id).status in ("done", "failed") else AGAIN_S
-        run = TaskRun(self._ledger, task, lease=self._lease, claim_s=CLAIM_S, clock=self._region.clock)
-        try:
-            self._ledger.finish(task, self._report(run))
-        except UnknownEffectError as exc:
-            self._ledger.release(task, error=_written(exc), failed=True)
-        except ConflictError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - the boundary of a worker: a task may raise anything, and is given back
-            last = task.attempts >= ATTEMPTS
-            _log.warning("task_failed", extra={"task_id": task.id, "attempt": task.attempts, "error": _written(exc)})
-            self._ledger.release(task, error=_written(exc), failed=last)
-            return None if last else min(AGAIN_S * 2 ** (task.attempts - 1), AGAIN_AT_MOST_S)
-        return None
 
     def _report(self, run: TaskRun) -> dict[str, Any]:
         """The workload: recall, summarise, report."""
         topic = run.task.payload["topic"]
-        recalled = run.step("recall", lambda: self._recall(topic))
-        summary = run.step(
+        recalled = run.run("recall", lambda: self._recall(topic))
+        summary = run.run(
             "summarise",
             lambda: self._summarise(topic, [item["text"] for item in recalled]),
             remember=lambda cur, text: self._learn(cur, f"report/{run.task.id}", text, task_id=run.task.id),
@@ -352,12 +267,10 @@ class Agent:
         return web.json_response(body, status=200 if state.ready else 503)
 
     async def _post_task(self, request: web.Request) -> web.Response:
-        """202 when the task is acknowledged: durable in the standby, and in the queue."""
+        """202 when the task is acknowledged: durable in the standby, and in the outbox of the queue."""
         body = await request.json()
-        task = await self._in_thread(lambda: self._ledger.start_task(body["id"], body["payload"]))
-        if task.status in ("pending", "running"):
-            async with self._connected() as queue:
-                await queue.publish(task.id, epoch=self._lease.epoch)
+        task = await self._in_thread(lambda: self._ledger.start_task(body["payload"], id_=body["id"]))
+        self._worker.announce()
         return web.json_response({"id": task.id, "status": task.status, "epoch": task.epoch}, status=202)
 
     async def _get_task(self, request: web.Request) -> web.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight.config import MemoryStore
+from relight.config import MemoryStore, Role
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.failover import Endpoint
@@ -32,7 +32,6 @@ from relight_stacks.stack import HomeStack
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relight.config import Role
     from relight_constructs.bindings import Construct
     from relight_stacks.environment import Environment
 
@@ -160,6 +159,8 @@ class RegionStack(HomeStack):
         )
         self.connections.grant_read(self.agent)
         self.lease.grant_hold(self.agent)
+        for other in Role:
+            vault_of(environment, other).grant_keep_results(self.agent)
         server = VECTOR_SERVERS[environment.memory.store]
         self.vector = Service(
             self,

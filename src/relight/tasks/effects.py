@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relight.clock import Clock
     from relight.tasks.ledger import Ledger, Task
 
-# A call begins this soon after its intent was written, or not at all. So from the intent on, this and the tool's own time
-# limit are all that can pass before the tool has acted or never will.
+# A call begins this soon after its intent was written, or not at all. So from the intent on, this and the tool's own
+# time limit are all that can pass before the tool has acted or never will.
 BEGIN_WITHIN_S = 10.0
 
 
@@ -182,7 +182,7 @@ class Effects:
         One that is done stays done, and what an earlier sending has to say of failure does not touch a later one.
         """
         kept, again = results.store(self._ledger.results, response, what=f"the response to effect {key[:12]}")
-        values = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
+        values: dict[str, Any] = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
         values |= {"response": kept.inline, "response_object": kept.object, "error": error and printable(error)}
         self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
         return again

@@ -41,11 +41,15 @@ class Results(Protocol):
         ...
 
 
+class UnstorableError(PermanentError):
+    """A value is not JSON, or too large to be stored: what made it will make it again."""
+
+
 class NoResults:
     """For where there is no vault: what is too large for a row is refused."""
 
     def put(self, key: str, data: bytes) -> None:  # noqa: ARG002 - of the port
-        raise PermanentError(
+        raise UnstorableError(
             f"a value of {len(data)} bytes is larger than the {INLINE_BYTES} that a row takes, and there is no vault",
             hint="give the ledger a vault, or return a reference instead",
         )
@@ -91,13 +95,13 @@ class VaultResults:
 
 
 def encode(value: Any, *, what: str, largest: int = LARGEST_BYTES) -> str:
-    """`value` as JSON in ASCII, which holds every text exactly; PermanentError when it is none, or too large."""
+    """`value` as JSON in ASCII, which holds every text exactly."""
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as exc:
-        raise PermanentError(f"{what} is not JSON: {exc}", hint="return text, numbers, lists and objects") from exc
+        raise UnstorableError(f"{what} is not JSON: {exc}", hint="return text, numbers, lists and objects") from exc
     if len(text) > largest:
-        raise PermanentError(
+        raise UnstorableError(
             f"{what} has {len(text)} bytes of JSON, and {largest} are allowed", hint="keep it elsewhere, give its place"
         )
     return text

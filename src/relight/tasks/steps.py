@@ -13,12 +13,20 @@ from relight.errors import (
     ConflictError,
     LeaseLostError,
     PermanentError,
-    RelightError,
+    StaleEpochError,
     UnconfirmedError,
 )
 from relight.retry import delay_s
-from relight.tasks.effects import BEGIN_WITHIN_S, Effects, effect_key, perform
+from relight.tasks.effects import (
+    BEGIN_WITHIN_S,
+    Effects,
+    RefusedError,
+    UnknownEffectError,
+    effect_key,
+    perform,
+)
 from relight.tasks.ledger import Step
+from relight.tasks.results import UnstorableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +50,7 @@ class Retry:
     A wait of up to `here_s` is waited for by the worker; for a longer one the task is given back.
     """
 
-    attempts: int = 5
+    attempts: int = 20
     first_s: float = 1.0
     factor: float = 2.0
     at_most_s: float = 300.0
@@ -63,6 +71,11 @@ class Retry:
 
 class StepFailedError(PermanentError):
     """A step failed as often as its policy allows: its task cannot go on without a person."""
+
+
+# What is certain to come again. Anything else is taken to be passing, because whoever was told that a task is accepted
+# was told that it will be done: a store that is missing now may be hydrated in a minute.
+HOPELESS = (RefusedError, StepFailedError, UnknownEffectError, UnstorableError)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,7 +172,7 @@ class TaskRun:
         `key` tells apart two steps of one name. What `remember` writes through the cursor it is given is committed
         together with the result, so that a finished step never lacks its memory. What `fn` raises is a failure, counted
         across lives: after a short wait it is tried again, for a longer one AgainLaterError is raised, and
-        StepFailedError when it failed as often as `retry` allows or its error says that it will fail again.
+        StepFailedError when it failed as often as `retry` allows.
         """
         policy = retry or self._retry
         while True:
@@ -192,14 +205,14 @@ class TaskRun:
         """Record that a step failed, and return after how many seconds it is to be tried again, here.
 
         Raises AgainLaterError when that is too long to wait here, StepFailedError when it is over. Raises `exc` itself
-        when it says nothing about the step: the right to act was lost, or the ledger was not confirmed.
+        when trying again is of no use, or not for this worker to do.
         """
-        if isinstance(exc, ConflictError | UnconfirmedError):
+        if isinstance(exc, (LeaseLostError, StaleEpochError, UnconfirmedError, *HOPELESS)):
             raise exc
         key, policy = key or name, retry or self._retry
         text = f"{type(exc).__name__}: {exc}"
         failures = self._ledger.record_failure(self.task, key=key, name=name, error=text)
-        if failures >= policy.attempts or (isinstance(exc, RelightError) and not exc.retryable):
+        if failures >= policy.attempts:
             raise StepFailedError(f"step {key!r} failed {failures} times, at last with {text}") from exc
         wait_s = max(policy.after(failures, chance=self._chance), getattr(exc, "wait_s", 0.0))
         if wait_s > policy.here_s:

@@ -21,10 +21,9 @@ from relight.errors import (
     UnconfirmedError,
 )
 from relight.tasks.aio import AsyncTaskRun
-from relight.tasks.effects import UnknownEffectError
 from relight.tasks.ledger import MAX_ATTEMPTS, Status
 from relight.tasks.outbox import Relay
-from relight.tasks.steps import CLAIM_S, Retry, TaskRun
+from relight.tasks.steps import CLAIM_S, HOPELESS, Retry, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,8 +73,7 @@ def judge(
     reason = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, LeaseLostError | StaleEpochError | UnconfirmedError):
         return Leave(reason=reason)
-    permanent = isinstance(exc, RelightError) and not exc.retryable
-    if permanent or attempts >= max_attempts or isinstance(exc, UnknownEffectError):
+    if attempts >= max_attempts or isinstance(exc, HOPELESS):
         return Park(reason=reason)
     wait_s = exc.wait_s if isinstance(exc, AgainLaterError) else 0.0
     return Again(delay_s=max(wait_s, retry.after(attempts, chance=chance)), reason=reason)
@@ -118,7 +116,7 @@ class Worker:
         self._concurrency = concurrency
         self._claim_s = claim_s
         self._max_attempts = max_attempts
-        self._retry = retry or Retry(first_s=4.0, at_most_s=60.0)
+        self._retry = retry or Retry()
         self._may_work = may_work
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries
         self._threads = threads

@@ -1,0 +1,68 @@
+"""What becomes of a task whose handler raised."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from relight.errors import (
+    AgainLaterError,
+    ConflictError,
+    DeniedError,
+    LeaseLostError,
+    NotFoundError,
+    StaleEpochError,
+    UnavailableError,
+    UnconfirmedError,
+)
+from relight.tasks.effects import RefusedError, TooSoonError, UnansweredError, UnknownEffectError
+from relight.tasks.results import UnstorableError
+from relight.tasks.steps import Retry, StepFailedError
+from relight.tasks.worker import Again, Leave, Park, judge
+
+RETRY = Retry(first_s=4.0, factor=2.0, at_most_s=60.0, jitter=0.0)
+PASSING = [
+    UnavailableError("u"),
+    NotFoundError("n"),
+    DeniedError("d"),
+    ConflictError("c"),
+    UnansweredError("a"),
+    KeyError("topic"),
+    ZeroDivisionError("z"),
+]
+
+
+def judged(exc: Exception, attempts: int = 1) -> Again | Park | Leave:
+    return judge(exc, attempts=attempts, max_attempts=20, retry=RETRY, chance=random.Random(1))
+
+
+@pytest.mark.parametrize("exc", PASSING, ids=lambda exc: type(exc).__name__)
+def test_a_task_that_raises_is_given_back_and_parked_in_the_end(exc: Exception) -> None:
+    """Whatever a task raises, it comes again, later and later, and is parked after its last attempt alone."""
+    verdicts = [judged(exc, attempt) for attempt in range(1, 21)]
+    assert isinstance(verdicts[-1], Park)
+    waits = [verdict.delay_s for verdict in verdicts if isinstance(verdict, Again)]
+    assert waits == [4.0, 8.0, 16.0, 32.0, *[60.0] * 15]
+    assert all(verdict.reason.startswith(type(exc).__name__) for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    "exc", [UnknownEffectError("k"), RefusedError("r"), StepFailedError("s"), UnstorableError("j")], ids=repr
+)
+def test_what_is_certain_to_come_again_is_parked_at_once(exc: Exception) -> None:
+    """fails when a task that needs a person is tried twenty times first."""
+    assert isinstance(judged(exc), Park)
+
+
+@pytest.mark.parametrize("exc", [LeaseLostError("l"), StaleEpochError("e"), UnconfirmedError("u")], ids=repr)
+def test_what_is_not_this_workers_is_left(exc: Exception) -> None:
+    """Who lost the claim or the lease, or was not told whether it is acknowledged, writes nothing, however often the
+    task was tried."""
+    assert isinstance(judged(exc, attempts=20), Leave)
+
+
+@pytest.mark.parametrize("exc", [AgainLaterError("x", wait_s=90.0), TooSoonError("x", wait_s=90.0)], ids=repr)
+def test_an_error_that_says_when_is_heeded(exc: Exception) -> None:
+    """A task does not come again before its error says that it is of use."""
+    assert judged(exc) == Again(delay_s=90.0, reason=f"{type(exc).__name__}: x")
