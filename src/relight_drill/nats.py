@@ -9,8 +9,12 @@ import shutil
 import signal
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 USER = "relight"
 
@@ -25,16 +29,30 @@ def nats_server_binary() -> Path:
 
 
 class NatsServer:
-    """One server on loopback with JetStream on disk, which syncs every write before it acknowledges it."""
+    """One server on loopback with JetStream on disk, which syncs every write before it acknowledges it.
 
-    def __init__(self, group: ProcessGroup, store_dir: Path, *, name: str, port: int | None = None) -> None:
+    `cluster` is what its configuration says about the cluster that it belongs to, if it does; the members of one share
+    a `password`.
+    """
+
+    def __init__(
+        self,
+        group: ProcessGroup,
+        store_dir: Path,
+        *,
+        name: str,
+        port: int | None = None,
+        password: str = "",
+        cluster: Mapping[str, Any] | None = None,
+    ) -> None:
         self._group = group
         self._process: Process | None = None
         self.store_dir = store_dir
         self.log_path = store_dir.with_name(f"{store_dir.name}.log")
         self.name = name
         self.port = port or free_port()
-        self.password = secrets.token_urlsafe(24)
+        self.password = password or secrets.token_urlsafe(24)
+        self._cluster = {"cluster": dict(cluster)} if cluster else {}
 
     @property
     def process(self) -> Process:
@@ -74,6 +92,7 @@ class NatsServer:
                     "authorization": {"user": USER, "password": self.password},
                     "lame_duck_duration": "30s",
                     "write_deadline": "5s",
+                    **self._cluster,
                 }
             )
         )
@@ -99,6 +118,11 @@ class NatsServer:
         if self._process is not None and self._process.alive:
             self._process.kill()
         self._process = None
+
+    def destroy(self) -> None:
+        """Kill it and lose its disk; `start` begins with an empty one, at the same address with the same password."""
+        self.kill()
+        shutil.rmtree(self.store_dir, ignore_errors=True)
 
     async def _answers(self) -> bool:
         try:

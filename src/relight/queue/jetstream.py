@@ -25,14 +25,13 @@ from nats.errors import Error as NatsError
 
 from relight.errors import ConfigError, DeniedError, QueueLostError, RelightError, UnavailableError
 from relight.queue.jetstream_config import (
-    DEAD_REASON,
     REPLICAS,
     consumer_as_promised,
     dead_as_promised,
     new_stream,
     stream_as_promised,
 )
-from relight.queue.port import ACK_WAIT_S, DEDUPE_WINDOW_S, MAX_AGE_S, MAX_DELIVERIES, DeadLetter
+from relight.queue.port import ACK_WAIT_S, DEAD_REASON, DEDUPE_WINDOW_S, MAX_AGE_S, MAX_DELIVERIES, DeadLetter
 from relight.vault.manifest import QueuePosition
 
 if TYPE_CHECKING:
@@ -258,7 +257,7 @@ class JetStreamQueue:
             new = await self._publish(tickets)
             # The stream may have been deleted, and made again by somebody else, while this ran.
             if self._incarnation not in (None, str((await self._info())["created"])):
-                raise QueueLostError(*_ANOTHER)
+                raise QueueLostError(_LOST, hint=_AGAIN)
         return new
 
     async def _publish(self, tickets: Sequence[Ticket]) -> int:
@@ -452,8 +451,7 @@ class JetStreamQueue:
             await subscription.unsubscribe()
 
 
-_ANOTHER = ("the queue is not the one that `ensure` found", "call `ensure` and publish again what it must hold")
-_GONE = ("the queue is not there", "call `ensure` and publish again what it must hold")
+_LOST, _AGAIN = "the queue is gone, or was made again", "call `ensure` and publish again what it must hold"
 
 
 def _check_connected(client: Client) -> None:
@@ -492,7 +490,7 @@ def _translating(action: str) -> Iterator[None]:
         raise
     except _ApiError as exc:
         if exc.number in (_NO_STREAM, _NO_CONSUMER):
-            raise QueueLostError(_GONE[0], hint=_GONE[1]) from None
+            raise QueueLostError(_LOST, hint=_AGAIN) from None
         if exc.code == 400:
             raise ConfigError(f"cannot {action}: {exc}", hint="change what the server names, and call again") from None
         raise UnavailableError(f"cannot {action}: {exc}", hint="see the limits and the state of JetStream") from None

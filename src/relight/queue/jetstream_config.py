@@ -10,7 +10,6 @@ from typing import Any
 from relight.errors import ConfigError
 
 REPLICAS = 3
-DEAD_REASON = "handed out too often without an acknowledgement"
 
 
 def new_stream(name: str) -> dict[str, Any]:

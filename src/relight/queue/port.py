@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ACK_WAIT_S = 20.0
 # A message that was handed out this often and never acknowledged is a dead letter: what it names kills its workers.
 MAX_DELIVERIES = 10
+DEAD_REASON = "handed out too often without an acknowledgement"
 MAX_AGE_S = 7 * 24 * 3600.0
 # How long a queue remembers what was published. Shorter than some recoveries: this only spares deliveries, and what
 # keeps a task from being done twice is its claim in the ledger.

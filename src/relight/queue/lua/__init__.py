@@ -1,0 +1,1 @@
+"""Scripts that Redis runs, each as one step; `prelude` comes before every other."""
