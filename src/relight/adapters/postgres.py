@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import select
 import socket
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -27,6 +28,8 @@ from relight.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from relight.adapters.watchdog import Watchdog
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
@@ -148,6 +151,9 @@ def translating() -> Iterator[None]:
 def connect(dsn: str, *, autocommit: bool = False, application_name: str = "relight") -> Connection:
     """Open a connection that gives up in time; what the DSN itself says wins over the defaults.
 
+    The DSN may name several hosts (`host=a,b port=5432,5433`), which are tried in their order, each for its own
+    `connect_timeout`; with `target_session_attrs=read-write` the first that takes writes is used.
+
     Raises ConfigError for a DSN that cannot be read (never quoting it: it holds a password), UnavailableError when
     nobody answers. libpq reports a wrong password without a SQLSTATE, so that too is UnavailableError, with its text.
     """
@@ -172,36 +178,64 @@ def _parse(dsn: str) -> dict[str, str]:
     except psycopg2.ProgrammingError:
         raise ConfigError("the connection string cannot be read", hint=hint) from None
     # libpq quotes these two in its errors, and an unescaped password would be part of them.
-    ports = parsed.get("port", "").split(",")
-    if any(port and not port.isdigit() for port in ports) or any(mark in parsed.get("host", "") for mark in "@: "):
+    ports, hosts = parsed.get("port", "").split(","), parsed.get("host", "").split(",")
+    if any(port and not port.isdigit() for port in ports) or not all(map(_is_plain, hosts)):
         raise ConfigError("the connection string has no plain host and port", hint=hint)
     return parsed
 
 
+def _is_plain(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return not any(mark in host for mark in "@: ")
+
+
 @contextmanager
-def deadline(connection: Connection, seconds: float) -> Iterator[None]:
+def deadline(connection: Connection, seconds: float, *, watchdog: Watchdog) -> Iterator[None]:
     """Break the connection when the block takes longer: the call in it then raises UnavailableError.
 
     A server that accepts and then says nothing keeps its TCP acknowledgements coming, so neither keepalives nor
     tcp_user_timeout end the wait, and psycopg2 has no read timeout of its own.
     """
-    expired = threading.Event()
-
-    def break_off() -> None:
-        expired.set()
-        if connection.closed == 0:
-            with socket.socket(fileno=os.dup(connection.fileno())) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, break_off)
-    timer.daemon = True
-    timer.start()
+    alarm = watchdog.arm(seconds, lambda: _break_off(connection))
     try:
         with translating():
             yield
     except UnavailableError as exc:
-        if expired.is_set():
+        if not watchdog.disarm(alarm):
             raise UnavailableError(f"postgres said nothing for {seconds:g} s, and was given up") from exc
         raise
     finally:
-        timer.cancel()
+        # Only then may the connection be closed: the descriptor's number could be another's by the time it is broken.
+        watchdog.disarm(alarm)
+
+
+def _break_off(connection: Connection) -> None:
+    if connection.closed == 0:
+        with socket.socket(fileno=os.dup(connection.fileno())) as wire, suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
+
+
+def has_word(connection: Connection) -> bool:
+    """Whether the server has said something that nobody asked for, which on an idle connection is that it ends.
+
+    Asks the socket alone, in microseconds. A server that vanished without a word is not noticed.
+    """
+    try:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    except (psycopg2.Error, OSError):
+        return True
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether the server, when it last answered, would have refused to write: a replica, or a primary told not to."""
+    status = connection.info.parameter_status
+    return "on" in (status("in_hot_standby"), status("default_transaction_read_only"))
+
+
+def wants_writable(connection: Connection) -> bool:
+    """Whether the DSN asks for a server that takes writes (`target_session_attrs=read-write` or `primary`)."""
+    return connection.info.dsn_parameters.get("target_session_attrs") in ("read-write", "primary")

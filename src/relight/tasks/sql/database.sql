@@ -1,0 +1,18 @@
+-- Positions are bytes of the log since its beginning; a promotion begins another timeline.
+
+-- name: written
+select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint,
+       ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer
+
+-- What a user without pg_read_all_stats may not see is null.
+-- name: standbys
+select pg_is_in_recovery(),
+       current_setting('synchronous_standby_names'),
+       case when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint end,
+       case when not pg_is_in_recovery()
+            then ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer end,
+       (select count(*) from pg_stat_replication where state is null),
+       array(select pg_wal_lsn_diff(write_lsn, '0/0')::bigint from pg_stat_replication
+              where state = 'streaming' and sync_state in ('sync', 'quorum') and write_lsn is not null),
+       array(select pg_wal_lsn_diff(flush_lsn, '0/0')::bigint from pg_stat_replication
+              where state = 'streaming' and flush_lsn is not null)
