@@ -127,21 +127,23 @@ update relight.tasks
 -- What the queue of this incarnation does not hold, or holds no more: it comes back into the outbox. A task whose worker
 -- is gone comes back through its message, and only when that took too long through here.
 -- name: return_lost
-with lost as materialized (
-    (select id from relight.tasks
-      where status = 'pending' and queued_in is not null
-        and (queued_in <> %(incarnation)s or queued_at < now() - %(max_age_s)s * interval '1 second')
-      order by due_at, id
-      limit %(limit)s
-        for update skip locked)
-    union all
-    (select id from relight.tasks
-      where status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s)
-        and (queued_in is distinct from %(incarnation)s
-             or lease_until < now() - %(grace_s)s * interval '1 second')
-      order by lease_until
-      limit %(limit)s
-        for update skip locked)
+with elsewhere as materialized (
+    select id from relight.tasks
+     where status = 'pending' and queued_in is not null
+       and (queued_in <> %(incarnation)s or queued_at < now() - %(max_age_s)s * interval '1 second')
+     order by due_at, id
+     limit %(limit)s
+       for update skip locked
+), abandoned as materialized (
+    select id from relight.tasks
+     where status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s)
+       and (queued_in is distinct from %(incarnation)s
+            or lease_until < now() - %(grace_s)s * interval '1 second')
+     order by lease_until
+     limit greatest(0, %(limit)s - (select count(*) from elsewhere))
+       for update skip locked
+), lost as (
+    select id from elsewhere union all select id from abandoned
 )
 update relight.tasks
    set status = 'pending', queued_in = null, queued_at = null,
