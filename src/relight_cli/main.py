@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = (
     "drill",
     "init",
+    "db",
     "snapshot",
     "points",
     "memory",
