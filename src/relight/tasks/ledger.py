@@ -56,7 +56,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One thing the agent was asked to do. `claim` is set only on a task that this worker holds."""
+    """One thing the agent was asked to do.
+
+    `queued` says whether a queue confirmed it; if not, it is in the outbox, or nobody is to work on it. `claim` is set
+    only on a task that this worker holds.
+    """
 
     id: str
     kind: Kind
@@ -65,6 +69,7 @@ class Task:
     epoch: int
     attempts: int
     due_at: datetime
+    queued: bool = False
     result: Any = None
     error: str | None = None
     claim: str = ""
@@ -311,7 +316,7 @@ class Ledger:
         return {"task_id": task.id, "claim": task.claim, "epoch": self._epoch()}
 
     def _task(self, row: Sequence[Any], *, claim: str = "") -> Task:
-        id_, kind, payload, status, epoch, attempts, due_at, result, result_object, error = row
+        id_, kind, payload, status, epoch, attempts, due_at, queued, result, result_object, error = row
         return Task(
             id=id_,
             kind=Kind(kind),
@@ -320,6 +325,7 @@ class Ledger:
             epoch=epoch,
             attempts=attempts,
             due_at=due_at,
+            queued=queued,
             result=results.load(self.results, result, result_object),
             error=error,
             claim=claim,

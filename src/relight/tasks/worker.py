@@ -271,13 +271,16 @@ class Worker:
         return None
 
     async def _unclaimed(self, task_id: str) -> float | None:
-        """A message that could not be claimed: gone for good, unless somebody else is at its task."""
+        """A message whose task could not be claimed: it has done its work, unless nothing else will bring the task
+        back."""
         try:
             found = await self._in_thread(self._ledger.task, task_id)
         except NotFoundError:
             _log.warning("task_is_not_in_the_ledger", extra={"task_id": task_id})
             return None
-        return self._claim_s if found.status is Status.RUNNING else None
+        if found.status is Status.RUNNING:
+            return self._claim_s
+        return _RECONNECT_S if found.status is Status.PENDING and found.queued else None
 
     async def _keep(self, run: TaskRun, delivery: Delivery, working: asyncio.Task[Any]) -> None:
         """Renew the claim and the delivery while the task is worked on; a coroutine that lost its task is ended."""

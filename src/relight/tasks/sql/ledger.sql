@@ -7,20 +7,21 @@ select epoch, region, opened_at, verified_at, replayed_at from relight.epochs or
 insert into relight.tasks (id, kind, payload, due_at, epoch)
 values (%(id)s, %(kind)s, %(payload)s, coalesce(%(due_at)s, now()), %(epoch)s)
 on conflict (id) do update set updated_at = now(), epoch = excluded.epoch
-returning id, kind, payload, status, epoch, attempts, due_at, result, result_object, error
+returning id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
 
 -- name: read_task
-select id, kind, payload, status, epoch, attempts, due_at, result, result_object, error
+select id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
   from relight.tasks where id = %(id)s
 
 -- A claim is free when nobody holds it, its time ran out, or it was made under an epoch that is over.
+-- It waits for whoever has the row, which may be the relay that has just published it.
 -- name: claim_task
 with free as materialized (
     select id from relight.tasks
      where id = %(id)s
        and (status = 'pending' and due_at <= now()
             or status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s))
-       for update skip locked
+       for update
 )
 update relight.tasks
    set status = 'running', claimed_by = %(claim)s, claimed_epoch = %(epoch)s,
@@ -28,7 +29,7 @@ update relight.tasks
        attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
   from free
  where tasks.id = free.id
-returning tasks.id, kind, payload, status, epoch, attempts, due_at, result, result_object, error
+returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
 
 -- name: claim_due
 with dead as materialized (
@@ -52,7 +53,7 @@ update relight.tasks
        attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
   from free
  where tasks.id = free.id
-returning tasks.id, kind, payload, status, epoch, attempts, due_at, result, result_object, error
+returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
 
 -- name: extend_claim
 update relight.tasks
@@ -105,7 +106,7 @@ update relight.tasks
  where id = %(id)s and status in ('pending', 'parked', 'held')
 
 -- name: list_tasks
-select id, kind, null::json, status, epoch, attempts, due_at, null::json, null::text, error
+select id, kind, null::json, status, epoch, attempts, due_at, queued_in is not null, null::json, null::text, error
   from relight.tasks
  where status = any(%(statuses)s)
  order by created_at, id
