@@ -116,8 +116,8 @@ def _growth(server: PostgresServer) -> list[Figure]:
     """What claiming, stepping and finishing cost beside a small ledger and beside a large one."""
     found = {}
     for name, rows in GROWN.items():
-        dsn = _fresh(server, "grown", "local")
-        _ledger(dsn).database.close()
+        dsn = fresh(server, "grown", "local")
+        open_ledger(dsn).database.close()
         _fill(dsn, rows)
         rounds = [_child_of("ours", dsn, "local", SMALL_TASKS, SMALL_STEPS, 1) for _ in range(ROUNDS)]
         found[name] = min(item["wall_s"] for item in rounds)
@@ -137,8 +137,8 @@ def _fill(dsn: str, rows: int) -> None:
     with connection.cursor() as cur:
         cur.execute(
             "insert into relight.tasks (id, payload, status, epoch, attempts, result, created_at, due_at)"
-            " select 'old-' || n, '{\"n\": 1}', 'done', 1, 1, '{\"n\": 1}', now() - interval '1 day', now() - interval '1 day'"
-            " from generate_series(1, %s) as n",
+            " select 'old-' || n, '{\"n\": 1}', 'done', 1, 1, '{\"n\": 1}', yesterday, yesterday"
+            " from generate_series(1, %s) as n, (select now() - interval '1 day') as y (yesterday)",
             [rows],
         )
         cur.execute("vacuum analyze relight.tasks")
@@ -146,7 +146,7 @@ def _fill(dsn: str, rows: int) -> None:
 
 
 def _child(side: str, server: PostgresServer, durable: str, tasks: int, steps: int, threads: int) -> dict[str, float]:
-    return _child_of(side, _fresh(server, side, durable), durable, tasks, steps, threads)
+    return _child_of(side, fresh(server, side, durable), durable, tasks, steps, threads)
 
 
 def _child_of(side: str, dsn: str, durable: str, tasks: int, steps: int, threads: int) -> dict[str, float]:
@@ -158,7 +158,7 @@ def _child_of(side: str, dsn: str, durable: str, tasks: int, steps: int, threads
     return found
 
 
-def _fresh(server: PostgresServer, name: str, durable: str) -> str:
+def fresh(server: PostgresServer, name: str, durable: str) -> str:
     """An empty database whose commits are as durable as is asked, whoever makes them."""
     connection = psycopg2.connect(server.dsn("postgres"))
     connection.autocommit = True
@@ -171,7 +171,7 @@ def _fresh(server: PostgresServer, name: str, durable: str) -> str:
     return server.dsn(name)
 
 
-def _ledger(dsn: str, *, standby: bool = False) -> Ledger:
+def open_ledger(dsn: str, *, standby: bool = False) -> Ledger:
     database = Database(dsn)
     migrate(database)
     EpochLog(database).take(1, region="here", run_id="first")
@@ -208,9 +208,9 @@ def _measure(work: Callable[[int, Callable[[], None]], None], tasks: int, thread
 
 
 def _ours(dsn: str, durable: str, tasks: int, steps: int, threads: int) -> dict[str, float]:
-    ledger = _ledger(dsn, standby=durable == "standby")
+    ledger = open_ledger(dsn, standby=durable == "standby")
     # A step that remembers waits for the standby, and one that only computes does not: the peer's waits.
-    remember = (lambda cur, result: None) if durable == "standby" else None
+    remember = _nothing if durable == "standby" else None
 
     def task(number: int, lap: Callable[[], None]) -> None:
         started = ledger.start_task({"n": number}, id_=f"{time.time_ns()}-{number}")
@@ -227,7 +227,11 @@ def _ours(dsn: str, durable: str, tasks: int, steps: int, threads: int) -> dict[
     return _measure(task, tasks, threads)
 
 
-def _dbos(dsn: str, durable: str, tasks: int, steps: int, threads: int) -> dict[str, float]:
+def _nothing(*_: object) -> None:
+    """What a step remembers that is only to wait for the standby."""
+
+
+def _dbos(dsn: str, _: str, tasks: int, steps: int, threads: int) -> dict[str, float]:
     from dbos import DBOS
 
     parts = parse_dsn(dsn)

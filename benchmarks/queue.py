@@ -1,0 +1,134 @@
+"""Tasks through each queue, beside the same messages through the bare driver, which keeps no ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nats
+import redis.asyncio
+from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+
+from benchmarks.figure import Figure
+from benchmarks.steps import Held, fresh, open_ledger, state_pair
+from relight.clock import SystemClock
+from relight.queue.queues import open_queue
+from relight.tasks.ledger import Status
+from relight.tasks.worker import Worker
+from relight_drill.nats import NatsServer
+from relight_drill.processes import ProcessGroup
+from relight_drill.redis import RedisServer
+
+if TYPE_CHECKING:
+    from relight.tasks.ledger import Ledger
+    from relight_drill.postgres import PostgresServer
+
+TASKS = 2000
+CONCURRENCY = 16
+ROUNDS = 3
+
+
+def run() -> list[Figure]:
+    """Measure both queues, each beside its bare driver, in turn."""
+    folder = Path(tempfile.mkdtemp(prefix="relight-bench-"))
+    with state_pair() as state, ProcessGroup() as group:
+        group.remove_at_end(folder)
+        return asyncio.run(_measure(state, group, folder))
+
+
+async def _measure(state: PostgresServer, group: ProcessGroup, folder: Path) -> list[Figure]:
+    nats_server = NatsServer(group, folder / "nats", name="bench")
+    redis_server = RedisServer(group, folder / "redis", name="bench")
+    await nats_server.start()
+    await redis_server.start()
+    best: dict[str, float] = {}
+    for number in range(ROUNDS):
+        for name, measured in (
+            ("nats", _tasks(state, nats_server.url(), number)),
+            ("bare nats", _bare_nats(nats_server.url(), number)),
+            ("redis", _tasks(state, redis_server.url(), number)),
+            ("bare redis", _bare_redis(redis_server.url(), number)),
+        ):
+            best[name] = max(best.get(name, 0.0), TASKS / await measured)
+    return [
+        Figure(
+            name=f"tasks through {name}", unit="/s", ours=best[name], peer=best[f"bare {name}"],
+            peer_name="messages through the driver alone",
+        )
+        for name in ("nats", "redis")
+    ]  # fmt: skip
+
+
+async def _tasks(state: PostgresServer, url: str, number: int) -> float:
+    """Seconds from a full outbox to the last task that is done."""
+    ledger = open_ledger(fresh(state, f"queue{number}", "local"))
+    for task in range(TASKS):
+        ledger.start_task({"n": task}, id_=f"t{task}")
+    worker = Worker(
+        ledger,
+        lease=Held(),
+        connect=lambda: open_queue(url, environment=f"bench{number}"),
+        handler=lambda _: {"n": 1},
+        name="bench",
+        clock=SystemClock(),
+        concurrency=CONCURRENCY,
+    )
+    begun = time.perf_counter()
+    working = asyncio.create_task(worker.run())
+    await asyncio.to_thread(_until_done, ledger)
+    took_s = time.perf_counter() - begun
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    ledger.database.close()
+    return took_s
+
+
+def _until_done(ledger: Ledger) -> None:
+    while ledger.tasks([Status.PENDING, Status.RUNNING], limit=1):
+        time.sleep(0.02)
+
+
+async def _bare_nats(url: str, number: int) -> float:
+    client = await nats.connect(url)
+    jetstream = client.jetstream()
+    subject = f"bare.{number}"
+    await jetstream.add_stream(
+        StreamConfig(
+            name=f"BARE{number}", subjects=[subject], retention=RetentionPolicy.WORK_QUEUE, storage=StorageType.FILE
+        )
+    )
+    begun = time.perf_counter()
+    for task in range(TASKS):
+        await jetstream.publish(subject, f"t{task}".encode())
+    subscription = await jetstream.pull_subscribe(subject, durable="bare")
+    done = 0
+    while done < TASKS:
+        messages = await subscription.fetch(CONCURRENCY, timeout=5)
+        await asyncio.gather(*(message.ack_sync() for message in messages))
+        done += len(messages)
+    took_s = time.perf_counter() - begun
+    await client.close()
+    return took_s
+
+
+async def _bare_redis(url: str, number: int) -> float:
+    client = redis.asyncio.from_url(url)
+    stream = f"bare{number}"
+    await client.xgroup_create(stream, "workers", mkstream=True)
+    begun = time.perf_counter()
+    for task in range(TASKS):
+        await client.xadd(stream, {"id": f"t{task}"})
+    done = 0
+    while done < TASKS:
+        answer: Any = await client.xreadgroup("workers", "bare", {stream: ">"}, count=CONCURRENCY, block=5000)
+        [(_, messages)] = answer
+        for id_, _ in messages:
+            await client.xack(stream, "workers", id_)
+            await client.xdel(stream, id_)
+        done += len(messages)
+    took_s = time.perf_counter() - begun
+    await client.aclose()
+    return took_s
