@@ -20,6 +20,7 @@ from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import ProcessGroup, free_port
+from relight_drill.redis import RedisServer
 
 if TYPE_CHECKING:
     import ssl
@@ -99,6 +100,14 @@ def vector_server(server_group: ProcessGroup, server_dir: Path) -> PostgresServe
 def nats_server(server_group: ProcessGroup, server_dir: Path) -> NatsServer:
     """JetStream, shared by the session: name your streams after your test."""
     server = NatsServer(server_group, server_dir / "nats", name="nats")
+    asyncio.run(server.start())
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_group: ProcessGroup, server_dir: Path) -> RedisServer:
+    """Redis with its log on disk, shared by the session: name your environments after your test."""
+    server = RedisServer(server_group, server_dir / "redis", name="redis")
     asyncio.run(server.start())
     return server
 

@@ -12,10 +12,10 @@ from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import nats
 from nats.errors import (
-    AuthorizationError,
     ConnectionReconnectingError,
     MaxPayloadError,
     NoRespondersError,
@@ -104,7 +104,10 @@ class JetStreamDelivery:
     async def _settle(self, action: str, verb: bytes) -> None:
         with _translating(action):
             _check_connected(self._client)
-            await self._client.request(self._reply, verb, timeout=_TIMEOUT_S)
+            try:
+                await self._client.request(self._reply, verb, timeout=_TIMEOUT_S)
+            except NoRespondersError:
+                raise QueueLostError(_LOST, hint=_AGAIN) from None
 
 
 class JetStreamQueue:
@@ -115,14 +118,17 @@ class JetStreamQueue:
     before it syncs, so set `sync_interval: always`, or have three replicas, that a host's crash loses nothing; a purge
     by hand is not noticed.
 
-    The duplicate window is 10 minutes. The server refuses a new message when a limit of the stream is reached
-    (`discard: new`), and never drops an old one.
+    The duplicate window is 10 minutes; after a restart the server knows only what is still in the
+    queue. It refuses a new message when a limit of the stream is reached (`discard: new`), and never drops an old one.
+    A server that is killed may forget what it had handed out: the acknowledgement of that is refused, and it comes
+    again.
     """
 
     def __init__(
         self,
         client: Client,
         *,
+        url: str,
         environment: str,
         ack_wait_s: float = ACK_WAIT_S,
         max_deliveries: int = MAX_DELIVERIES,
@@ -130,6 +136,9 @@ class JetStreamQueue:
         dedupe_window_s: float = DEDUPE_WINDOW_S,
     ) -> None:
         self._client = client
+        self._url = url
+        self._reconnecting = asyncio.Lock()
+        self._left = False
         self._stream = f"RELIGHT-{environment.upper()}"
         self._subject = f"relight.{environment}.tasks"
         # No environment's name has an underscore.
@@ -143,39 +152,8 @@ class JetStreamQueue:
 
     @classmethod
     async def connect(cls, url: str, *, environment: str, **options: Any) -> JetStreamQueue:
-        """Connect, in bounded time; the client reconnects by itself later on."""
-        refused = False
-
-        async def note(exc: Exception) -> None:
-            """Errors come back from the calls that they concern, but for this one."""
-            nonlocal refused
-            refused = refused or isinstance(exc, AuthorizationError)
-
-        try:
-            with _translating("connect to the queue"):
-                # An unbounded number of reconnects makes the first connect unbounded too.
-                async with asyncio.timeout(_TIMEOUT_S):
-                    client = await nats.connect(
-                        url,
-                        name="relight",
-                        connect_timeout=3,
-                        max_reconnect_attempts=-1,
-                        reconnect_time_wait=1,
-                        ping_interval=_PING_EVERY_S,
-                        error_cb=note,
-                    )
-        except UnavailableError:
-            if refused:
-                raise DeniedError(
-                    "the queue refuses the user that connects", hint="see the queue's address in the region's secret"
-                ) from None
-            raise
-        except (ValueError, TypeError):
-            # Its text would hold the address.
-            raise ConfigError(
-                "the queue's address cannot be read", hint="write nats://USER:PASSWORD@HOST:PORT"
-            ) from None
-        return cls(client, environment=environment, **options)
+        """Connect, in bounded time; the client reconnects by itself later on. Several servers stand between commas."""
+        return cls(await _connect(url), url=url, environment=environment, **options)
 
     # -- what it is
 
@@ -261,7 +239,7 @@ class JetStreamQueue:
         return new
 
     async def _publish(self, tickets: Sequence[Ticket]) -> int:
-        _check_connected(self._client)
+        client = await self._connected()
         answers: list[dict[str, Any]] = []
         arrived = asyncio.Event()
         no_stream = False
@@ -281,14 +259,14 @@ class JetStreamQueue:
                 async with asyncio.timeout(_TIMEOUT_S):
                     await arrived.wait()
 
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(f"{inbox}.*", cb=take)
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{inbox}.*", cb=take)
         try:
             for number, ticket in enumerate(tickets):
                 await until(number - _IN_FLIGHT)
                 if no_stream:
                     break
-                await self._client.publish(
+                await client.publish(
                     self._subject,
                     ticket.task_id.encode(),
                     reply=f"{inbox}.{number}",
@@ -321,7 +299,7 @@ class JetStreamQueue:
 
     async def _pull(self, limit: int, timeout_s: float) -> list[tuple[float, Msg]]:
         """One pull request, whose messages are either returned, with when they arrived, or given back."""
-        _check_connected(self._client)
+        client = await self._connected()
         messages: list[tuple[float, Msg]] = []
         ended: list[tuple[str, str]] = []
         arrived = asyncio.Event()
@@ -342,11 +320,11 @@ class JetStreamQueue:
             return arrived.is_set()
 
         # An inbox of its own, so that nothing that a request of an earlier call still brings is taken for fresh.
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=take)
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox, cb=take)
         try:
             request = {"batch": limit, "expires": max(_nanoseconds(timeout_s), 1)}
-            await self._client.publish(
+            await client.publish(
                 f"{_API}.CONSUMER.MSG.NEXT.{self._stream}.{_CONSUMER}", json.dumps(request).encode(), reply=inbox
             )
             if await more(timeout_s + min(timeout_s, 1.0)) and not ended:
@@ -355,13 +333,15 @@ class JetStreamQueue:
                         break
             # Until the server has said that it sends no more to this inbox.
             async with asyncio.timeout(_TIMEOUT_S):
-                await subscription.drain()
+                await subscription.drain()  # type: ignore[no-untyped-call]
         except BaseException:
             for _, message in messages:
                 with suppress(NatsError):
-                    await self._client.publish(message.reply, b"-NAK")
+                    await client.publish(message.reply, b"-NAK")
             await self._leave(subscription)
             raise
+        if not messages:
+            _check_connected(client)
         if not messages and ended:
             status, description = ended[0]
             if status == "503" or "deleted" in description.lower():
@@ -426,6 +406,7 @@ class JetStreamQueue:
             return int((await self._info())["state"]["messages"])
 
     async def close(self) -> None:
+        self._left = True
         # A server that says nothing keeps nobody.
         with suppress(TimeoutError, OSError, NatsError):
             async with asyncio.timeout(_CLOSE_S):
@@ -440,9 +421,21 @@ class JetStreamQueue:
             raise _ApiError(answer["error"])
         return answer
 
-    async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    async def _connected(self) -> Client:
+        """A client that has a server; ConnectionReconnectingError while it looks for one.
+
+        Some errors of a server close a client for good: then another takes its place.
+        """
+        if self._client.is_closed and not self._left:
+            async with self._reconnecting:
+                if self._client.is_closed:
+                    self._client = await _connect(self._url)
         _check_connected(self._client)
-        message = await self._client.request(subject, body, timeout=_TIMEOUT_S, headers=headers)
+        return self._client
+
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+        client = await self._connected()
+        message = await client.request(subject, body, timeout=_TIMEOUT_S, headers=headers)
         answer: dict[str, Any] = json.loads(message.data)
         return answer
 
@@ -452,6 +445,41 @@ class JetStreamQueue:
 
 
 _LOST, _AGAIN = "the queue is gone, or was made again", "call `ensure` and publish again what it must hold"
+
+
+async def _connect(url: str) -> Client:
+    refused = False
+
+    async def note(exc: Exception) -> None:
+        """Errors come back from the calls that they concern, but for this one."""
+        nonlocal refused
+        refused = refused or "authorization" in str(exc).lower()
+
+    servers = url.split(",")
+    try:
+        for server in servers:
+            urlsplit(server).port  # noqa: B018 - a ValueError when it is none
+        with _translating("connect to the queue"):
+            # An unbounded number of reconnects makes the first connect unbounded too.
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await nats.connect(
+                    servers,
+                    name="relight",
+                    connect_timeout=3,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=1,
+                    ping_interval=_PING_EVERY_S,
+                    error_cb=note,
+                )
+    except UnavailableError:
+        if not refused:
+            raise
+        raise DeniedError(
+            "the queue refuses the user that connects", hint="see the queue's address in the region's secret"
+        ) from None
+    except (ValueError, TypeError):
+        # Its text would hold the address.
+        raise ConfigError("the queue's address cannot be read", hint="write nats://USER:PASSWORD@HOST:PORT") from None
 
 
 def _check_connected(client: Client) -> None:

@@ -67,13 +67,15 @@ class RedisDelivery:
     async def nak(self, delay_s: float) -> None:
         delay_ms = max(math.ceil(delay_s * 1000), 0)
         with _translating("give a task back"):
-            await self._queue.run(
-                "nak", self._queue.consumer, self._id, self._times, self.task_id, self.deliveries, delay_ms
+            _kept(
+                await self._queue.run(
+                    "nak", self._queue.consumer, self._id, self._times, self.task_id, self.deliveries, delay_ms
+                )
             )
 
     async def in_progress(self) -> None:
         with _translating("keep a task"):
-            await self._queue.run("in_progress", self._queue.consumer, self._id, self._times)
+            _kept(await self._queue.run("in_progress", self._queue.consumer, self._id, self._times))
 
 
 class RedisQueue:
@@ -144,7 +146,7 @@ class RedisQueue:
         try:
             with _translating("connect to the queue"):
                 async with asyncio.timeout(_TIMEOUT_S):
-                    await queue._client.execute_command("PING")
+                    await queue._command("PING")
         except BaseException:
             await queue._disconnect()
             raise
@@ -182,7 +184,7 @@ class RedisQueue:
 
     async def _synced(self) -> bool:
         try:
-            found: dict[str, Any] = await self._client.config_get("append*")
+            found: dict[Any, Any] = await self._client.config_get("append*")
         except RedisError as exc:
             # Managed servers do not let one look.
             if "unknown command" in str(exc) or isinstance(exc, NoPermissionError):
@@ -255,7 +257,7 @@ class RedisQueue:
     async def _read(self, limit: int, wait_s: float) -> list[RedisDelivery]:
         """Wait for something new."""
         command = ("XREADGROUP", "GROUP", _GROUP, self.consumer, "COUNT", limit, "BLOCK", max(round(wait_s * 1000), 1))
-        got = await self._client.execute_command(*command, "STREAMS", self._stream, ">")
+        got = await self._command(*command, "STREAMS", self._stream, ">")
         held = []
         for id_, fields in got[0][1] if got else []:
             deliveries = int(fields.get("n", 0)) + 1
@@ -310,7 +312,10 @@ class RedisQueue:
 
     async def run(self, script: str, *args: str | float, expecting: str | None = None) -> Any:
         """Run a script in one step."""
-        return await self._client.execute_command(*self._call(script, *args, expecting=expecting))
+        return await self._command(*self._call(script, *args, expecting=expecting))
+
+    async def _command(self, *words: str | float) -> Any:
+        return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def _call(self, script: str, *args: str | float, expecting: str | None = None) -> tuple[str | float, ...]:
         expected = self._incarnation if expecting is None else expecting
@@ -329,7 +334,7 @@ class RedisQueue:
         return answers
 
     async def _info(self, section: str) -> dict[str, Any]:
-        found: dict[str, Any] = await self._client.execute_command("INFO", section)
+        found: dict[str, Any] = await self._command("INFO", section)
         return found
 
 
