@@ -37,6 +37,8 @@ RETRIED_ERRORS = (
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
     "UnavailableError",
+    "QueueLostError",
+    "AgainLaterError",
     "UnconfirmedError",
     "TransientError",
 )

@@ -77,7 +77,9 @@ class Settings:
     `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
     points itself. `rehearsal_check` is a command that a rehearsal runs against what it restored. `confirm_replicas` is
     how many replicas must have a commit under `confirm_by = "position"`: all that the region's database has, so that
-    the other region's is among them, and 0 where it has none, as after a recovery.
+    the other region's is among them, and 0 where it has none, as after a recovery. `hold_timers_after_s` and its like
+    say how late a task of that kind may still be done in a restored state; a later one is held for review, and with 0
+    every one is.
     """
 
     environment: str
@@ -117,6 +119,9 @@ class Settings:
     confirm_timeout_s: float = 5.0
     on_standby_away: OnStandbyAway = OnStandbyAway.WAIT
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
+    hold_timers_after_s: float = 3600.0
+    hold_sends_after_s: float = 900.0
+    hold_credentials_after_s: float = 0.0
     lease_ttl_s: float = 15.0
     lease_margin_s: float = 2.0
     probe_interval_s: float = 10.0

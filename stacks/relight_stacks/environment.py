@@ -30,6 +30,8 @@ _HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0
 # The longest name that leaves every IAM role within its 64 characters and every bucket within its 63.
 _LONGEST_NAME = 16
 
+_TEN_YEARS_S = 315_360_000.0
+
 # vCPU units to the memory that Fargate offers with them, in MiB: smallest, largest, step. Source: Amazon ECS developer
 # guide, "Fargate task sizes".
 _GIB = 1024
@@ -120,6 +122,9 @@ class Environment:
     memory: Memory = Memory()
     acknowledge: Acknowledge = _DEFAULTS["acknowledge"]
     on_lease_lost: OnLeaseLost = _DEFAULTS["on_lease_lost"]
+    hold_timers_after_s: float = _DEFAULTS["hold_timers_after_s"]
+    hold_sends_after_s: float = _DEFAULTS["hold_sends_after_s"]
+    hold_credentials_after_s: float = _DEFAULTS["hold_credentials_after_s"]
     confirm_timeout_s: float = _DEFAULTS["confirm_timeout_s"]
 
     @property
@@ -202,6 +207,10 @@ def load_environment(path: Path) -> Environment:
         memory=_memory(root.table("memory", optional=True)),
         acknowledge=root.choice("acknowledge", Acknowledge, default=_DEFAULTS["acknowledge"]),
         on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=_DEFAULTS["on_lease_lost"]),
+        **{
+            name: root.seconds(name, least=0.0, most=_TEN_YEARS_S, default=_DEFAULTS[name])
+            for name in ("hold_timers_after_s", "hold_sends_after_s", "hold_credentials_after_s")
+        },
         confirm_timeout_s=root.seconds(
             "confirm_timeout_s", least=0.1, most=60.0, default=_DEFAULTS["confirm_timeout_s"]
         ),

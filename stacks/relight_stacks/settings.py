@@ -51,4 +51,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         acknowledge=environment.acknowledge,
         confirm_timeout_s=environment.confirm_timeout_s,
         on_lease_lost=environment.on_lease_lost,
+        hold_timers_after_s=environment.hold_timers_after_s,
+        hold_sends_after_s=environment.hold_sends_after_s,
+        hold_credentials_after_s=environment.hold_credentials_after_s,
     )

@@ -75,7 +75,7 @@ class StandbyStack(RegionStack):
         self.lease.grant_read(verify)
         self.own_vault.grant_record(verify)
 
-        replay = self.function("replay", timeout_s=300, networked=True)
+        replay = self.function("replay", timeout_s=LONGEST_S, networked=True)
         self.connections.grant_read(replay)
         self.lease.grant_read(replay)
         self.own_vault.grant_record(replay)

@@ -11,6 +11,8 @@ from synthesis import ROOT
 from relight.config import Acknowledge, OnLeaseLost, Role, Settings
 from relight.errors import ConfigError
 from relight.objectives import Tier
+from relight.tasks.ledger import Kind
+from relight.tasks.timetravel import TimeTravel
 from relight_stacks.environment import (
     environments_folder,
     load_environment,
@@ -123,6 +125,8 @@ BAD: list[tuple[str, str, list[str]]] = [
     (TIER, f"{TIER}\nconfirm_timeout_s = 0", ["confirm_timeout_s = 0", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nconfirm_timeout_s = nan", ["confirm_timeout_s = nan", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nconfirm_timeout_s = true", ["confirm_timeout_s = True", "from 0.1 to 60"]),
+    (TIER, f"{TIER}\nhold_sends_after_s = -1", ["hold_sends_after_s = -1", "from 0 to"]),
+    (TIER, f"{TIER}\nhold_timers_after_s = inf", ["hold_timers_after_s = inf", "from 0 to"]),
     (TIER, f'{TIER}\nconfirm_timeout_s = "5"', ["confirm_timeout_s = '5'", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nteir = 1", ["teir = 1 is not a key", "tier"]),
     ('domain = "relight.example"', 'domain = "Relight"', ["domain = 'Relight'", "lower case"]),
@@ -238,3 +242,12 @@ def test_what_the_environment_chooses_reaches_the_settings(tmp_path: Path) -> No
     assert (settings.tier, settings.agent_replicas) == (Tier.BATCH, 7)
     assert (settings.acknowledge, settings.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
     assert settings.confirm_timeout_s == 2.5
+
+
+def test_the_time_travel_policy_reaches_the_settings(tmp_path: Path) -> None:
+    """Each of its three limits, and 0 too; what is left out keeps its default."""
+    text = "hold_timers_after_s = 60\nhold_sends_after_s = 0\n" + DEMO
+    settings = settings_for(load_environment(write(tmp_path, text)), Role.STANDBY)
+    policy = TimeTravel.of(settings)
+    assert policy.limits == {Kind.TIMER: 60.0, Kind.SEND: 0.0, Kind.CREDENTIAL: 0.0}
+    assert TimeTravel.of(settings_for(load_environment(write(tmp_path, DEMO)), Role.STANDBY)) == TimeTravel()

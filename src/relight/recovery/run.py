@@ -6,12 +6,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import ConfigError, TransientError
+from relight.errors import AgainLaterError, ConfigError, TransientError
 from relight.queue.queues import open_queue
 from relight.recovery import states
 from relight.recovery.decide import Policy
 from relight.recovery.sentinel import Watch, publish_page, start_execution, watch
 from relight.tasks.ledger import Ledger
+from relight.tasks.timetravel import TimeTravel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,12 +26,16 @@ PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One execution of the recovery state machine. Every state gets the same."""
+    """One execution of the recovery state machine. Every state gets the same.
+
+    `until` is when, by the clock's `monotonic`, a state that can go on later must stop, because its process ends.
+    """
 
     run_id: str
     decided_at: str = ""
     next_epoch: int | None = None
     failed: bool = False
+    until: float | None = None
 
     @classmethod
     def parse(cls, event: Mapping[str, Any]) -> Run:
@@ -56,13 +61,15 @@ def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
     """Run one state by its name and return what it found and did, which its timeline has too.
 
     A transient error is tried again for about eight seconds, here and not by the caller: an operator's shell has no
-    state machine around it. What was tried is in the detail.
+    state machine around it. What was tried is in the detail. One that says itself when to come again is the caller's.
     """
     with region.timeline(run.run_id).state(name) as detail:
         for pause_s in (*PAUSES_S, None):
             try:
                 detail.update(STATES[name](region, run))
                 break
+            except AgainLaterError:
+                raise
             except TransientError as exc:
                 if pause_s is None:
                     raise
@@ -154,7 +161,15 @@ def _replay(region: Region, run: Run) -> dict[str, Any]:
     async def publish() -> dict[str, Any]:
         async with open_queue(region.connections.queue_url, environment=region.settings.environment) as queue:
             ledger = Ledger(region.database, epoch=lambda: lease.epoch)
-            return await states.replay(ledger=ledger, queue=queue, epochs=region.epochs, lease=lease)
+            return await states.replay(
+                ledger=ledger,
+                queue=queue,
+                epochs=region.epochs,
+                lease=lease,
+                policy=TimeTravel.of(region.settings),
+                clock=region.clock,
+                until=run.until,
+            )
 
     return asyncio.run(publish())
 

@@ -5,6 +5,7 @@ assess → fence → promote → [scale ‖ hydrate] → verify → replay → o
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from relight.recovery.timeline import Timeline
     from relight.tasks.epochs import EpochLog
     from relight.tasks.ledger import Ledger
+    from relight.tasks.timetravel import TimeTravel
     from relight.vault.store import Vault
 
 
@@ -146,11 +148,23 @@ def verify(
     }
 
 
-async def replay(*, ledger: Ledger, queue: TaskQueue, epochs: EpochLog, lease: Lease) -> dict[str, Any]:
-    """Rebuild the queue from the ledger, and record it."""
-    done = await replay_tasks(ledger=ledger, queue=queue)
-    epochs.mark_replayed(lease.epoch)
-    return {"published": done.published}
+async def replay(
+    *,
+    ledger: Ledger,
+    queue: TaskQueue,
+    epochs: EpochLog,
+    lease: Lease,
+    policy: TimeTravel,
+    clock: Clock,
+    until: float | None = None,
+) -> dict[str, Any]:
+    """Hold what is too old to be done unseen, rebuild the queue from the ledger, and record it once all is published.
+
+    AgainLaterError at `until`: what was published stays so, and it goes on when it is called again.
+    """
+    done = await replay_tasks(ledger=ledger, queue=queue, policy=policy, clock=clock, until=until)
+    await asyncio.to_thread(epochs.mark_replayed, lease.epoch)
+    return done.to_json()
 
 
 def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+-- name: now
+select clock_timestamp()
+
+-- Everything that is not at its end, counted: what a replay would publish and why, what the policy would hold, and what
+-- either leaves alone.
+-- name: plan
+with limits as (
+    select * from unnest(%(kinds)s::text[], %(befores)s::timestamptz[]) as limits (kind, before)
+), unfinished as (
+    select kind, due_at, epoch, created_at, queued_in, queued_at, false as running, false as worked_on
+      from relight.tasks where status = 'pending'
+    union all
+    select kind, due_at, epoch, created_at, queued_in, queued_at, true,
+           not coalesce(lease_until < now() or claimed_epoch < %(epoch)s, false)
+      from relight.tasks where status = 'running'
+), judged as (
+    select kind, due_at,
+           case when worked_on then 'worked on'
+                when epoch < %(epoch)s and due_at < before then 'hold'
+                when due_at > %(now)s then 'later'
+                when %(since)s::timestamptz > created_at then 'older'
+                when running then 'running'
+                when queued_in is null then 'unconfirmed'
+                when queued_in <> %(incarnation)s or epoch < %(epoch)s
+                     or queued_at < now() - %(max_age_s)s * interval '1 second' then 'pending'
+                else 'queued' end as state
+      from unfinished left join limits using (kind)
+)
+select state, kind, count(*), min(due_at), max(due_at) from judged group by state, kind order by state, kind
+
+-- name: for_review
+select status, kind, count(*), min(due_at), max(due_at)
+  from relight.tasks
+ where status in ('parked', 'held')
+ group by status, kind
+ order by status, kind
+
+-- name: open_effects
+select tool, status, count(*), min(intended_at)
+  from relight.effects
+ where status in ('intent', 'unknown')
+ group by tool, status
+ order by tool, status
+
+-- What an earlier epoch left and nobody has touched since is a restored state. What the policy says of it is final only
+-- once it is written, so this waits for whoever has a row.
+-- name: hold
+with limits as (
+    select * from unnest(%(kinds)s::text[], %(befores)s::timestamptz[], %(reasons)s::text[])
+        as limits (kind, before, reason)
+), pending as materialized (
+    select tasks.id, reason
+      from relight.tasks join limits using (kind)
+     where status = 'pending' and epoch < %(epoch)s and due_at < before
+     order by due_at, id
+     limit %(limit)s
+       for no key update of tasks
+), running as materialized (
+    select tasks.id, reason
+      from relight.tasks join limits using (kind)
+     where status = 'running' and epoch < %(epoch)s and due_at < before
+       and (lease_until < now() or claimed_epoch < %(epoch)s)
+     order by due_at, id
+     limit %(limit)s
+       for no key update of tasks
+), old as (
+    select * from pending union all select * from running
+)
+update relight.tasks
+   set status = 'held', error = old.reason, queued_in = null, queued_at = null,
+       claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
+  from old
+ where tasks.id = old.id
+returning kind
+
+-- The next tasks in their order that this queue lacks. It goes on after the last one, so that what was published before
+-- is not looked at again. What an older epoch's worker or queue has is not relied on.
+-- name: take
+with pending as materialized (
+    select id, due_at, attempts, case when queued_in is null then 'unconfirmed' else 'pending' end as found
+      from relight.tasks
+     where status = 'pending' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
+       and (%(unconfirmed)s and queued_in is null
+            or %(pending)s and queued_in is not null
+               and (queued_in <> %(incarnation)s or epoch < %(epoch)s
+                    or queued_at < now() - %(max_age_s)s * interval '1 second'))
+       and (%(since)s::timestamptz is null or created_at >= %(since)s)
+     order by due_at, id
+     limit %(limit)s
+       for no key update skip locked
+), running as materialized (
+    select id, due_at, attempts, 'running' as found
+      from relight.tasks
+     where status = 'running' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
+       and %(running)s and (lease_until < now() or claimed_epoch < %(epoch)s)
+       and (%(since)s::timestamptz is null or created_at >= %(since)s)
+     order by due_at, id
+     limit %(limit)s
+       for no key update skip locked
+), found as (
+    select * from pending union all select * from running
+)
+select id, due_at, attempts, found from found order by due_at, id limit %(limit)s
+
+-- name: mark
+update relight.tasks
+   set status = 'pending', queued_in = %(incarnation)s, queued_at = now(),
+       claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s
+ where id = any(%(ids)s)
+
+-- name: resume_held
+with held as materialized (
+    select id from relight.tasks
+     where status = 'held' and kind = any(%(kinds)s)
+     order by created_at, id
+     limit %(limit)s
+       for no key update
+), forgotten as (
+    delete from relight.steps using held where task_id = held.id and finished_at is null
+)
+update relight.tasks
+   set status = 'pending', due_at = now(), attempts = 0, queued_in = null, queued_at = null,
+       epoch = %(epoch)s, updated_at = now()
+  from held
+ where tasks.id = held.id
