@@ -227,7 +227,7 @@ class QueueContract:
                 assert await queue.publish(tickets(*names)) == len(names) - 10
                 assert await queue.publish(tickets(*names)) == 0
                 assert await queue.depth() == len(names)
-                got = []
+                got: list[str] = []
                 while len(got) < len(names):
                     part = await take(queue, min(700, len(names) - len(got)))
                     await asyncio.gather(*(item.ack() for item in part))

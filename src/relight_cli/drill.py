@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from relight.config import MemoryStore
 from relight.objectives import Tier
+from relight.queue.queues import QueueKind
 from relight_cli.console import DONE, MISSED, interrupts_held, say
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tier", type=Tier, default=Tier.INTERNAL, metavar="TIER", help="default: internal")
     parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="pgvector or qdrant (default: what the environment has)"
+    )
+    parser.add_argument(
+        "--queue", type=QueueKind, default=QueueKind.NATS, metavar="QUEUE", help="nats or redis (default: nats)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="how and when the fault strikes (default: 1)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON: docs/drill-json.md")
@@ -49,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     try:
         for outcome in run_drill(
-            names=args.scenario, tier=args.tier, seed=args.seed, keep=args.keep, memory=args.memory
+            names=args.scenario,
+            tier=args.tier,
+            seed=args.seed,
+            keep=args.keep,
+            memory=args.memory,
+            queue=args.queue,
         ):
             outcomes.append(outcome)
     finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from relight.errors import ConfigError, RelightError
+from relight.queue.queues import QueueKind
 from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import PLAYED, World
@@ -30,11 +31,17 @@ if TYPE_CHECKING:
 
 
 def run_drill(
-    *, names: Sequence[str] | None, tier: Tier, seed: int, keep: bool, memory: MemoryStore | None = None
+    *,
+    names: Sequence[str] | None,
+    tier: Tier,
+    seed: int,
+    keep: bool,
+    memory: MemoryStore | None = None,
+    queue: QueueKind = QueueKind.NATS,
 ) -> Iterator[Outcome]:
     """Run the named scenarios (all by default) one after the other, and give what each measured as soon as it has.
 
-    `memory` is the vector store that is played instead of the environment's own.
+    `memory` is the vector store that is played instead of the environment's own; `queue` is what holds the tasks.
 
     Raises ConfigError, before anything runs, for a name or a tier that there is no scenario or environment for;
     DrillError when the drill itself fails, which takes nothing from what was given before. Whatever happens, no process
@@ -48,17 +55,19 @@ def run_drill(
     unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
-    return _outcomes(names or list(SCENARIOS), environment, seed=seed, keep=keep)
+    return _outcomes(names or list(SCENARIOS), environment, queue=queue, seed=seed, keep=keep)
 
 
-def _outcomes(names: Sequence[str], environment: Environment, *, seed: int, keep: bool) -> Iterator[Outcome]:
+def _outcomes(
+    names: Sequence[str], environment: Environment, *, queue: QueueKind, seed: int, keep: bool
+) -> Iterator[Outcome]:
     say = _speaker()
     for name in names:
         say(f"{name}: {SCENARIOS[name].summary}")
         folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
         folder.chmod(0o711)  # the databases' own user has to pass through
         try:
-            outcome = asyncio.run(_run(name, environment, folder=folder, seed=seed, keep=keep, say=say))
+            outcome = asyncio.run(_run(name, environment, queue=queue, folder=folder, seed=seed, keep=keep, say=say))
         except asyncio.CancelledError:
             raise DrillError("the drill was told to end by SIGTERM", hint=f"{name} measured nothing") from None
         except BaseExceptionGroup as failures:
@@ -72,7 +81,14 @@ def _outcomes(names: Sequence[str], environment: Environment, *, seed: int, keep
 
 
 async def _run(
-    name: str, environment: Environment, *, folder: Path, seed: int, keep: bool, say: Callable[[str], None]
+    name: str,
+    environment: Environment,
+    *,
+    queue: QueueKind,
+    folder: Path,
+    seed: int,
+    keep: bool,
+    say: Callable[[str], None],
 ) -> Outcome:
     this = asyncio.current_task()
     assert this is not None  # noqa: S101 - asyncio.run made one
@@ -83,7 +99,7 @@ async def _run(
         else:
             group.remove_at_end(folder)
         try:
-            async with World(environment, folder=folder, group=group, seed=seed, say=say) as world:
+            async with World(environment, queue=queue, folder=folder, group=group, seed=seed, say=say) as world:
                 return await SCENARIOS[name].run(world, say)
         finally:
             if not keep:

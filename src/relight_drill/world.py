@@ -21,6 +21,7 @@ from relight.errors import RelightError
 from relight.memory.api import Memory, Point
 from relight.memory.hydrate import verify_memory
 from relight.memory.stores import open_store
+from relight.queue.queues import QueueKind
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
@@ -36,6 +37,7 @@ from relight_drill.outbox import Outbox
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
 from relight_drill.qdrant import QdrantServer
+from relight_drill.redis import RedisServer
 from relight_drill.route53 import HttpProbe, Resolver, Route53Player
 from relight_drill.tools import python_of
 from relight_drill.wire import Gate, darken
@@ -101,11 +103,24 @@ def _vector_server(
     return PostgresServer(group, folder, name=name, database="memory")
 
 
+def _queue_server(kind: QueueKind, group: ProcessGroup, folder: Path, *, region: str) -> NatsServer | RedisServer:
+    if kind is QueueKind.REDIS:
+        return RedisServer(group, folder / "redis", name=f"redis-{region}")
+    return NatsServer(group, folder / "nats", name=f"nats-{region}")
+
+
 class RegionPlay:
     """One region's servers, load balancer and players."""
 
     def __init__(
-        self, settings: Settings, *, group: ProcessGroup, folder: Path, state: PostgresServer, ingress: Ingress
+        self,
+        settings: Settings,
+        *,
+        group: ProcessGroup,
+        folder: Path,
+        state: PostgresServer,
+        queue: QueueKind,
+        ingress: Ingress,
     ) -> None:
         folder.mkdir(mode=0o711)
         self.settings = settings
@@ -114,7 +129,7 @@ class RegionPlay:
         self.state = state
         self.ingress = ingress
         self.vector = _vector_server(settings.memory_store, group, folder / "vector", name=f"vector-{self.name}")
-        self.queue = NatsServer(group, folder / "nats", name=f"nats-{self.name}")
+        self.queue = _queue_server(queue, group, folder, region=self.name)
         self.store = open_store(settings.memory_store, self.vector.dsn())
         self.ecs: EcsPlayer | None = None
 
@@ -137,7 +152,14 @@ class World:
     """The two regions of an environment. Entering raises them; leaving ends everything that was started."""
 
     def __init__(
-        self, environment: Environment, *, folder: Path, group: ProcessGroup, seed: int, say: Callable[[str], None]
+        self,
+        environment: Environment,
+        *,
+        folder: Path,
+        group: ProcessGroup,
+        seed: int,
+        say: Callable[[str], None],
+        queue: QueueKind = QueueKind.NATS,
     ) -> None:
         self.environment = environment
         self.tier = environment.tier
@@ -150,6 +172,7 @@ class World:
         self.corpus: dict[str, float] = {}
         """What was remembered before anybody called, and when it was acknowledged, on the drill's clock."""
         self._settings = {role: settings_for(environment, role) for role in Role}
+        self._queue = queue
         self._folder = folder
         self._group = group
         self._say = say
@@ -250,6 +273,7 @@ class World:
                 group=self._group,
                 folder=self._folder / name,
                 state=states[role],
+                queue=self._queue,
                 ingress=ingress,
             )
             self._open.callback(self._regions[role].store.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from relight.errors import ConfigError
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from relight.queue.port import TaskQueue
+
+
+class QueueKind(StrEnum):
+    """The queues that Relight works with; an address says by its scheme which one it names."""
+
+    NATS = "nats"
+    REDIS = "redis"
 
 
 @asynccontextmanager
