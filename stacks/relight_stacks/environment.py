@@ -12,7 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relight.config import Acknowledge, MemoryStore, OnLeaseLost, Role, Settings
+from relight.config import (
+    Acknowledge,
+    ConfirmBy,
+    MemoryStore,
+    OnLeaseLost,
+    OnStandbyAway,
+    Role,
+    Settings,
+)
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
@@ -108,7 +116,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """One named deployment. Equal files make equal values."""
+    """One named deployment. Equal files make equal values.
+
+    `confirm_replicas` are the replicas that the primary's database has, `confirm_replicas_relit` those that the
+    standby's has once it was relit; they count under `confirm_by = "position"`.
+    """
 
     name: str
     account: str
@@ -126,6 +138,10 @@ class Environment:
     hold_sends_after_s: float = _DEFAULTS["hold_sends_after_s"]
     hold_credentials_after_s: float = _DEFAULTS["hold_credentials_after_s"]
     confirm_timeout_s: float = _DEFAULTS["confirm_timeout_s"]
+    confirm_by: ConfirmBy = _DEFAULTS["confirm_by"]
+    confirm_replicas: int = _DEFAULTS["confirm_replicas"]
+    confirm_replicas_relit: int = 0
+    on_standby_away: OnStandbyAway = _DEFAULTS["on_standby_away"]
 
     @property
     def names(self) -> Names:
@@ -214,6 +230,10 @@ def load_environment(path: Path) -> Environment:
         confirm_timeout_s=root.seconds(
             "confirm_timeout_s", least=0.1, most=60.0, default=_DEFAULTS["confirm_timeout_s"]
         ),
+        confirm_by=root.choice("confirm_by", ConfirmBy, default=_DEFAULTS["confirm_by"]),
+        confirm_replicas=root.integer("confirm_replicas", least=1, most=10, default=_DEFAULTS["confirm_replicas"]),
+        confirm_replicas_relit=root.integer("confirm_replicas_relit", least=0, most=10, default=0),
+        on_standby_away=root.choice("on_standby_away", OnStandbyAway, default=_DEFAULTS["on_standby_away"]),
     )
     networks.done()
     root.done()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from synthesis import ROOT
 
-from relight.config import Acknowledge, OnLeaseLost, Role, Settings
+from relight.config import Acknowledge, ConfirmBy, OnLeaseLost, OnStandbyAway, Role, Settings
 from relight.errors import ConfigError
 from relight.objectives import Tier
 from relight.tasks.ledger import Kind
@@ -127,6 +127,9 @@ BAD: list[tuple[str, str, list[str]]] = [
     (TIER, f"{TIER}\nconfirm_timeout_s = true", ["confirm_timeout_s = True", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nhold_sends_after_s = -1", ["hold_sends_after_s = -1", "from 0 to"]),
     (TIER, f"{TIER}\nhold_timers_after_s = inf", ["hold_timers_after_s = inf", "from 0 to"]),
+    (TIER, f'{TIER}\nconfirm_by = "hope"', ["confirm_by = 'hope'", "one of commit, position"]),
+    (TIER, f'{TIER}\non_standby_away = "maybe"', ["on_standby_away = 'maybe'", "one of wait, proceed"]),
+    (TIER, f"{TIER}\nconfirm_replicas = 0", ["confirm_replicas = 0", "from 1 to 10"]),
     (TIER, f'{TIER}\nconfirm_timeout_s = "5"', ["confirm_timeout_s = '5'", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nteir = 1", ["teir = 1 is not a key", "tier"]),
     ('domain = "relight.example"', 'domain = "Relight"', ["domain = 'Relight'", "lower case"]),
@@ -231,7 +234,21 @@ def test_the_two_sides_differ_only_in_their_side() -> None:
     demo = load_named("demo")
     primary, standby = (dataclasses.asdict(settings_for(demo, role)) for role in Role)
     differing = {name for name in primary if primary[name] != standby[name]}
-    assert differing == {"role", "region", "vault_bucket", "peer_vault_bucket"}
+    assert differing == {"role", "region", "vault_bucket", "peer_vault_bucket", "confirm_replicas"}
+
+
+def test_each_region_waits_for_the_replicas_that_it_has(tmp_path: Path) -> None:
+    """The primary's replicas are those before a recovery, the standby's those that it has once it was relit."""
+    text = 'confirm_by = "position"\nconfirm_replicas = 3\non_standby_away = "proceed"\n' + DEMO
+    mine = load_environment(write(tmp_path, text))
+    primary, standby = (settings_for(mine, role) for role in (Role.PRIMARY, Role.STANDBY))
+    assert (primary.confirm_replicas, standby.confirm_replicas) == (3, 0)
+    for settings in (primary, standby):
+        assert settings.confirm_by is ConfirmBy.POSITION
+        assert settings.on_standby_away is OnStandbyAway.PROCEED
+        assert Settings.from_env(settings.to_env()) == settings
+    rebuilt = load_environment(write(tmp_path, "confirm_replicas_relit = 1\n" + text))
+    assert settings_for(rebuilt, Role.STANDBY).confirm_replicas == 1
 
 
 def test_what_the_environment_chooses_reaches_the_settings(tmp_path: Path) -> None:

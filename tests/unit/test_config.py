@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from relight import errors
-from relight.config import Acknowledge, Connections, MemoryStore, OnLeaseLost, Role, Settings
+from relight.config import (
+    Acknowledge,
+    ConfirmBy,
+    Connections,
+    MemoryStore,
+    OnLeaseLost,
+    OnStandbyAway,
+    Role,
+    Settings,
+)
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import OBJECTIVES, Tier, uploads_to_standby_first
@@ -39,7 +48,14 @@ SETTINGS = Settings(
     [
         SETTINGS,
         replace(
-            SETTINGS, acknowledge=Acknowledge.LOCAL, on_lease_lost=OnLeaseLost.SERVE, lease_ttl_s=7.5, probe_threshold=5
+            SETTINGS,
+            confirm_by=ConfirmBy.POSITION,
+            confirm_replicas=0,
+            on_standby_away=OnStandbyAway.PROCEED,
+            acknowledge=Acknowledge.LOCAL,
+            on_lease_lost=OnLeaseLost.SERVE,
+            lease_ttl_s=7.5,
+            probe_threshold=5,
         ),
     ],
 )
@@ -59,6 +75,8 @@ def test_missing_variables_are_all_named() -> None:
     [
         ("RELIGHT_TIER", "gold", "'gold' is not one of customer-facing, internal, batch, sandbox"),
         ("RELIGHT_AGENT_REPLICAS", "two", "'two' is not a valid int"),
+        ("RELIGHT_CONFIRM_BY", "luck", "'luck' is not one of commit, position"),
+        ("RELIGHT_ON_STANDBY_AWAY", "hope", "'hope' is not one of wait, proceed"),
         ("RELIGHT_LEASE_TTL_S", "", "'' is not a valid float"),
         ("RELIGHT_REGION", "", "RELIGHT_REGION is empty"),
     ],

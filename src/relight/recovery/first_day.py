@@ -29,11 +29,12 @@ def prepare(region: Region) -> dict[str, Any]:
             f"{found[0].region} holds epoch {found[0].epoch}, so this is no first day of {settings.region}",
             hint="this environment is in use; nothing was done",
         )
-    if settings.acknowledge is Acknowledge.REMOTE and region.database.promise().state is Standing.NOBODY:
+    promise = region.database.promise()
+    if settings.acknowledge is Acknowledge.REMOTE and promise.state is Standing.NOBODY:
         raise ConfigError(
-            "synchronous_standby_names is empty on the primary's database, so no standby would confirm what is"
-            " acknowledged",
-            hint='set it to the replica\'s application_name, or acknowledge = "local" in the environment file',
+            f"{promise.reason} on the primary's side, so no standby would confirm what is acknowledged",
+            hint="set synchronous_standby_names to the replica's application_name, or, in the environment file,"
+            ' confirm_by = "position" or acknowledge = "local"',
         )
     applied = migrate(region.database)
 
