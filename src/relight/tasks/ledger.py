@@ -122,6 +122,10 @@ class Ledger:
         is made up, and named by UnconfirmedError. ConflictError when the id exists with another payload.
         """
         id_ = check_id(id_ or uuid.uuid4().hex)
+        if due_at is not None and due_at.tzinfo is None:
+            raise PermanentError(
+                f"task {id_!r} is due at {due_at.isoformat()}, which has no offset", hint="give it a time zone"
+            )
         text = encode(payload, what=f"the payload of task {id_!r}", largest=LARGEST_PAYLOAD_BYTES)
         values = {"id": id_, "kind": kind.value, "payload": text, "due_at": due_at, "epoch": self._epoch()}
         try:
@@ -149,7 +153,9 @@ class Ledger:
 
     def claim(self, id_: str, *, worker: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS) -> Task | None:
         """Take the task for `lease_s` seconds; None when it is not due, ended, parked, or another worker holds it."""
-        claimed = self._claim("claim_task", {"id": id_}, worker=worker, lease_s=lease_s, max_attempts=max_attempts)
+        claimed = self._claim(
+            "claim_task", {"id": check_id(id_)}, worker=worker, lease_s=lease_s, max_attempts=max_attempts
+        )
         return claimed[0] if claimed else None
 
     def claim_due(self, limit: int, *, worker: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS) -> list[Task]:
@@ -195,12 +201,12 @@ class Ledger:
     def park_unclaimed(self, id_: str, *, reason: str) -> bool:
         """Park a task that nobody holds, whose message the queue gave up; False when it has ended or is being worked
         on."""
-        values = {"id": id_, "error": printable(reason), "epoch": self._epoch()}
+        values = {"id": check_id(id_), "error": printable(reason), "epoch": self._epoch()}
         return self.database.execute(SQL["park_unclaimed"], values, confirmed=self._confirm).rowcount == 1
 
     def resume(self, id_: str) -> None:
         """Let a parked or held task run again, with its attempts counted anew; its finished steps stay finished."""
-        values = {"id": id_, "epoch": self._epoch()}
+        values = {"id": check_id(id_), "epoch": self._epoch()}
         with self.database.transaction(confirmed=self._confirm) as cur:
             cur.execute(SQL["resume_task"], values)
             if cur.rowcount:
@@ -210,7 +216,7 @@ class Ledger:
 
     def cancel(self, id_: str, *, reason: str) -> None:
         """End a task that nobody works on, for good."""
-        values = {"id": id_, "error": printable(reason), "epoch": self._epoch()}
+        values = {"id": check_id(id_), "error": printable(reason), "epoch": self._epoch()}
         if self.database.execute(SQL["cancel_task"], values, confirmed=self._confirm).rowcount == 0:
             raise ConflictError(
                 f"task {id_!r} is {self.task(id_).status}", hint="what is pending, parked or held is cancelled"
@@ -271,8 +277,12 @@ class Ledger:
     # -- the outbox
 
     def publish_outbox(self, publish: Callable[[list[tuple[str, int]]], None], *, incarnation: str, limit: int) -> int:
-        """Hand the oldest due tasks that no queue has confirmed to `publish`, as (id, attempts), and record that the
-        queue of this incarnation has them; return how many.
+        """Hand the oldest due tasks that no queue has confirmed to `publish`, and record that the queue of this
+        incarnation has them; return how many.
+
+        Each is handed over as (id, number). The number is the same while nothing was recorded, and another each time
+        that the task came back: an attempt's would repeat itself in a task that is resumed, and a queue would take it
+        for one that it had.
 
         No two callers hand out one task at once. When `publish` raises, nothing is recorded, and all come again.
         """

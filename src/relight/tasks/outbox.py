@@ -67,7 +67,7 @@ class Relay:
         epoch = self._ledger.epoch
 
         def publish(tasks: list[tuple[str, int]]) -> None:
-            tickets = [Ticket(task_id=id_, epoch=epoch, attempt=attempts) for id_, attempts in tasks]
+            tickets = [Ticket(task_id=id_, epoch=epoch, attempt=number) for id_, number in tasks]
             publishing = asyncio.run_coroutine_threadsafe(queue.publish(tickets), loop)
             try:
                 publishing.result(PUBLISH_S)

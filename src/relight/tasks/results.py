@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 INLINE_BYTES = 64 << 10
 LARGEST_BYTES = 64 << 20
 LARGEST_PAYLOAD_BYTES = 8 << 20
+# Parsing takes a frame of the reader's stack for each level, and the reader may be deep in its own program.
+DEEPEST = 200
 PREFIX = "results/"
+_NO_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,21 @@ def encode(value: Any, *, what: str, largest: int = LARGEST_BYTES) -> str:
         raise UnstorableError(
             f"{what} has {len(text)} bytes of JSON, and {largest} are allowed", hint="keep it elsewhere, give its place"
         )
+    if _is_deeper(text, DEEPEST):
+        raise UnstorableError(f"{what} is nested deeper than {DEEPEST} levels", hint="flatten it, or store it as text")
     return text
+
+
+def _is_deeper(text: str, levels: int) -> bool:
+    """Whether JSON is nested deeper than that. Without a loop over its characters: it may have millions."""
+    if text.count("[") + text.count("{") <= levels:
+        return False
+    brackets = _NO_BRACKET.sub("", text).replace("{", "[").replace("}", "]")
+    for _ in range(levels):
+        brackets = brackets.replace("[]", "")
+        if not brackets:
+            return False
+    return True
 
 
 def store(results: Results, value: Any, *, what: str) -> tuple[Stored, Any]:

@@ -112,9 +112,9 @@ select id, kind, null::json, status, epoch, attempts, due_at, queued_in is not n
  order by created_at, id
  limit %(limit)s
 
--- The outbox: what is due and what no queue has confirmed.
+-- The outbox: what is due and what no queue has confirmed. Whatever brings a task back moves updated_at.
 -- name: outbox
-select id, attempts from relight.tasks
+select id, (extract(epoch from updated_at) * 1000000)::bigint from relight.tasks
  where status = 'pending' and queued_in is null and due_at <= now()
  order by due_at, id
  limit %(limit)s
