@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ConnectionClosedError
+
 from relight.adapters import postgres
+from relight.clock import SystemClock
 from relight.errors import ConfigError, IntegrityError, UnavailableError
 from relight.memory.api import Memory, Point
 from relight.tasks.database import Database
@@ -19,6 +24,7 @@ from relight.vault.manifest import CollectionPart, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from typing import Any
 
     from servers import StatePair
@@ -72,6 +78,40 @@ def wait_for_standby(pair: StatePair) -> None:
             time.sleep(0.02)
     primary.close()
     standby.close()
+
+
+def settle(state: Connection) -> None:
+    """Return when no transaction that began until now is unfinished: then all that is written can be read.
+
+    The server's own, which gathers statistics, is one at times.
+    """
+    with state, state.cursor() as cursor:
+        cursor.execute("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        [begun] = cursor.fetchone() or (0,)
+    until = time.monotonic() + 20
+    while True:
+        with state, state.cursor() as cursor:
+            cursor.execute("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+            [oldest] = cursor.fetchone() or (0,)
+        if oldest >= begun:
+            return
+        assert time.monotonic() < until, "a transaction does not end"
+        time.sleep(0.01)
+
+
+def near_more_digits(state: Connection) -> None:
+    """Spend transaction ids until three before the next power of ten."""
+    with state.cursor() as cursor:
+        cursor.execute("select pg_current_xact_id()::text::bigint")
+        now = (cursor.fetchone() or (0,))[0]
+    state.commit()
+    state.autocommit = True
+    with state.cursor() as cursor:
+        spend = 10 ** len(str(now)) - now - 4
+        cursor.execute(
+            "do $$ begin for i in 1..%s loop perform pg_current_xact_id(); commit; end loop; end $$", [max(0, spend)]
+        )
+    state.autocommit = False
 
 
 def some_points(count: int, *, seed: int = 1, prefix: str = "p") -> list[Point]:
@@ -210,3 +250,41 @@ def _piece(node: str, data: bytes) -> Piece:
     return Piece(
         object=f"points/x/{node or 'all'}", bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), node=node
     )
+
+
+class Ticking(SystemClock):
+    """Each look at the wall clock is two seconds later, so that points get ids of their own."""
+
+    def __init__(self) -> None:
+        self._offset = timedelta()
+
+    def now(self) -> datetime:
+        self._offset += timedelta(seconds=2)
+        return super().now() + self._offset
+
+    def shift(self, by: timedelta) -> None:
+        """From now on it is that much later."""
+        self._offset += by
+
+
+def breaking(client: Any, at_call: int, *, arrives: bool) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Break the connection at that request and at every later one, the first before or after it did its work.
+
+    Returns how many requests were begun so far, and what mends it.
+    """
+    session = client._endpoint.http_session
+    send, calls, lock = session.send, 0, threading.Lock()
+
+    def broken(request: Any) -> Any:
+        nonlocal calls
+        with lock:
+            calls += 1
+            call = calls
+        if call < at_call:
+            return send(request)
+        if call == at_call and arrives:
+            send(request)
+        raise ConnectionClosedError(endpoint_url="test")
+
+    session.send = broken
+    return lambda: calls, lambda: setattr(session, "send", send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from memory_helpers import remember, some_points, wait_for_standby
+from memory_helpers import near_more_digits, remember, some_points, wait_for_standby
 
 from relight.adapters import postgres
 from relight.errors import IntegrityError, PermanentError, StaleEpochError, TransientError, UnavailableError
@@ -120,18 +120,7 @@ def test_batches_meet_without_gap_or_overlap(state: Connection, memory: Memory, 
 
 def test_the_order_is_that_of_numbers(state: Connection, memory: Memory, spec: CollectionSpec) -> None:
     """fails when transaction ids are ordered as text: 1000 would come before 999."""
-    with state.cursor() as cursor:
-        cursor.execute("select pg_current_xact_id()::text::bigint")
-        now = (cursor.fetchone() or (0,))[0]
-    state.commit()
-    state.autocommit = True
-    with state.cursor() as cursor:
-        # Spend transaction ids until three before the next power of ten.
-        spend = 10 ** len(str(now)) - now - 4
-        cursor.execute(
-            "do $$ begin for i in 1..%s loop perform pg_current_xact_id(); commit; end loop; end $$", [max(0, spend)]
-        )
-    state.autocommit = False
+    near_more_digits(state)
     names = [f"{part}" for part in range(8)]
     for name in names:
         remember(state, memory, some_points(1, prefix=name))

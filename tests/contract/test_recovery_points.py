@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,7 +15,17 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
-from memory_helpers import DIMENSION, EPOCH, StateDsns, make_state, remember, some_points, wait_for_standby
+from memory_helpers import (
+    DIMENSION,
+    EPOCH,
+    StateDsns,
+    Ticking,
+    breaking,
+    make_state,
+    remember,
+    some_points,
+    wait_for_standby,
+)
 from servers import start_pair
 
 from relight.adapters import aws, postgres
@@ -49,17 +58,6 @@ if TYPE_CHECKING:
     from relight_drill.processes import ProcessGroup
 
 pytestmark = pytest.mark.servers
-
-
-class Ticking(SystemClock):
-    """Each look at the wall clock is two seconds later, so that points get ids of their own."""
-
-    def __init__(self) -> None:
-        self._offset = timedelta()
-
-    def now(self) -> datetime:
-        self._offset += timedelta(seconds=2)
-        return super().now() + self._offset
 
 
 @pytest.fixture
@@ -327,29 +325,6 @@ def make_signer(path: Path) -> FileSigner:
     path.write_bytes(secrets.token_bytes(32))
     path.chmod(0o600)
     return FileSigner(path)
-
-
-def breaking(client: Any, at_call: int, *, arrives: bool) -> tuple[Callable[[], int], Callable[[], None]]:
-    """Break the connection at that request and at every later one, the first before or after it did its work.
-
-    Returns how many requests were begun so far, and what mends it.
-    """
-    session = client._endpoint.http_session
-    send, calls, lock = session.send, 0, threading.Lock()
-
-    def broken(request: Any) -> Any:
-        nonlocal calls
-        with lock:
-            calls += 1
-            call = calls
-        if call < at_call:
-            return send(request)
-        if call == at_call and arrives:
-            send(request)
-        raise ConnectionClosedError(endpoint_url="test")
-
-    session.send = broken
-    return lambda: calls, lambda: setattr(session, "send", send)
 
 
 @pytest.mark.parametrize("arrives", [False, True], ids=["lost", "answer lost"])

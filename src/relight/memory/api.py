@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relight.clock import SystemClock
-from relight.errors import ConflictError, NotFoundError, PermanentError
+from relight.errors import ConflictError, NotFoundError, PermanentError, UnavailableError
 from relight.memory import journal
-from relight.memory.journal import Job, Op, Position, Write
+from relight.memory.journal import Job, Op, Position, PrunedError, Write
+from relight.memory.reader import Reader
 from relight.memory.store import Distance, Hit
 from relight.memory.vectors import pack, unpack
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection, Cursor
     from relight.clock import Clock
     from relight.memory.journal import Entry
+    from relight.memory.segments import Archive
     from relight.memory.store import CollectionSpec, VectorStore
 
 # Entries that the store lacks are compared one by one; with more than this, it is brought up to the journal first.
@@ -46,7 +48,10 @@ class Applied:
 
 
 class Applier:
-    """Brings one collection up to the journal. Any number may run at once, anywhere."""
+    """Brings one collection up to the journal, in order. Any number may run at once, anywhere.
+
+    With an `archive` also a collection that is further behind than the state database goes back.
+    """
 
     def __init__(
         self,
@@ -54,12 +59,14 @@ class Applier:
         store: VectorStore,
         spec: CollectionSpec,
         state: Connection,
+        archive: Archive | None = None,
         clock: Clock | None = None,
         batch: int = 500,
     ) -> None:
         self._store = store
         self._spec = spec
         self._state = state
+        self._journal = Reader(state, spec.name, archive)
         self._clock = clock or SystemClock()
         self._batch = batch
         self._known = False
@@ -68,8 +75,10 @@ class Applier:
         """Apply everything that can be read now, in batches; makes the collection where there is none.
 
         One that is not all journalled is not made from the journal's part of it: NotFoundError. Raises IntegrityError
-        when the store was filled under another history, UnavailableError when this standby has not replayed as far as
-        the store is, or another applier does not come to its end.
+        when the store was filled under another history or an archived part of the journal is lost, PrunedError when one
+        is needed and there is no archive to read, UnavailableError when this standby has not replayed as far as the
+        store is, a vault does not answer, or another applier does not come to its end. What was applied until then
+        stays.
         """
         if self._store.transactional:
             return self._catch_up()
@@ -88,11 +97,11 @@ class Applier:
             position = self._store.position(name)
         if not self._known:
             self._store.ensure(self._spec)
-            journal.check_history(self._state, name, position)
+            self._journal.check(position)
             self._known = True
         entries = 0
         while True:
-            batch = journal.read(self._state, name, position, limit=self._batch)
+            batch = self._journal.read(position, limit=self._batch)
             if batch.entries:
                 try:
                     position = self._store.apply(name, batch.entries, since=batch.since, until=batch.until)
@@ -105,7 +114,7 @@ class Applier:
                 return Applied(entries=entries, position=position)
 
     def lag_s(self) -> float:
-        """Seconds since the oldest entry that is not applied was written; 0 when there is none."""
+        """Seconds since the first entry that is not applied was written; 0 when there is none."""
         return journal.lag_s(self._state, self._spec.name, self._store.position(self._spec.name))
 
 
@@ -141,14 +150,18 @@ class Memory:
     def search(self, state: Connection, vector: Sequence[float], *, k: int = 10) -> list[Hit]:
         """The `k` nearest of everything that `state` sees as written, its own open transaction included.
 
-        The store may be behind; what it lacks is compared here and laid over its answers.
+        The store may be behind; what it lacks is compared here and laid over its answers. UnavailableError when it is
+        further behind than the state database goes back: an applier with the archive has to bring it forward first.
         """
         query = unpack(pack(self._checked(vector)))
         want = k
         while True:
             found = self._store.search(self._spec.name, query, want)
             # Read after the search, so that no entry is missing between the two.
-            lacking = self._lacking(state, found.position)
+            try:
+                lacking = self._lacking(state, found.position)
+            except PrunedError as exc:
+                raise UnavailableError(exc.problem, hint=exc.hint) from exc
             hits = [hit for hit in found.hits if hit.id not in lacking]
             if len(hits) >= k or len(found.hits) < want or want >= k + len(lacking):
                 break

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, UnavailableError
 from relight.memory import journal
 from relight.memory.api import Applied, Applier
-from relight.memory.journal import Job, Position
+from relight.memory.journal import Job, Position, PrunedError
+from relight.memory.reader import GapError, Reader
+from relight.memory.segments import Archive
 from relight.memory.transfer import PointSource
-from relight.vault.points import PointStatus, status_of, survey
+from relight.vault.points import PointStatus, newest_eligible, status_of, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,21 +83,26 @@ def hydrate(
     force: bool = False,
     recall_floor: float = RECALL_FLOOR,
     wait_s: float = 5.0,
+    peer: Vault | None = None,
 ) -> list[Hydration]:
     """Fill each collection from the newest eligible point, and bring it forward with the journal.
 
-    A collection that holds data is only brought forward, unless `force`. A point that proves damaged, or that holds
-    writes which the state here never received, is passed over for the next older one, and the result says so; without
-    any, the journal is applied from its beginning, which it still has. Naming a `point`, or the newest eligible one
-    `before` a time, uses that one or raises: ConflictError when a collection holds data, NotFoundError,
-    IntegrityError. Of a collection that is not all journalled the journal alone is no replacement: NotFoundError. One
-    hydration works on a collection at a time. Run again after any failure, it ends in the same state. `wait_s` bounds
-    the wait for a standby that is a little behind.
+    What the state database has let go of the journal is read from `vault`, or else from `peer`; before a byte of a
+    point moves it is made sure that all of it is there. A collection that holds data is only brought forward, unless
+    `force`, or the journal does not reach back to it any more: then it is restored over, and what it held is kept. A
+    point that proves damaged, that the journal does not reach back to, or that holds writes which the state here never
+    received, is passed over for the next older one, and the result says so; without any, the journal is applied from
+    its beginning: IntegrityError when that is archived no more. Naming a `point`, or the newest eligible one `before` a
+    time, uses that one or raises: ConflictError when a collection holds data, NotFoundError, IntegrityError. Of a
+    collection that is not all journalled the journal alone is no replacement: NotFoundError. One hydration works on a
+    collection at a time. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby
+    that is a little behind.
     """
     if point is not None and before is not None:
         raise ConfigError("both a point and a time were named", hint="name one of them")
     candidates = _Candidates(_chosen(vault, point, before))
     explicit = point is not None or before is not None
+    archive = Archive(vault) if peer is None else Archive(vault, peer)
     done = []
     for spec in specs:
         # The rule on a task's start may call twice, and a recovery come on top: the second finds what the first did.
@@ -104,6 +111,7 @@ def hydrate(
                 store=store,
                 vault=vault,
                 state=state,
+                archive=archive,
                 spec=spec,
                 clock=clock,
                 candidates=candidates,
@@ -121,6 +129,7 @@ def _hydrate_one(
     store: VectorStore,
     vault: Vault,
     state: Connection,
+    archive: Archive,
     spec: CollectionSpec,
     clock: Clock,
     candidates: _Candidates,
@@ -133,13 +142,17 @@ def _hydrate_one(
     skipped: str | None = None
     passed_over: list[PassedOver] = []
     restored: tuple[str, Restored] | None = None
+    reader = Reader(state, spec.name, archive)
+    if collection is not None and not collection.is_empty and not force and not explicit:
+        force = not _reaches(reader, collection.position)
     if collection is not None and not collection.is_empty and not force and not explicit:
         skipped = f"the collection already holds {collection.points} points, at {collection.position}"
     else:
         for status in candidates:
             try:
                 part, manifest = usable(status, spec, store)
-                _wait_for_history(state, manifest, part, clock, wait_s)
+                _wait_for_history(state, manifest, clock, wait_s)
+                _check_reach(reader, Position.parse(part.position))
                 restored = status.id, _restore(store, vault, spec, part, status.id, floor=recall_floor, replace=force)
                 break
             except (IntegrityError, NotFoundError) as exc:
@@ -163,7 +176,7 @@ def _hydrate_one(
                     hint="`relight points list` says why; take a point of what is left with `relight snapshot`",
                 )
             skipped = "there is no eligible point: the journal was applied from where the collection was"
-    applied = bring_forward(store=store, state=state, spec=spec)
+    applied = bring_forward(store=store, state=state, spec=spec, archive=archive)
     after = store.describe(spec.name)
     return Hydration(
         collection=spec.name,
@@ -178,16 +191,19 @@ def _hydrate_one(
     )
 
 
-def bring_forward(*, store: VectorStore, state: Connection, spec: CollectionSpec) -> Applied:
+def bring_forward(
+    *, store: VectorStore, state: Connection, spec: CollectionSpec, archive: Archive | None = None
+) -> Applied:
     """Apply what the journal has beyond the collection's position."""
-    return Applier(store=store, spec=spec, state=state).catch_up()
+    return Applier(store=store, spec=spec, state=state, archive=archive).catch_up()
 
 
 def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec) -> Verified:
     """Prove that the collection holds the journal's every readable entry, and as many points as those leave alive.
 
-    Raises IntegrityError otherwise. Counts on a journal that was never pruned. Of a collection that is not all
-    journalled the journal cannot tell how many points it holds; the restore has compared them with the manifest.
+    Raises IntegrityError otherwise. What was pruned of the journal counts as it was when it went. Of a collection that
+    is not all journalled the journal cannot tell how many points it holds; the restore has compared them with the
+    manifest.
     """
     collection = store.describe(spec.name)
     if collection is None:
@@ -197,8 +213,11 @@ def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec
             f"the collection {spec.name!r} is {collection.spec}, not {spec}", hint="use the settings it was made with"
         )
     position = collection.position
-    journal.check_history(state, spec.name, position)
-    lacking = journal.read(state, spec.name, position, limit=1).entries
+    try:
+        lacking = journal.read(state, spec.name, position, limit=1).entries
+        journal.check_history(state, spec.name, position)
+    except PrunedError as exc:
+        raise IntegrityError(exc.problem, hint="run hydrate again") from exc
     if lacking:
         raise IntegrityError(
             f"the collection {spec.name!r} is at {position} and lacks the entry {lacking[0].position}",
@@ -230,15 +249,10 @@ class _Candidates:
 def _chosen(vault: Vault, point: str | None, before: datetime | None) -> Iterator[PointStatus]:
     if point is not None:
         yield status_of(vault, point)
-        return
-    for status in survey(vault):
-        if before is None:
-            yield status
-        elif status.eligible and status.manifest is not None and status.manifest.taken_at <= before:
-            yield status
-            return
-    if before is not None:
-        raise NotFoundError(f"{vault} holds no eligible point before {before}", hint="name a later time")
+    elif before is not None:
+        yield newest_eligible(vault, before=before)
+    else:
+        yield from survey(vault)
 
 
 def usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tuple[CollectionPart, Manifest]:
@@ -263,7 +277,7 @@ def usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tup
     return part, manifest
 
 
-def _wait_for_history(state: Connection, manifest: Manifest, part: CollectionPart, clock: Clock, wait_s: float) -> None:
+def _wait_for_history(state: Connection, manifest: Manifest, clock: Clock, wait_s: float) -> None:
     """Refuse a point with writes that the state here never received: no later entry would take them back."""
     until = clock.monotonic() + wait_s
     while True:
@@ -274,17 +288,31 @@ def _wait_for_history(state: Connection, manifest: Manifest, part: CollectionPar
                 hint="it may hold writes that were never acknowledged; use an older point",
             )
         if reached:
-            break
+            return
         if clock.monotonic() >= until:
             raise IntegrityError(
                 f"the state here has not come to {manifest.state.lsn}, where the point {manifest.id} was taken",
                 hint="use an older point, or wait for the standby",
             )
         clock.sleep(_POLL_S)
+
+
+def _check_reach(reader: Reader, position: Position) -> None:
+    """Refuse a point that the journal here cannot bring forward."""
     try:
-        journal.check_history(state, part.name, Position.parse(part.position))
+        reader.check_reach(position)
     except UnavailableError as exc:
         raise IntegrityError(exc.problem, hint="use an older point") from exc
+
+
+def _reaches(reader: Reader, position: Position) -> bool:
+    """Whether the journal goes back to where a collection is; raises as `Applier.catch_up` does."""
+    try:
+        reader.check_reach(position)
+    except GapError as exc:
+        log.warning("collection not within reach", extra={"position": str(position), "reason": str(exc)})
+        return False
+    return True
 
 
 def _restore(

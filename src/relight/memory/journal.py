@@ -12,7 +12,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extras import execute_values
 
 from relight.adapters.postgres import translating
-from relight.errors import IntegrityError, PermanentError, TransientError, UnavailableError
+from relight.errors import IntegrityError, NotFoundError, PermanentError, TransientError, UnavailableError
 from relight.memory.vectors import is_text
 from relight.tasks.sql import statements
 from relight.vault.manifest import StatePosition
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SQL = statements("relight.memory.sql", "journal.sql")
 _LOCK_POLL_S = 0.05
+# What a reader holds at most of vectors and payloads, as they are stored, but for the largest entry.
+BATCH_BYTES = 8 * 1024 * 1024
 
 
 class Op(StrEnum):
@@ -125,43 +127,57 @@ def append(cursor: Cursor, writes: Sequence[Write], *, epoch: int, task_id: str 
         execute_values(cursor, SQL["append"], rows)
 
 
+class PrunedError(NotFoundError):
+    """The entries that were asked for are not in this database any more, but in the vaults."""
+
+
 def read(connection: Connection, collection: str, since: Position, *, limit: int = 500) -> Batch:
     """The next entries of `collection` in (xid, seq) order, as far as no unfinished transaction can still come before.
 
-    Works on a hot standby. `until` is `since` when there are none.
+    Works on a hot standby. `until` is `since` when there are none. PrunedError when the journal begins after `since`
+    here: nothing is ever passed over. Large entries come fewer at a time.
     """
-    arguments = {"collection": collection, "xid": str(since.xid), "seq": since.seq, "limit": limit}
+    arguments = _after(collection, since) | {"limit": limit, "bytes": BATCH_BYTES}
     rows = _fetch(connection, SQL["read"], arguments)
-    entries = tuple(_entry(row) for row in rows)
+    entries = _page(rows, collection, since)
+    found = rows[0][2] or 0
     return Batch(
         since=since,
         until=entries[-1].position if entries else since,
         entries=entries,
-        complete=len(entries) < limit,
+        complete=found < limit and found == len(entries),
     )
 
 
 def pending(connection: Connection, collection: str, since: Position, *, limit: int) -> tuple[Entry, ...]:
     """Everything after `since` that `connection` can see, its own uncommitted writes too, in (xid, seq) order.
 
-    Later calls may return more *before* what this one returned, so it is no basis to move a position.
+    Later calls may return more *before* what this one returned, so it is no basis to move a position. PrunedError as
+    from `read`.
     """
-    arguments = {"collection": collection, "xid": str(since.xid), "seq": since.seq, "limit": limit}
-    return tuple(_entry(row) for row in _fetch(connection, SQL["pending"], arguments))
+    rows = _fetch(connection, SQL["pending"], _after(collection, since) | {"limit": limit})
+    return _page(rows, collection, since)
+
+
+def edge(connection: Connection, collection: str) -> Position:
+    """Where the journal begins in this database: it has every entry after that, and none up to it."""
+    rows = _fetch(connection, SQL["edge"], {"collection": collection})
+    return _position(*rows[0]) if rows else START
 
 
 def check_history(connection: Connection, collection: str, position: Position) -> None:
     """Raise unless the journal holds the entry that `position` names.
 
     A store whose position is unknown here was filled from another history. On a standby it may only be early: that is
-    UnavailableError; elsewhere it is IntegrityError.
+    UnavailableError; elsewhere it is IntegrityError. PrunedError where only the archive can tell; see `Reader.check`.
     """
     if position == START:
         return
-    arguments = {"collection": collection, "xid": str(position.xid), "seq": position.seq}
-    [(known, in_recovery)] = _fetch(connection, SQL["knows"], arguments)
+    [(known, in_recovery, *begins)] = _fetch(connection, SQL["knows"], _after(collection, position))
     if known:
         return
+    if position < _position(*begins):
+        raise _pruned(collection, position, _position(*begins))
     problem = f"the memory {collection!r} is at {position}, which this journal does not hold"
     if in_recovery:
         raise UnavailableError(problem, hint="the standby has not replayed that far; try again")
@@ -169,17 +185,113 @@ def check_history(connection: Connection, collection: str, position: Position) -
 
 
 def lag_s(connection: Connection, collection: str, position: Position) -> float:
-    """Seconds since the oldest entry after `position` was written; 0 when there is none."""
-    arguments = {"collection": collection, "xid": str(position.xid), "seq": position.seq}
-    [(seconds,)] = _fetch(connection, SQL["lag"], arguments)
-    return float(seconds)
+    """Seconds since the first entry after `position` was written; 0 when there is none.
+
+    Of a position that the journal here begins after, it counts from the first entry of the segment that it is in.
+    """
+    [(seconds,)] = _fetch(connection, SQL["lag"], _after(collection, position))
+    return max(0.0, float(seconds))
+
+
+def behind(connection: Connection, collection: str, position: Position) -> int:
+    """How many entries are after `position`; of a segment that it is in, all."""
+    [(entries,)] = _fetch(connection, SQL["behind"], _after(collection, position))
+    return int(entries)
 
 
 def alive(connection: Connection, collection: str, position: Position) -> int:
-    """How many points a memory holds that has every entry of the whole journal up to `position`."""
-    arguments = {"collection": collection, "xid": str(position.xid), "seq": position.seq}
-    [(points,)] = _fetch(connection, SQL["alive"], arguments)
+    """How many points a memory holds that has every entry of the whole journal up to `position`.
+
+    PrunedError when the journal begins after it here.
+    """
+    [(points, *begins)] = _fetch(connection, SQL["alive"], _after(collection, position))
+    if position < _position(*begins):
+        raise _pruned(collection, position, _position(*begins))
     return int(points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A part of a collection's journal that is in the vaults as one object: all entries after `after` up to `until`.
+
+    `pruned` says that it is nowhere else.
+    """
+
+    collection: str
+    after: Position
+    until: Position
+    object: str
+    sha256: str
+    bytes: int
+    entries: int
+    first_at: datetime
+    last_at: datetime
+    archived_at: datetime
+    pruned: bool
+
+
+def segments(connection: Connection, collection: str, since: Position, *, limit: int | None = None) -> list[Segment]:
+    """The archived segments that hold entries after `since`, in order."""
+    rows = _fetch(connection, SQL["segments"], _after(collection, since) | {"limit": limit})
+    return [
+        Segment(
+            collection=row[0],
+            after=_position(row[1], row[2]),
+            until=_position(row[3], row[4]),
+            object=row[5],
+            sha256=row[6],
+            bytes=row[7],
+            entries=row[8],
+            first_at=row[9],
+            last_at=row[10],
+            archived_at=row[11],
+            pruned=bool(row[12]),
+        )
+        for row in rows
+    ]
+
+
+def archived(connection: Connection, collection: str) -> Position:
+    """The end of the last archived segment."""
+    rows = _fetch(connection, SQL["archived"], {"collection": collection})
+    return _position(*rows[0]) if rows else edge(connection, collection)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What there is of a collection's journal: in this database, after `edge`; and archived, in `segments`.
+
+    `alive` is how many points were alive at the edge; the oldest are the times of the first entries, None without any.
+    """
+
+    entries: int
+    oldest: datetime | None
+    edge: Position
+    alive: int
+    segments: int
+    archived_bytes: int
+    oldest_archived: datetime | None
+
+
+def holdings(connection: Connection, collection: str) -> Holdings:
+    """Count what there is; reads an index of the whole collection."""
+    [row] = _fetch(connection, SQL["holdings"], {"collection": collection})
+    entries, oldest, count, size, oldest_archived, points, *begins = row
+    return Holdings(
+        entries=entries,
+        oldest=oldest,
+        edge=_position(*begins),
+        alive=points,
+        segments=count,
+        archived_bytes=int(size),
+        oldest_archived=oldest_archived,
+    )
+
+
+def sizes(connection: Connection) -> tuple[int, int]:
+    """(journal, alive): bytes in this database, of all collections, with their indexes."""
+    [(journal, points)] = _fetch(connection, SQL["size"], {})
+    return int(journal), int(points)
 
 
 class Job(StrEnum):
@@ -241,6 +353,29 @@ def reading(connection: Connection) -> Iterator[Cursor]:
         finally:
             if idle and not connection.autocommit and not connection.closed:
                 connection.rollback()
+
+
+def _after(collection: str, position: Position) -> dict[str, Any]:
+    return {"collection": collection, "xid": str(position.xid), "seq": position.seq}
+
+
+def _position(xid: str | None, seq: int | None) -> Position:
+    return START if xid is None or seq is None else Position(int(xid), seq)
+
+
+def _page(rows: list[tuple[Any, ...]], collection: str, since: Position) -> tuple[Entry, ...]:
+    """The entries of a `read` or `pending`, whose rows begin with the edge as of the same moment."""
+    begins = _position(*rows[0][:2])
+    if since < begins:
+        raise _pruned(collection, since, begins)
+    return tuple(_entry(row[3:]) for row in rows if row[3] is not None)
+
+
+def _pruned(collection: str, position: Position, begins: Position) -> PrunedError:
+    return PrunedError(
+        f"the journal of {collection!r} begins after {begins} here, and {position} is before that",
+        hint="the vaults have what is missing: bring the memory forward where they can be read, or hydrate it",
+    )
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -10,6 +10,7 @@ from relight.clock import point_id
 from relight.errors import ConflictError, IntegrityError, UnavailableError
 from relight.memory import journal
 from relight.memory.api import Applier
+from relight.memory.segments import Archive
 from relight.memory.transfer import PointSink
 from relight.vault import points
 from relight.vault.manifest import Manifest
@@ -48,9 +49,10 @@ def take_snapshot(
     of its own and is never part of another point. Raises ConflictError when a point of the same second exists already.
     """
     taken_at = clock.now()
+    archive = Archive(vault) if fallback is None else Archive(vault, fallback)
     for spec in specs:
         # A point that begins late in the journal makes a short hydration.
-        Applier(store=store, spec=spec, state=state).catch_up()
+        Applier(store=store, spec=spec, state=state, archive=archive).catch_up()
 
     def attempt(target: Vault, instead_of: str | None) -> Manifest:
         return _take(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from relight.clock import point_id
-from relight.errors import IntegrityError, NotFoundError, RelightError
+from relight.errors import IntegrityError, RelightError
 from relight.memory.scratch import Check, scratch
 from relight.memory.stores import open_store
 from relight.recovery.metrics import CloudWatchMetrics
-from relight.vault.points import status_of, survey
+from relight.vault.points import newest_eligible, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
     from relight.recovery.metrics import Metrics
-    from relight.vault.points import PointStatus
     from relight.vault.store import Vault
     from relight.wiring import Region
 
@@ -99,7 +97,7 @@ def rehearse(
     collections: list[RehearsedCollection] = []
     reason, id_ = "", point
     try:
-        status = _chosen(vault, point)
+        status = newest_eligible(vault) if point is None else status_of(vault, point)
         id_ = status.id
         for spec in specs:
             since = clock.monotonic()
@@ -159,12 +157,3 @@ def rehearse_region(
             dsn=dsn,
             point=point,
         )
-
-
-def _chosen(vault: Vault, point: str | None) -> PointStatus:
-    if point is not None:
-        return status_of(vault, point)
-    found = next(islice((status for status in survey(vault) if status.eligible), 1), None)
-    if found is None:
-        raise NotFoundError(f"{vault} holds no eligible point", hint="`relight points list` says why")
-    return found

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 from relight.clock import parse_time
 from relight.errors import NotFoundError, TransientError
 from relight.vault.points import PREFIX, RECORDS, manifest_key, survey
+from relight.vault.segments import PREFIX as JOURNAL
+from relight.vault.segments import plan_segments
+from relight.vault.store import DELETE_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,12 +69,16 @@ class RetentionPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What a prune did. `failed` says why by key; the next run tries those again."""
+    """What a prune did. `failed` says why by key; the next run tries those again.
+
+    `segments` is how many archived parts of the journal went, or would go in a dry run.
+    """
 
     plan: RetentionPlan
     removed: tuple[str, ...]
     objects: int
     failed: dict[str, str]
+    segments: int = 0
 
     def or_raise(self) -> Self:
         """Itself when all was removed; TransientError otherwise, for callers whose failures are watched."""
@@ -85,9 +92,12 @@ class Pruned:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"removed": list(self.removed), "objects": self.objects, "failed": self.failed} | {
-            name: value for name, value in self.plan.to_json().items() if name != "remove"
-        }
+        return {
+            "removed": list(self.removed),
+            "objects": self.objects,
+            "segments": self.segments,
+            "failed": self.failed,
+        } | {name: value for name, value in self.plan.to_json().items() if name != "remove"}
 
 
 def plan_retention(
@@ -133,7 +143,8 @@ def prune(
     """Remove from `vault` what `plan_retention` does not keep, and what was found of points that are gone.
 
     The manifests go first, and only then the objects: a kill in between leaves what no longer is a point, and the next
-    run sweeps it. Nothing else is touched, and nothing in another vault: deletions are not replicated.
+    run sweeps it. Archived parts of the journal go when no point is left that would be brought forward with them; see
+    `plan_segments`. Nothing else is touched, and nothing in another vault: deletions are not replicated.
     """
 
     def plan() -> RetentionPlan:
@@ -141,15 +152,17 @@ def prune(
             held.values(), keep_hourly=keep_hourly, keep_daily=keep_daily, keep_monthly=keep_monthly, now=now
         )
 
-    held = {status.id: held_point(status) for status in survey(vault)}
+    statuses = {status.id: status for status in survey(vault)}
+    held = {point: held_point(status) for point, status in statuses.items()}
     # A lock is a request for each object, so only those are asked that would go.
     first = plan()
     keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
     for point, objects in keys.items():
         held[point] = _with_locks(vault, held[point], objects)
     final = plan()
+    segments = plan_segments(vault.objects(JOURNAL), statuses, final.keep, keep_daily=keep_daily, now=now)
     if dry_run:
-        return Pruned(plan=final, removed=(), objects=0, failed={})
+        return Pruned(plan=final, removed=(), objects=0, failed={}, segments=len(segments))
     failed = vault.delete([manifest_key(point) for point in final.remove])
     removed = [point for point in (*final.remove, *final.leftovers) if manifest_key(point) not in failed]
     going = [key for point in removed for key in keys[point] if key != manifest_key(point)]
@@ -157,11 +170,27 @@ def prune(
     stays = {f"{point}.json" for point in held.keys() - set(removed)}
     records = [key for key in vault.list_keys(RECORDS) if key.rpartition("/")[2] not in stays]
     failed |= vault.delete([*going, *records])
-    for key, reason in failed.items():
+    segments = [key for key in segments[:DELETE_BATCH] if not _is_locked(vault, key, now)]
+    kept = vault.delete(segments)
+    for key, reason in (failed | kept).items():
         log.error("object not removed", extra={"key": key, "reason": reason})
-    log.info("vault pruned", extra={"region": vault.region, "points": len(removed), "kept": len(final.keep)})
+    log.info(
+        "vault pruned",
+        extra={
+            "region": vault.region,
+            "points": len(removed),
+            "kept": len(final.keep),
+            "segments": len(segments) - len(kept),
+        },
+    )
     objects_gone = len(final.remove) + len(going) - sum(not key.startswith(RECORDS) for key in failed)
-    return Pruned(plan=final, removed=tuple(removed), objects=objects_gone, failed=failed)
+    return Pruned(
+        plan=final,
+        removed=tuple(removed),
+        objects=objects_gone,
+        failed=failed | kept,
+        segments=len(segments) - len(kept),
+    )
 
 
 def held_point(status: PointStatus) -> HeldPoint:
@@ -191,6 +220,14 @@ def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]
     for point in points:
         first.setdefault(point.id[:length], point)
     return list(first.values())
+
+
+def _is_locked(vault: Vault, key: str, now: datetime) -> bool:
+    try:
+        until = vault.locked_until(key)
+    except NotFoundError:  # another prune of this vault is at it
+        return False
+    return until is not None and until > now
 
 
 def _with_locks(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:

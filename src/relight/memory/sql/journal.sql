@@ -1,34 +1,80 @@
 -- name: append
 insert into relight.journal (epoch, collection, op, id, vector, payload, task_id) values %s
 
--- The horizon and the rows are of one statement, hence of one snapshot.
+-- The horizon, the rows and the edge are of one statement, hence of one snapshot. Out-of-line values are not fetched to
+-- learn their sizes, and of the rows that the limits leave out nothing is fetched at all.
 -- name: read
-select xid::text, seq, at, epoch, collection, op, id, vector, payload, task_id
-  from relight.journal
- where collection = %(collection)s
-   and (xid, seq) > (%(xid)s::xid8, %(seq)s)
-   and xid < (select pg_snapshot_xmin(pg_current_snapshot()))
- order by journal.xid, journal.seq
- limit %(limit)s
+with next as (
+    select xid, seq, at, epoch, collection, op, id, vector, payload, task_id
+      from relight.journal
+     where collection = %(collection)s
+       and (xid, seq) > (%(xid)s::xid8, %(seq)s)
+       and xid < (select pg_snapshot_xmin(pg_current_snapshot()))
+     order by journal.xid, journal.seq
+     limit %(limit)s
+), page as (
+    select next.*, count(*) over () as found,
+           coalesce(sum(coalesce(pg_column_size(vector), 0) + coalesce(pg_column_size(payload), 0))
+                    over (order by xid, seq rows between unbounded preceding and 1 preceding), 0) as before
+      from next
+)
+select edge.xid::text, edge.seq, found,
+       page.xid::text, page.seq, at, epoch, page.collection, op, id, vector, payload, task_id
+  from (select) as always
+  left join relight.journal_edges as edge on edge.collection = %(collection)s
+  left join page on before < %(bytes)s
+ order by page.xid, page.seq
 
 -- name: pending
-select xid::text, seq, at, epoch, collection, op, id, vector, payload, task_id
-  from relight.journal
- where collection = %(collection)s
-   and (xid, seq) > (%(xid)s::xid8, %(seq)s)
- order by journal.xid, journal.seq
- limit %(limit)s
+with page as (
+    select xid, seq, at, epoch, collection, op, id, vector, payload, task_id
+      from relight.journal
+     where collection = %(collection)s
+       and (xid, seq) > (%(xid)s::xid8, %(seq)s)
+     order by journal.xid, journal.seq
+     limit %(limit)s
+)
+select edge.xid::text, edge.seq, null,
+       page.xid::text, page.seq, at, epoch, page.collection, op, id, vector, payload, task_id
+  from (select) as always
+  left join relight.journal_edges as edge on edge.collection = %(collection)s
+  left join page on true
+ order by page.xid, page.seq
 
 -- name: knows
 select exists (select from relight.journal
-                where collection = %(collection)s and xid = %(xid)s::xid8 and seq = %(seq)s),
-       pg_is_in_recovery()
+                where collection = %(collection)s and xid = %(xid)s::xid8 and seq = %(seq)s)
+       or exists (select from relight.journal_segments
+                   where collection = %(collection)s and until_xid = %(xid)s::xid8 and until_seq = %(seq)s),
+       pg_is_in_recovery(),
+       (select xid::text from relight.journal_edges where collection = %(collection)s),
+       (select seq from relight.journal_edges where collection = %(collection)s)
 
+-- name: edge
+select xid::text, seq from relight.journal_edges where collection = %(collection)s
+
+-- Since the first entry that lacks was written. Of a segment that is in the vaults alone it is not known which.
 -- name: lag
-select coalesce(extract(epoch from clock_timestamp() - min(at)), 0)
-  from relight.journal
- where collection = %(collection)s
-   and (xid, seq) > (%(xid)s::xid8, %(seq)s)
+select coalesce(extract(epoch from clock_timestamp() - least(
+           (select min(first_at)
+              from relight.journal_segments
+              join relight.journal_edges using (collection)
+             where collection = %(collection)s
+               and (until_xid, until_seq) > (%(xid)s::xid8, %(seq)s)
+               and (until_xid, until_seq) <= (xid, seq)),
+           (select at from relight.journal
+             where collection = %(collection)s and (xid, seq) > (%(xid)s::xid8, %(seq)s)
+             order by xid, seq limit 1))), 0)
+
+-- name: behind
+select (select coalesce(sum(entries), 0)
+          from relight.journal_segments
+          join relight.journal_edges using (collection)
+         where collection = %(collection)s
+           and (until_xid, until_seq) > (%(xid)s::xid8, %(seq)s)
+           and (until_xid, until_seq) <= (xid, seq))
+       + (select count(*) from relight.journal
+           where collection = %(collection)s and (xid, seq) > (%(xid)s::xid8, %(seq)s))
 
 -- What a reader of the journal saw is flushed: Relight commits nothing with `synchronous_commit = off`.
 -- name: state_position
@@ -54,12 +100,87 @@ select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_curre
                 or ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
                    = %(timeline)s)
 
--- The points that the journal leaves alive, when it is applied up to a position.
+-- The points that the journal leaves alive, when it is applied up to a position: those alive at its edge, and what the
+-- entries since then made of theirs.
 -- name: alive
-select count(*)
-  from (select distinct on (id) op
-          from relight.journal
-         where collection = %(collection)s
-           and (xid, seq) <= (%(xid)s::xid8, %(seq)s)
-         order by id, xid desc, seq desc) as last
- where op = 'upsert'
+with touched as (
+    select distinct on (id) id, op
+      from relight.journal
+     where collection = %(collection)s
+       and (xid, seq) <= (%(xid)s::xid8, %(seq)s)
+     order by id, xid desc, seq desc
+)
+select (select count(*) from relight.journal_alive where collection = %(collection)s)
+       + (select count(*) from touched where op = 'upsert')
+       - (select count(*) from touched join relight.journal_alive using (id) where collection = %(collection)s),
+       (select xid::text from relight.journal_edges where collection = %(collection)s),
+       (select seq from relight.journal_edges where collection = %(collection)s)
+
+-- name: segments
+select collection, after_xid::text, after_seq, until_xid::text, until_seq, object, sha256, bytes, entries, first_at,
+       last_at, archived_at, (until_xid, until_seq) <= (xid, seq)
+  from relight.journal_segments left join relight.journal_edges using (collection)
+ where collection = %(collection)s and (until_xid, until_seq) > (%(xid)s::xid8, %(seq)s)
+ order by journal_segments.until_xid, until_seq
+ limit %(limit)s
+
+-- name: archived
+select until_xid::text, until_seq
+  from relight.journal_segments
+ where collection = %(collection)s
+ order by journal_segments.until_xid desc, until_seq desc
+ limit 1
+
+-- Another archiver may have been first, and cut differently: its segment is as good.
+-- name: record_segment
+insert into relight.journal_segments (collection, after_xid, after_seq, until_xid, until_seq, object, sha256, bytes,
+                                      entries, first_at, last_at)
+values (%(collection)s, %(after_xid)s::xid8, %(after_seq)s, %(until_xid)s::xid8, %(until_seq)s, %(object)s, %(sha256)s,
+        %(bytes)s, %(entries)s, %(first_at)s, %(last_at)s)
+on conflict do nothing
+
+-- name: forget_segment
+delete from relight.journal_segments
+ where collection = %(collection)s and until_xid = %(until_xid)s::xid8 and until_seq = %(until_seq)s
+
+-- name: lock_edge
+insert into relight.journal_edges (collection, xid, seq) values (%(collection)s, '0', 0)
+on conflict (collection) do update set moved_at = journal_edges.moved_at
+returning xid::text, seq
+
+-- Each part sees what was there before the statement.
+-- name: prune
+with gone as (
+    delete from relight.journal
+     where collection = %(collection)s
+       and (xid, seq) > (%(after_xid)s::xid8, %(after_seq)s)
+       and (xid, seq) <= (%(until_xid)s::xid8, %(until_seq)s)
+    returning xid, seq, id, op
+), last as (
+    select distinct on (id) id, op from gone order by id, xid desc, seq desc
+), dead as (
+    delete from relight.journal_alive as alive using last
+     where alive.collection = %(collection)s and alive.id = last.id and last.op = 'delete'
+), born as (
+    insert into relight.journal_alive (collection, id)
+    select %(collection)s, id from last where op = 'upsert'
+    on conflict do nothing
+), moved as (
+    update relight.journal_edges
+       set xid = %(until_xid)s::xid8, seq = %(until_seq)s, moved_at = now()
+     where collection = %(collection)s
+)
+select count(*) from gone
+
+-- name: holdings
+select (select count(*) from relight.journal where collection = %(collection)s),
+       (select min(at) from relight.journal where collection = %(collection)s),
+       (select count(*) from relight.journal_segments where collection = %(collection)s),
+       (select coalesce(sum(bytes), 0) from relight.journal_segments where collection = %(collection)s),
+       (select min(first_at) from relight.journal_segments where collection = %(collection)s),
+       (select count(*) from relight.journal_alive where collection = %(collection)s),
+       (select xid::text from relight.journal_edges where collection = %(collection)s),
+       (select seq from relight.journal_edges where collection = %(collection)s)
+
+-- name: size
+select pg_total_relation_size('relight.journal'), pg_total_relation_size('relight.journal_alive')
