@@ -263,6 +263,8 @@ class Agent:
             "reason": state.reason,
             "epoch": state.epoch,
             "region": self._region.settings.region,
+            # Of what is acknowledged here; it is no reason to send traffic elsewhere.
+            "promise": promise.state.value if (promise := self._region.database.promise_seen()) else None,
         }
         return web.json_response(body, status=200 if state.ready else 503)
 

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from relight.wiring import Region
 
 # On a replica the age of the newest commit that it has is the most that can be lost. A primary knows how far behind its
-# replicas are: the nearest counts, because that is the one to promote. Both are null where it cannot be known.
+# replicas are: the nearest counts, because that is the one to promote. One that has fallen silent reports no lag any
+# more, and is as far behind as its last word is old. Both are null where it cannot be known, or may not be.
 _LAG = """
 select case when pg_is_in_recovery()
             then extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-            else (select min(extract(epoch from coalesce(replay_lag, interval '0'))) from pg_stat_replication) end
+            else (select min(extract(epoch from greatest(
+                             replay_lag,
+                             case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
+                             interval '0')))
+                    from pg_stat_replication where state is not null) end
 """
 
 

@@ -8,6 +8,9 @@ from relight.adapters import aws
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
+
+    from relight.tasks.confirm import Confirmations, Promise
 
 NAMESPACE = "Relight"
 
@@ -18,6 +21,23 @@ class Metrics(Protocol):
     def put(self, values: Mapping[str, float]) -> None:
         """Record `values` by name, as of now; UnavailableError or DeniedError."""
         ...
+
+
+def promise_gauges(promise: Promise, confirmations: Confirmations, *, now: datetime) -> dict[str, float]:
+    """How the promise stands that what is acknowledged is in the standby, and how long confirmations take.
+
+    `PromiseBrokenSeconds` is 0 while the promise is kept, else for how long it has not been: what was acknowledged
+    since then is exposed. The others are since the process began.
+    """
+    return {
+        "PromiseBrokenSeconds": 0.0 if promise.kept else max(0.0, (now - promise.since).total_seconds()),
+        "ConfirmationMeanSeconds": confirmations.mean_s,
+        "ConfirmationP99Seconds": confirmations.percentile_s(0.99),
+        "ConfirmationLongestSeconds": confirmations.longest_s,
+        "Confirmed": float(confirmations.count),
+        "Unconfirmed": float(confirmations.unconfirmed),
+        "ProceededUnconfirmed": float(confirmations.proceeded),
+    }
 
 
 class CloudWatchMetrics:

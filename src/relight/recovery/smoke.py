@@ -6,16 +6,22 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relight.config import OnStandbyAway
 from relight.errors import RelightError
 from relight.memory.store import DEGRADED
 from relight.queue.queues import open_queue
 from relight.recovery.evidence import probe
+from relight.tasks.confirm import Standing
 from relight.vault.points import survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from relight.wiring import Region
+
+
+# How many commits are tried to measure how long a confirmation takes.
+CONFIRMATIONS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +34,10 @@ class Check:
 
 
 def smoke_test(region: Region) -> Iterator[Check]:
-    """Look at one thing after another; what cannot be looked at is a failed check and never an exception."""
+    """Look at one thing after another and change no data.
+
+    What cannot be looked at is a failed check and never an exception.
+    """
     for name, look in CHECKS.items():
         try:
             ok, found = look(region)
@@ -74,9 +83,22 @@ def _state(region: Region) -> tuple[bool, str]:
 def _acknowledged(region: Region) -> tuple[bool, str]:
     if not region.replica.position().promoted:
         return True, "commits are confirmed by this replica, where the primary waits for it"
-    if region.database.promise().kept:
-        return True, "the standby confirms commits"
-    return False, "NOBODY confirms commits: what is acknowledged is in this region alone; build a standby"
+    settings = region.settings
+    promise = region.database.promise()
+    if promise.state is Standing.NOBODY:
+        why = f"NOBODY confirms commits ({promise.reason})"
+        return False, f"{why}: what is acknowledged is in this region alone; build a standby"
+    meanwhile = {
+        OnStandbyAway.WAIT: "nothing is acknowledged while it is away",
+        OnStandbyAway.PROCEED: "while it is away what is acknowledged is in this region alone, but for effects",
+    }[settings.on_standby_away]
+    if promise.state is not Standing.KEPT:
+        return False, f"the standby is away ({promise.reason}): the promise is {promise.state}, {meanwhile}"
+    took = region.database.try_confirmation(times=CONFIRMATIONS)
+    return True, (
+        f"the standby confirms commits by {settings.confirm_by} in {took.mean_s * 1000:.1f} ms, at most"
+        f" {took.longest_s * 1000:.1f} ms of {took.count}; {meanwhile}"
+    )
 
 
 def _memory(region: Region) -> tuple[bool, str]:

@@ -170,6 +170,13 @@ class Database:
             return before
         return self._promise.kept() if there else self._promise.away(f"{seen.away}, {self._given_up}")
 
+    def try_confirmation(self, *, times: int) -> Confirmations:
+        """Commit so many messages to the log, which change no table, as an effect's intent is committed; how long the
+        confirmations of this process took. UnconfirmedError when one is not confirmed."""
+        for _ in range(times):
+            self.execute(SQL["message"], confirmed=Confirm.ALWAYS)
+        return self.confirmations()
+
     def promise_seen(self) -> Promise | None:
         """How the promise stood when a commit or a look last found out; asks nobody. None before the first."""
         return self._promise.now

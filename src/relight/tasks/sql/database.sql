@@ -4,6 +4,10 @@
 select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint,
        ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer
 
+-- A commit that changes no table, and that a standby confirms as any other.
+-- name: message
+select pg_logical_emit_message(true, 'relight', '')
+
 -- What a user without pg_read_all_stats may not see is null.
 -- name: standbys
 select pg_is_in_recovery(),
