@@ -305,8 +305,7 @@ def test_old_messages_go(redis_server: RedisServer, environment: str) -> None:
     """A message older than the age limit is not handed out, whether it was held by a dead worker or by nobody."""
 
     async def scenario() -> None:
-        options = {"environment": environment, "ack_wait_s": 0.3, "max_age_s": 0.3}
-        queue = await RedisQueue.connect(redis_server.url(), **options)
+        queue = await RedisQueue.connect(redis_server.url(), environment=environment, ack_wait_s=0.3, max_age_s=0.3)
         await queue.ensure()
         await queue.publish(tickets("a", "b"))
         await take(queue)

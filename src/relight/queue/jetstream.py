@@ -287,15 +287,23 @@ class JetStreamQueue:
     # -- what comes out
 
     async def fetch(self, limit: int, *, timeout_s: float) -> Sequence[JetStreamDelivery]:
+        held, over = [], []
         with _translating("fetch tasks"):
-            held = []
             for arrived_at, message in await self._pull(limit, timeout_s):
                 delivery = JetStreamDelivery(self._client, message, arrived_at=arrived_at, ack_wait_s=self._ack_wait_s)
                 if delivery.deliveries > self._max_deliveries:
-                    await self._bury(delivery, message)
+                    over.append((delivery, message))
                 else:
                     held.append(delivery)
-            return held
+        try:
+            with _translating("give up a task"):
+                for delivery, message in over:
+                    await self._bury(delivery, message)
+        except UnavailableError:
+            # It comes again; what can be worked on does not wait for that.
+            if not held:
+                raise
+        return held
 
     async def _pull(self, limit: int, timeout_s: float) -> list[tuple[float, Msg]]:
         """One pull request, whose messages are either returned, with when they arrived, or given back."""
@@ -312,12 +320,14 @@ class JetStreamQueue:
                 ended.append((status, (message.headers or {}).get("Description", "")))
             arrived.set()
 
-        async def more(within_s: float) -> bool:
-            arrived.clear()
+        async def more(had: int, within_s: float) -> bool:
+            """Wait until there are more than `had`, or it is known that there will be none."""
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
-                    await arrived.wait()
-            return arrived.is_set()
+                    while len(messages) <= had and not ended:
+                        arrived.clear()
+                        await arrived.wait()
+            return len(messages) > had
 
         # An inbox of its own, so that nothing that a request of an earlier call still brings is taken for fresh.
         inbox = client.new_inbox()
@@ -327,10 +337,11 @@ class JetStreamQueue:
             await client.publish(
                 f"{_API}.CONSUMER.MSG.NEXT.{self._stream}.{_CONSUMER}", json.dumps(request).encode(), reply=inbox
             )
-            if await more(timeout_s + min(timeout_s, 1.0)) and not ended:
-                while len(messages) < limit and messages[-1][1].metadata.num_pending and await more(_BATCH_PAUSE_S):
-                    if ended:
-                        break
+            had, wait_s = 0, timeout_s + min(timeout_s, 1.0)
+            while had < limit and await more(had, wait_s):
+                had, wait_s = len(messages), _BATCH_PAUSE_S
+                if not messages[-1][1].metadata.num_pending:
+                    break
             # Until the server has said that it sends no more to this inbox.
             async with asyncio.timeout(_TIMEOUT_S):
                 await subscription.drain()  # type: ignore[no-untyped-call]
