@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from dataclasses import replace
@@ -17,7 +18,7 @@ from memory_helpers import DIMENSION, MemorySink, MemorySource
 from relight.errors import ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
 from relight.memory.journal import START, Entry, Op, Position
 from relight.memory.store import CollectionSpec, Distance, HnswIndex, IndexState
-from relight.memory.vectors import pack
+from relight.memory.vectors import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -335,6 +336,26 @@ class VectorStoreContract:
         assert ids(store, spec) == set(names)
         apply(store, spec, delete(50, names[0]), since=Position(10, len(names)))
         assert ids(store, spec) == set(names[1:])
+
+    def test_points_are_fetched_by_their_ids(self, store: VectorStore, spec: CollectionSpec) -> None:
+        """Vector and payload as they were written; what there is not is left out, and no other point comes for it."""
+        store.ensure(spec)
+        length = math.hypot(*direction(3))
+        unit = [value / length for value in direction(3)]
+        apply(
+            store,
+            spec,
+            upsert(1, "a", unit, payload=NESTED),
+            upsert(2, "7", unit, payload=None),
+            upsert(3, "gone"),
+            upsert(4, "b"),
+            delete(5, "gone"),
+        )
+        found = {point.id: point for point in store.fetch(spec.name, ["a", "never", "7", "gone", "07"])}
+        assert {id_: point.payload for id_, point in found.items()} == {"a": NESTED, "7": None}
+        for point in found.values():
+            assert list(unpack(point.vector)) == pytest.approx(unit, abs=1e-6)
+        assert store.fetch(spec.name, []) == []
 
     # Snapshots and restores
 

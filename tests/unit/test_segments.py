@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,9 @@ from relight.memory.vectors import pack as pack_vector
 from relight.vault.points import PointStatus
 from relight.vault.segments import parse_key, plan_segments, segment_key
 from relight.vault.store import StoredObject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NOW = datetime(2026, 4, 19, 2, tzinfo=UTC)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)
@@ -113,7 +116,7 @@ def point(id_: str, position: int | None, *, reason: str = "") -> PointStatus:
 
 
 def going(
-    rungs: dict[str, tuple[str, ...]], *points: PointStatus, objects: list[StoredObject] | None = None
+    rungs: Mapping[str, tuple[str, ...]], *points: PointStatus, objects: list[StoredObject] | None = None
 ) -> list[int]:
     keys = plan_segments(
         objects or [stored("memory", n) for n in (900, 1000, 1001, 2000)],

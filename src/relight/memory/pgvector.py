@@ -30,6 +30,7 @@ from relight.memory.store import (
     HnswIndex,
     IndexState,
     Restored,
+    StoredPoint,
     Taken,
 )
 from relight.memory.vectors import pack, unpack
@@ -180,6 +181,15 @@ class PgVectorStore:
         """The last journal entry in the collection."""
         with self._collection(name) as (_, found):
             return found.position
+
+    def fetch(self, name: str, ids: Sequence[str]) -> list[StoredPoint]:
+        """Those of the points that there are; see `VectorStore.fetch`."""
+        with self._collection(name, snapshot=True) as (cursor, found):
+            cursor.execute(_compose("fetch", table=found.table), {"ids": list(ids)})
+            return [
+                StoredPoint(id=id_, vector=pack(json.loads(text)), payload=payload)
+                for id_, text, payload in cursor.fetchall()
+            ]
 
     def snapshot(self, name: str, sink: SnapshotSink) -> Taken:
         """Stream the collection as of one moment; see `VectorStore.snapshot`.

@@ -41,6 +41,7 @@ from relight.memory.store import (
     HnswIndex,
     IndexState,
     Restored,
+    StoredPoint,
     Taken,
 )
 from relight.memory.vectors import pack, unpack
@@ -308,6 +309,19 @@ class QdrantStore:
             # A restore drops the empty collection that it replaces, and may do so after we learned its name.
             found = self._need(name)
             return Found(hits=self._search(found, query, k, exact=False), position=found.position)
+
+    def fetch(self, name: str, ids: Sequence[str]) -> list[StoredPoint]:
+        """Those of the points that there are; see `VectorStore.fetch`."""
+        found = self._need(name)
+        points = []
+        with translating():
+            items = self._api.retrieve(
+                found.physical, ids=[_point_id(id_) for id_ in ids], with_payload=True, with_vectors=True
+            )
+        for item in items:
+            id_, payload = _from_payload(str(item.id), item.payload)
+            points.append(StoredPoint(id=id_, vector=pack(item.vector), payload=payload))
+        return points
 
     def score(self, name: str, canaries: Sequence[Canary]) -> float:
         """The share of the canaries' answers that the collection gives now, by exact search."""

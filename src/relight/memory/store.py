@@ -118,6 +118,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPoint:
+    """One point as the collection holds it. `vector` is as `vectors.pack` makes it."""
+
+    id: str
+    vector: bytes
+    payload: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A search's answers, nearest first, then by id; and the position of the data that they were found in."""
 
@@ -278,6 +287,13 @@ class VectorStore(Protocol):
 
     def search(self, name: str, vector: Sequence[float], k: int) -> Found:
         """The `k` nearest points, approximately where the collection has an index."""
+        ...
+
+    def fetch(self, name: str, ids: Sequence[str]) -> list[StoredPoint]:
+        """Those of the points that there are, in any order; for a few hundred ids at a time.
+
+        Where vectors are compared by their angle, a store may give them with length one.
+        """
         ...
 
     def snapshot(self, name: str, sink: SnapshotSink) -> Taken:

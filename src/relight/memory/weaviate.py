@@ -38,6 +38,7 @@ from relight.memory.store import (
     HnswIndex,
     IndexState,
     Restored,
+    StoredPoint,
     Taken,
 )
 from relight.memory.vectors import pack, unpack
@@ -256,6 +257,21 @@ class WeaviateStore:
             row = self._live(name)
             hits = self._nearest(row, vector, k)
         return Found(hits=hits, position=row.position)
+
+    def fetch(self, name: str, ids: Sequence[str]) -> list[StoredPoint]:
+        """Those of the points that there are, asked for one by one; see `VectorStore.fetch`."""
+        row = self._live(name)
+        points = []
+        for id_ in ids:
+            try:
+                found = self._api.call("GET", "objects", row.physical, _uuid(id_), query={"include": "vector"})
+            except NotFoundError:
+                continue
+            said = found["properties"]
+            points.append(
+                StoredPoint(id=said["point"], vector=pack(found["vector"]), payload=json.loads(said["payload"]))
+            )
+        return points
 
     def snapshot(self, name: str, sink: SnapshotSink) -> Taken:
         """Write an export or have the server write a backup; see `VectorStore.snapshot`."""

@@ -130,6 +130,9 @@ select id, embedding::vector, payload::jsonb
   from unnest(%(ids)s::text[], %(vectors)s::text[], %(payloads)s::text[]) as new (id, embedding, payload)
 on conflict (id) do update set embedding = excluded.embedding, payload = excluded.payload
 
+-- name: fetch
+select id, embedding::text, payload from relight_memory.{table} where id = any(%(ids)s::text[])
+
 -- name: delete
 delete from relight_memory.{table} where id = any(%(ids)s::text[])
 
