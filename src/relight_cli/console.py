@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from relight.clock import parse_time
 from relight.config import PREFIX, Role
-from relight.errors import ConfigError
+from relight.errors import ConfigError, ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
+    from enum import StrEnum
 
+    from relight.tasks.ledger import Ledger
     from relight.wiring import Region
 
 DONE, FAILED, USAGE, MISSED = 0, 1, 2, 3
@@ -51,6 +53,18 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
+def several(kind: type[StrEnum]) -> Callable[[str], list[StrEnum]]:
+    """One of these or more with commas between, as the type of an option whose action is `extend`."""
+
+    def parse(text: str) -> list[StrEnum]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not of {', '.join(kind)}") from None
+
+    return parse
+
+
 def moment(text: str) -> datetime:
     """A time, as an option's type."""
     try:
@@ -75,6 +89,39 @@ def open_region(args: argparse.Namespace) -> Region:
     if not any(name.startswith(PREFIX) for name in os.environ):
         raise ConfigError("no environment is named", hint="give --environment NAME, or set the RELIGHT_* variables")
     return Region.from_env()
+
+
+def reading_ledger(region: Region) -> Ledger:
+    """The region's ledger to read; a replica's too, which may lag behind. Its writes are refused."""
+    return region.ledger(lambda: 0)
+
+
+def acting_ledger(region: Region) -> Ledger:
+    """The ledger to write under the newest epoch; ConflictError where another region holds that."""
+    newest = region.epochs.newest()
+    if newest is None:
+        raise ConflictError("the ledger knows no epoch yet", hint="run `relight init` first")
+    if newest.region != region.settings.region:
+        raise ConflictError(
+            f"{newest.region} holds epoch {newest.number}, so nobody works off the queue of {region.settings.region}",
+            hint="give the other --role; a recovery replays by itself",
+        )
+    number = newest.number
+    return region.ledger(lambda: number)
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, for people; or in how long."""
+    seconds = (now - moment).total_seconds()
+    return f"{lasting(seconds)} ago" if seconds >= 0 else f"in {lasting(-seconds)}"
+
+
+def lasting(seconds: float) -> str:
+    """A duration in its largest unit."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def confirmed(args: argparse.Namespace, plan: Mapping[str, Any]) -> bool:

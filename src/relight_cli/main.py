@@ -25,6 +25,9 @@ VERBS = (
     "rehearse",
     "adopt",
     "replay",
+    "tasks",
+    "effects",
+    "divergence",
     "recover",
     "smoke_test",
 )

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relight.adapters import postgres
 from relight.memory.vectors import unpack
+from relight.tasks.divergence import divergence as compare
 from relight_drill.result import Tally
 
 if TYPE_CHECKING:
@@ -124,21 +125,14 @@ def unacknowledged(diverged: Mapping[str, Sequence[str]], found: Audit, *, fault
 
 
 def divergence(old_dsn: str, new_dsn: str) -> dict[str, list[str]]:
-    """What the old primary had committed that never reached the new one, by kind.
-
-    Rows are told apart by when they were made as well as by their ids: a task that a caller submitted again after the
-    recovery has the same id and is another row.
-    """
-    queries = {
-        "tasks": "select id, created_at from relight.tasks",
-        "memories": "select id, at from relight.journal",
-        "effects": "select task_id, intended_at from relight.effects",
+    """What the old primary had committed that never reached the new one, by kind: ids, and of effects their tasks."""
+    with closing(postgres.connect(old_dsn)) as old, closing(postgres.connect(new_dsn)) as new:
+        found = compare(old, new)
+    return {
+        "tasks": sorted(task.id for task in found.tasks if task.here is None),
+        "memories": sorted({memory.id for memory in found.memories}),
+        "effects": sorted({effect.task_id for effect in found.effects}),
     }
-    found = {}
-    for kind, query in queries.items():
-        old, new = _rows(old_dsn, query), _rows(new_dsn, query)
-        found[kind] = sorted({row[0] for row in old - new})
-    return found
 
 
 def recalled(store: VectorStore, collection: str, memories: Mapping[str, bytes]) -> frozenset[str]:
@@ -150,9 +144,3 @@ def recalled(store: VectorStore, collection: str, memories: Mapping[str, bytes])
         for name, vector in memories.items()
         if name in {hit.id for hit in store.search(collection, unpack(vector), _NEIGHBOURS).hits}
     )
-
-
-def _rows(dsn: str, query: str) -> set[tuple[Any, ...]]:
-    with closing(postgres.connect(dsn)) as conn, conn.cursor() as cur, postgres.translating():
-        cur.execute(query)
-        return set(cur.fetchall())

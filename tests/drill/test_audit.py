@@ -10,7 +10,8 @@ import pytest
 from relight.errors import UnconfirmedError
 from relight.recovery.replica import PhysicalReplica
 from relight.tasks.database import Database
-from relight.tasks.ledger import EpochLog, Ledger
+from relight.tasks.epochs import EpochLog
+from relight.tasks.ledger import Ledger
 from relight.tasks.migrate import migrate
 from relight_drill.audit import divergence, read_books
 from relight_drill.network import Link, Mode
@@ -28,7 +29,7 @@ def work_before_the_fault(dsn: str) -> None:
     database = Database(dsn)
     migrate(database)
     EpochLog(database).take(1, region="us-east-1", run_id="first")
-    Ledger(database, epoch=lambda: 1).start_task("safe", {})
+    Ledger(database, epoch=lambda: 1).start_task({}, id_="safe")
     database.close()
 
 
@@ -36,7 +37,7 @@ def work_in_silence(dsn: str) -> None:
     database = Database(dsn, confirm_timeout_s=0.5)
     for name in ("lost", "again"):
         with pytest.raises(UnconfirmedError):
-            Ledger(database, epoch=lambda: 1).start_task(name, {})
+            Ledger(database, epoch=lambda: 1).start_task({}, id_=name)
     database.close()
 
 
@@ -44,7 +45,7 @@ def work_after_the_recovery(dsn: str) -> None:
     PhysicalReplica(dsn).promote()
     database = Database(dsn)
     EpochLog(database).take(2, region="us-west-2", run_id="r")
-    Ledger(database, epoch=lambda: 2).start_task("again", {})
+    Ledger(database, epoch=lambda: 2).start_task({}, id_="again")
     database.close()
 
 

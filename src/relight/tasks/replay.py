@@ -200,18 +200,6 @@ async def replay(
     raise lost
 
 
-def resume_held(ledger: Ledger, kinds: Collection[Kind]) -> int:
-    """Let every held task of these kinds go on, and return how many there were. A later replay does not hold them
-    again."""
-    values = {"kinds": [kind.value for kind in kinds], "epoch": ledger.epoch, "limit": _HELD_AT_ONCE}
-    resumed = 0
-    while True:
-        found = ledger.database.execute(SQL["resume_held"], values, confirmed=True).rowcount
-        resumed += found
-        if found < _HELD_AT_ONCE:
-            return resumed
-
-
 def count(groups: Any) -> int:
     """How many tasks are in these groups."""
     return sum(group.count for group in groups)
@@ -336,6 +324,7 @@ class _Run:
     ) -> tuple[datetime, str] | None:
         values = {**self._values, "after_due_at": after[0], "after_id": after[1]}
         with self._database.transaction() as cur:
+            cur.execute(SQL["in_order"])
             cur.execute(SQL["take"], {**values, "limit": batch_size(self._per_second)})
             rows = cur.fetchall()
             if not rows:

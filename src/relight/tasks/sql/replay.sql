@@ -73,6 +73,12 @@ update relight.tasks
  where tasks.id = old.id
 returning kind
 
+-- What is known of the table's contents may be of before the recovery; the next batch is always read off the index in
+-- its order, because sorting what is left for every batch costs more than all the rest (40 ms of 100,000, measured).
+-- name: in_order
+set local enable_bitmapscan = off;
+set local enable_sort = off
+
 -- The next tasks in their order that this queue lacks. It goes on after the last one, so that what was published before
 -- is not looked at again. What an older epoch's worker or queue has is not relied on.
 -- name: take
@@ -107,19 +113,3 @@ update relight.tasks
    set status = 'pending', queued_in = %(incarnation)s, queued_at = now(),
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s
  where id = any(%(ids)s)
-
--- name: resume_held
-with held as materialized (
-    select id from relight.tasks
-     where status = 'held' and kind = any(%(kinds)s)
-     order by created_at, id
-     limit %(limit)s
-       for no key update
-), forgotten as (
-    delete from relight.steps using held where task_id = held.id and finished_at is null
-)
-update relight.tasks
-   set status = 'pending', due_at = now(), attempts = 0, queued_in = null, queued_at = null,
-       epoch = %(epoch)s, updated_at = now()
-  from held
- where tasks.id = held.id
