@@ -67,13 +67,16 @@ class AsyncTaskRun:
         retry: Retry | None = None,
         remember: Callable[[cursor, Any], None] | None = None,
     ) -> Any:
-        """Run `fn`, a function (in a thread) or a coroutine function, unless it is done; see `TaskRun.run`."""
+        """Run `fn` unless it is done: a coroutine function, or a function (in a thread), whose result is awaited where
+        it is a coroutine. See `TaskRun.run`."""
         while True:
             async with self.step(name, key=key, remember=remember) as step:
                 if step.done:
                     return step.result
                 try:
                     result = await fn() if inspect.iscoroutinefunction(fn) else await asyncio.to_thread(fn)
+                    if inspect.isawaitable(result):
+                        result = await result
                 except Exception as exc:  # noqa: BLE001 - a step may raise anything; its failure is recorded
                     wait_s = await asyncio.to_thread(self.sync.failed, name, key=key, exc=exc, retry=retry)
                 else:

@@ -113,6 +113,11 @@ def encode(value: Any, *, what: str, largest: int = LARGEST_BYTES) -> str:
     return text
 
 
+def copied(value: Any) -> Any:
+    """A value of JSON, that shares nothing with the one given."""
+    return json.loads(json.dumps(value)) if isinstance(value, (list, dict)) else value
+
+
 def _is_deeper(text: str, levels: int) -> bool:
     """Whether JSON is nested deeper than that. Without a loop over its characters: it may have millions."""
     if text.count("[") + text.count("{") <= levels:

@@ -25,8 +25,8 @@ from relight.tasks.effects import (
     effect_key,
     perform,
 )
-from relight.tasks.ledger import Step
-from relight.tasks.results import UnstorableError
+from relight.tasks.ledger import Step, check_id
+from relight.tasks.results import UnstorableError, copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,6 +128,8 @@ class TaskRun:
         self._begin_within_s = begin_within_s
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries
         self._lock = threading.RLock()
+        # Of its own: a database that says nothing to a renewal must not stop who opens or leaves a step.
+        self._renewing = threading.Lock()
         self._known: dict[str, Step] | None = {} if task.attempts <= 1 else None
         self._open: set[str] = set()
 
@@ -146,17 +148,19 @@ class TaskRun:
                 hint="nothing was done; whoever claims it next goes on",
             )
 
-    def heartbeat(self) -> None:
-        """Renew the claim where it has run down; to be called regularly while a step takes long.
+    def heartbeat(self, for_s: float = 0.0) -> None:
+        """Renew the claim where it has run down, or is shorter than `for_s`; to be called regularly while a step takes
+        long.
 
         LeaseLostError when the task is no longer this worker's.
         """
-        with self._lock:
+        with self._renewing:
             before = self._clock.monotonic()
-            if self._claimed_until - before > self._claim_s * _RENEW_AT:
+            if self._claimed_until - before > max(self._claim_s * _RENEW_AT, for_s):
                 return
-            self._ledger.extend(self.task, lease_s=self._claim_s)
-            self._claimed_until = before + self._claim_s
+            claim_s = max(self._claim_s, for_s + self._claim_s * _RENEW_AT)
+            self._ledger.extend(self.task, lease_s=claim_s)
+            self._claimed_until = before + claim_s
 
     def run(
         self,
@@ -192,11 +196,12 @@ class TaskRun:
         self, name: str, *, key: str = "", remember: Callable[[cursor, Any], None] | None = None
     ) -> Iterator[OpenStep]:
         """A step as a block: look at `done`, else compute and `save`. ConflictError when the step is open already."""
-        key = key or name
+        key = check_id(key or name)
+        check_id(name)
         with self._alone(key):
             known = self._steps().get(key)
             if known is not None and known.done:
-                yield OpenStep(name=name, key=key, done=True, result=known.result, _save=_refuse)
+                yield OpenStep(name=name, key=key, done=True, result=copied(known.result), _save=_refuse)
                 return
             self.heartbeat()
             yield OpenStep(name=name, key=key, done=False, _save=lambda it: self._store(name, key, it, remember))
@@ -227,7 +232,7 @@ class TaskRun:
         """
         name = effect_key(tool.name, request, task_id=self.task.id, business_key=key)
         with self._alone(f"effect {name}"):
-            self.heartbeat()
+            self.heartbeat(self._begin_within_s + tool.timeout_s)
             return perform(
                 self._effects,
                 self.task,
@@ -252,7 +257,8 @@ class TaskRun:
     def _store(self, name: str, key: str, result: Any, remember: Callable[[cursor, Any], None] | None) -> Any:
         kept = self._ledger.record_step(self.task, key=key, name=name, result=result, also=remember)
         with self._lock:
-            self._steps()[key] = Step(done=True, result=kept)
+            # What the caller does to its result is not seen by who asks again.
+            self._steps()[key] = Step(done=True, result=copied(kept))
         return kept
 
     @contextmanager
