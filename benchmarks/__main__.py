@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import hydrate, pgvector, queue, snapshot, steps, synth
+from benchmarks import hydrate, pgvector, queue, replay, snapshot, steps, synth
 from benchmarks.figure import Figure, table_line
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "hydrate": hydrate.run,
     "pgvector": pgvector.run,
     "queue": queue.run,
+    "replay": replay.run,
     "snapshot": snapshot.run,
     "steps": steps.run,
     "synth": synth.run,

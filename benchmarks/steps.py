@@ -118,7 +118,7 @@ def _growth(server: PostgresServer) -> list[Figure]:
     for name, rows in GROWN.items():
         dsn = fresh(server, "grown", "local")
         open_ledger(dsn).database.close()
-        _fill(dsn, rows)
+        fill(dsn, rows)
         rounds = [_child_of("ours", dsn, "local", SMALL_TASKS, SMALL_STEPS, 1) for _ in range(ROUNDS)]
         found[name] = min(item["wall_s"] for item in rounds)
     small, large = found.values()
@@ -130,7 +130,7 @@ def _growth(server: PostgresServer) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _fill(dsn: str, rows: int) -> None:
+def fill(dsn: str, rows: int) -> None:
     """Tasks that have ended, as a ledger has them after some time."""
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
