@@ -78,7 +78,12 @@ class AgainLaterError(TransientError):
 
 
 class UnconfirmedError(TransientError):
-    """The commit is durable here, and the standby did not confirm it within the bound: it is not acknowledged."""
+    """The commit is durable here, and the standby did not confirm it within the bound: it is not acknowledged.
+
+    `rows` is what the statement that was committed returned, where it was a single one.
+    """
+
+    rows: list[tuple[Any, ...]] | None = None
 
 
 class PermanentError(RelightError):

@@ -392,12 +392,20 @@ BY_ANYBODY: Writes = {
     "claim_due": lambda ledger, effects, task: ledger.claim_due(9, worker="w", lease_s=30),
     "park_unclaimed": lambda ledger, effects, task: ledger.park_unclaimed("pending", reason="r"),
     "resume": lambda ledger, effects, task: ledger.resume("parked"),
+    "resume_within": lambda ledger, effects, task: resume_within(ledger),
     "cancel": lambda ledger, effects, task: ledger.cancel("pending", reason="r"),
     "publish_outbox": lambda ledger, effects, task: ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9),
     "return_lost": lambda ledger, effects, task: ledger.return_lost(incarnation="q2"),
     "settle": lambda ledger, effects, task: effects.settle(KEY, EffectStatus.DONE, sending=1, response=1),
     "resolve": lambda ledger, effects, task: effects.resolve(known(effects), happened=False, who="me"),
 }
+
+
+def resume_within(ledger: Ledger) -> None:
+    with ledger.database.transaction() as cur:
+        assert ledger.resume_within(cur, "parked", of=[Status.PARKED])
+
+
 READS = {"epoch", "task", "tasks", "steps", "get", "named", "list"}
 
 

@@ -150,7 +150,11 @@ class Database:
             ):
                 found = self._commit(member, cur, sql, params, wait=wait)
                 result = Result(rows=found.rows, rowcount=found.rowcount)
-            self._settle(found, confirm)
+            try:
+                self._settle(found, confirm)
+            except UnconfirmedError as exc:
+                exc.rows = result.rows
+                raise
         return result
 
     def promise(self) -> Promise:

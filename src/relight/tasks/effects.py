@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from relight.errors import AgainLaterError, ConflictError, NotFoundError, PermanentError, RelightError, TransientError
+from relight.errors import (
+    AgainLaterError,
+    ConflictError,
+    NotFoundError,
+    PermanentError,
+    RelightError,
+    TransientError,
+    UnconfirmedError,
+)
 from relight.tasks import results
 from relight.tasks.confirm import Confirm
-from relight.tasks.ledger import SQL, canonical, not_ours, printable
+from relight.tasks.ledger import SQL, Status, canonical, check_id, not_ours, printable
 from relight.tasks.results import INLINE_BYTES, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from relight.clock import Clock
     from relight.tasks.ledger import Ledger, Task
@@ -123,8 +132,14 @@ def effect_key(tool: str, request: Any, *, task_id: str = "", business_key: str 
     The same request of another task is another action, unless the caller names the action itself with `business_key`
     (an invoice's number, say): then it is one whatever task does it, and whatever the request says.
     """
-    what = f"{tool}\nkey\n{business_key}" if business_key else f"{tool}\n{task_id}\n{canonical(request)}"
-    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+    # As a later life reads it, so that a tuple is a list in the first one too; and as JSON, whose parts do not run into
+    # each other.
+    what = (
+        ["key", tool, business_key]
+        if business_key
+        else ["task", tool, task_id, json.loads(encode(request, what=f"the request to {tool}"))]
+    )
+    return hashlib.sha256(canonical(what).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Effects:
@@ -156,11 +171,15 @@ class Effects:
     def intend(self, task: Task, *, key: str, tool: str, request: Any, final_s: float) -> int | None:
         """Record a new intent, and return the number of its sending; None when the effect is known already.
 
-        On return it is confirmed in the standby. LeaseLostError when the task is no longer this worker's.
+        On return it is confirmed in the standby. LeaseLostError when the task is no longer this worker's. When it is
+        not confirmed, it is known not to have been sent: UnconfirmedError.
         """
         values = self._values(task, key=key, final_s=final_s)
-        values |= {"tool": tool, "request": encode(request, what=f"the request to {tool}", largest=INLINE_BYTES)}
-        [(ours, sending)] = self._ledger.database.execute(SQL["intend_effect"], values, confirmed=Confirm.ALWAYS).rows
+        values |= {
+            "tool": check_id(tool),
+            "request": encode(request, what=f"the request to {tool}", largest=INLINE_BYTES),
+        }
+        [(ours, sending)] = self._intend("intend_effect", values, sending_of=lambda rows: rows[0][1])
         if not ours:
             raise not_ours(task)
         return None if sending is None else int(sending)
@@ -168,7 +187,7 @@ class Effects:
     def intend_again(self, task: Task, effect: Effect, *, final_s: float) -> int:
         """Intend an effect that certainly did not happen once more; ConflictError when somebody was faster."""
         values = self._values(task, key=effect.key, final_s=final_s) | {"sending": effect.sending}
-        rows = self._ledger.database.execute(SQL["intend_again"], values, confirmed=Confirm.ALWAYS).rows
+        rows = self._intend("intend_again", values, sending_of=lambda rows: rows[0][0] if rows else None)
         if not rows:
             self._ledger.check_claim(task)
             raise ConflictError(f"effect {effect.key[:12]} of {effect.tool} changed meanwhile", hint="look at it again")
@@ -181,25 +200,54 @@ class Effects:
 
         One that is done stays done, and what an earlier sending has to say of failure does not touch a later one.
         """
-        kept, again = results.store(self._ledger.results, response, what=f"the response to effect {key[:12]}")
-        values: dict[str, Any] = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
-        values |= {"response": kept.inline, "response_object": kept.object, "error": error and printable(error)}
+        values, again = self._settled(key, status, sending=sending, response=response, error=error)
         self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
         return again
 
     def resolve(self, effect: Effect, *, happened: bool, response: Any = None, who: str) -> None:
         """Record what a person found out about an effect that waits for it, and let its task go on.
 
-        ConflictError when the effect does not wait for anybody.
+        ConflictError when the effect does not wait for anybody, or is not what the person saw.
         """
         if effect.status not in OPEN:
             raise ConflictError(f"effect {effect.key[:12]} is {effect.status}", hint="it waits for nobody")
         if effect.final_in_s > 0:
             raise _too_soon(effect)
         status = EffectStatus.DONE if happened else EffectStatus.FAILED
-        self.settle(effect.key, status, sending=effect.sending, response=response, error=f"resolved by {who}")
-        if self._ledger.task(effect.task_id).status == "parked":
-            self._ledger.resume(effect.task_id)
+        values, _ = self._settled(
+            effect.key, status, sending=effect.sending, response=response, error=f"resolved by {who}"
+        )
+        with self._ledger.database.transaction(confirmed=Confirm.POLICY) as cur:
+            cur.execute(SQL["resolve_effect"], values)
+            if cur.rowcount == 0:
+                raise ConflictError(f"effect {effect.key[:12]} changed meanwhile", hint="look at it again")
+            self._ledger.resume_within(cur, effect.task_id, of=[Status.PARKED])
+
+    def _intend(
+        self, name: str, values: dict[str, Any], *, sending_of: Callable[[list[tuple[Any, ...]]], int | None]
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement that intends, and wait for the standby. What it does not confirm is not sent, and said so: a
+        tool that cannot tell would leave it to a person."""
+        try:
+            return self._ledger.database.execute(SQL[name], values, confirmed=Confirm.ALWAYS).rows
+        except UnconfirmedError as exc:
+            sending = sending_of(exc.rows) if exc.rows is not None else None
+            if sending is not None:
+                settled, _ = self._settled(
+                    values["key"], EffectStatus.FAILED, sending=sending, error="not confirmed, and so not sent"
+                )
+                with suppress(RelightError):
+                    self._ledger.database.execute(SQL["settle_effect"], settled)
+            raise
+
+    def _settled(
+        self, key: str, status: EffectStatus, *, sending: int, response: Any = None, error: str | None = None
+    ) -> tuple[dict[str, Any], Any]:
+        """What a row says of it, and the response as every later reader will get it."""
+        kept, again = results.store(self._ledger.results, response, what=f"the response to effect {key[:12]}")
+        values: dict[str, Any] = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
+        values |= {"response": kept.inline, "response_object": kept.object, "error": error and printable(error)}
+        return values, again
 
     def _values(self, task: Task, *, key: str, final_s: float) -> dict[str, Any]:
         return {

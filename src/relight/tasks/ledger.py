@@ -206,13 +206,20 @@ class Ledger:
 
     def resume(self, id_: str) -> None:
         """Let a parked or held task run again, with its attempts counted anew; its finished steps stay finished."""
-        values = {"id": check_id(id_), "epoch": self._epoch()}
+        check_id(id_)
         with self.database.transaction(confirmed=self._confirm) as cur:
-            cur.execute(SQL["resume_task"], values)
-            if cur.rowcount:
-                cur.execute(SQL["forget_failures"], values)
+            if self.resume_within(cur, id_, of=[Status.PARKED, Status.HELD]):
                 return
         raise ConflictError(f"task {id_!r} is {self.task(id_).status}", hint="only what is parked or held is resumed")
+
+    def resume_within(self, cur: cursor, id_: str, *, of: Iterable[Status]) -> bool:
+        """The same within the caller's transaction, for a task in one of these statuses; False when it is in none."""
+        values = {"id": id_, "epoch": self._epoch(), "of": [status.value for status in of]}
+        cur.execute(SQL["resume_task"], values)
+        if cur.rowcount == 0:
+            return False
+        cur.execute(SQL["forget_failures"], values)
+        return True
 
     def cancel(self, id_: str, *, reason: str) -> None:
         """End a task that nobody works on, for good."""

@@ -94,7 +94,7 @@ update relight.tasks
 update relight.tasks
    set status = 'pending', due_at = now(), attempts = 0, queued_in = null, queued_at = null,
        epoch = %(epoch)s, updated_at = now()
- where id = %(id)s and status in ('parked', 'held')
+ where id = %(id)s and status = any(%(of)s)
 
 -- A step's failures count anew for a task that a person has looked at.
 -- name: forget_failures
@@ -216,6 +216,13 @@ update relight.effects
    set status = %(status)s, response = %(response)s, response_object = %(response_object)s, error = %(error)s,
        epoch = %(epoch)s, settled_at = now()
  where key = %(key)s and status <> 'done' and (%(status)s = 'done' or sending = %(sending)s)
+
+-- A person speaks of the sending that they saw, and of one that waits for them.
+-- name: resolve_effect
+update relight.effects
+   set status = %(status)s, response = %(response)s, response_object = %(response_object)s, error = %(error)s,
+       epoch = %(epoch)s, settled_at = now()
+ where key = %(key)s and status in ('intent', 'unknown') and sending = %(sending)s
 
 -- name: list_effects
 select key, task_id, tool, request, status, response, response_object, error, epoch, sending,
