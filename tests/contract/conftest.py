@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from memory_helpers import DIMENSION, StateDsns, make_state
+from journal_helpers import Past
+from memory_helpers import DIMENSION, StateDsns, Ticking, make_state
 
 from relight.adapters import aws, postgres
 from relight.memory.api import Memory
 from relight.memory.pgvector import PgVectorStore
 from relight.memory.store import CollectionSpec
+from relight.tasks.database import Database
 from relight.vault.store import Vault
 from relight_drill.emulator import SECRET_KEY, Emulator
 
@@ -104,3 +107,37 @@ def own_client(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
     session = boto3.Session(aws_access_key_id=emulator.account, aws_secret_access_key=SECRET_KEY)
     return lambda region: aws.client("s3", region, session=session)
+
+
+@pytest.fixture
+def database(state_dsns: StateDsns) -> Iterator[Database]:
+    """The primary's, for writing."""
+    with closing(Database(state_dsns.primary)) as database:
+        yield database
+
+
+@pytest.fixture
+def peer(emulator: Emulator) -> Vault:
+    """The other region's vault, to which nothing replicates by itself."""
+    client = emulator.client("s3", "us-west-2")
+    name = f"peer-{secrets.token_hex(6)}"
+    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    return Vault(client, name, region="us-west-2")
+
+
+@pytest.fixture
+def elsewhere(vector_server: PostgresServer, spec: CollectionSpec) -> Iterator[PgVectorStore]:
+    """The other region's vector store, empty."""
+    name = f"other_{spec.name}"
+    with closing(postgres.connect(vector_server.dsn(), autocommit=True)) as admin, admin.cursor() as cursor:
+        cursor.execute(f"create database {name}")
+    with closing(PgVectorStore(vector_server.dsn(name))) as store:
+        yield store
+
+
+@pytest.fixture
+def past(
+    store: PgVectorStore, spec: CollectionSpec, state: Connection, database: Database, vault: Vault, peer: Vault
+) -> Past:
+    """A collection whose journal can be archived."""
+    return Past(store, spec, state, database, vault, peer, Ticking())

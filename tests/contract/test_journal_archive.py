@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from memory_helpers import DIMENSION, EPOCH, Ticking, breaking, near_more_digits, settle, some_points, wait_for_standby
+from journal_helpers import Past
+from memory_helpers import DIMENSION, EPOCH, breaking, near_more_digits, settle, some_points, wait_for_standby
 
 from relight.adapters import aws, postgres
 from relight.errors import IntegrityError, RelightError, UnavailableError
 from relight.memory import archive as archiving
 from relight.memory import journal
-from relight.memory.api import Applier, Memory
-from relight.memory.archive import Archived, archive_journal
+from relight.memory.api import Applier
 from relight.memory.hydrate import hydrate, verify_memory
 from relight.memory.journal import START, Op, Position, PrunedError, Write
-from relight.memory.pgvector import PgVectorStore
-from relight.memory.reader import GapError, Reader
+from relight.memory.reader import GapError
 from relight.memory.segments import Archive
-from relight.memory.snapshot import take_snapshot
 from relight.memory.vectors import pack
 from relight.tasks.database import Database
 from relight.vault import points
@@ -35,148 +33,18 @@ from relight.vault.store import Vault
 from relight_drill.emulator import SECRET_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from memory_helpers import StateDsns
     from servers import StatePair
 
     from relight.adapters.postgres import Connection
-    from relight.memory.journal import Entry
+    from relight.memory.archive import Archived
+    from relight.memory.pgvector import PgVectorStore
     from relight.memory.store import CollectionSpec
-    from relight.vault.manifest import Manifest
     from relight_drill.emulator import Emulator
-    from relight_drill.postgres import PostgresServer
 
 pytestmark = pytest.mark.servers
 
 FORGET_AFTER = timedelta(days=14)
-
-
-@pytest.fixture
-def clock() -> Ticking:
-    return Ticking()
-
-
-@pytest.fixture
-def database(state_dsns: StateDsns) -> Iterator[Database]:
-    with closing(Database(state_dsns.primary)) as database:
-        yield database
-
-
-@pytest.fixture
-def peer(emulator: Emulator) -> Vault:
-    """The other region's vault, to which nothing replicates by itself."""
-    client = emulator.client("s3", "us-west-2")
-    name = f"peer-{secrets.token_hex(6)}"
-    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    return Vault(client, name, region="us-west-2")
-
-
-@pytest.fixture
-def other(vector_server: PostgresServer, spec: CollectionSpec) -> Iterator[PgVectorStore]:
-    """The other region's vector store."""
-    name = f"other_{spec.name}"
-    with closing(postgres.connect(vector_server.dsn(), autocommit=True)) as admin, admin.cursor() as cursor:
-        cursor.execute(f"create database {name}")
-    with closing(PgVectorStore(vector_server.dsn(name))) as store:
-        yield store
-
-
-class Past:
-    """A collection whose journal is archived: what a primary's functions do, called by a test."""
-
-    def __init__(
-        self,
-        store: PgVectorStore,
-        spec: CollectionSpec,
-        state: Connection,
-        database: Database,
-        own: Vault,
-        peer: Vault,
-        clock: Ticking,
-    ) -> None:
-        self.store, self.spec, self.state, self.database = store, spec, state, database
-        self.own, self.peer, self.clock = own, peer, clock
-        self.memory = Memory(store=store, spec=spec)
-
-    def write(self, count: int, prefix: str, *, task: str | None = None, settled: bool = True) -> None:
-        """So many points, each of them an entry, which readers may then read."""
-        with self.state, self.state.cursor() as cursor:
-            self.memory.upsert(cursor, some_points(count, prefix=prefix), epoch=EPOCH, task_id=task)
-        if settled:
-            settle(self.state)
-
-    def forget(self, *ids: str) -> None:
-        """Delete them."""
-        with self.state, self.state.cursor() as cursor:
-            self.memory.delete(cursor, ids, epoch=EPOCH)
-        settle(self.state)
-
-    def take(self, vault: Vault | None = None) -> Manifest:
-        """A point, in the other region unless told otherwise."""
-        return take_snapshot(
-            store=self.store,
-            specs=[self.spec],
-            state=self.state,
-            vault=vault or self.peer,
-            fallback=None,
-            environment="test",
-            clock=self.clock,
-        )
-
-    def archive(self, **options: Any) -> Archived:
-        """One run, of everything that is settled."""
-        arguments: dict[str, Any] = {
-            "database": self.database,
-            "state": self.state,
-            "own": self.own,
-            "peer": self.peer,
-            "collections": [self.spec.name],
-            "clock": self.clock,
-            "forget_after": FORGET_AFTER,
-            "max_age_s": -1e9,
-        }
-        [done] = archive_journal(**arguments | options)
-        return done
-
-    def replicate(self) -> None:
-        """What S3 does."""
-        for key in [*self.own.list_keys(PREFIX)]:
-            self.peer.put_bytes(key, self.own.get_bytes(key))
-
-    def prune(self) -> Archived:
-        """Everything that is there goes to the vaults, and away."""
-        self.take()
-        self.archive()
-        self.replicate()
-        done = self.archive()
-        assert (done.waiting, journal.read(self.state, self.spec.name, done.edge).entries) == ("", ())
-        return done
-
-    def reader(self, *vaults: Vault, state: Connection | None = None) -> Reader:
-        """Of the journal with its archive."""
-        return Reader(state or self.state, self.spec.name, Archive(*(vaults or (self.peer, self.own))))
-
-    def entries(self) -> list[Entry]:
-        """All of it."""
-        return list(self.reader().entries(START))
-
-    def keys(self) -> list[str]:
-        """The segments in the own vault."""
-        return [*self.own.list_keys(PREFIX)]
-
-
-@pytest.fixture
-def past(
-    store: PgVectorStore,
-    spec: CollectionSpec,
-    state: Connection,
-    database: Database,
-    vault: Vault,
-    peer: Vault,
-    clock: Ticking,
-) -> Past:
-    return Past(store, spec, state, database, vault, peer, clock)
 
 
 def test_a_pruned_journal_is_the_same_journal(past: Past) -> None:
@@ -237,12 +105,12 @@ def test_nothing_pruned_is_passed_over_in_silence(past: Past, spec: CollectionSp
 
 
 def test_an_applier_that_was_away_comes_back_through_the_archive(
-    past: Past, other: PgVectorStore, standby: Connection, state_pair: StatePair, spec: CollectionSpec
+    past: Past, elsewhere: PgVectorStore, standby: Connection, state_pair: StatePair, spec: CollectionSpec
 ) -> None:
     """In the standby, from the middle of a segment, across several of them, and on to what is not archived."""
     past.write(20, "a")
     wait_for_standby(state_pair)
-    applier = Applier(store=other, spec=spec, state=standby, archive=Archive(past.peer), batch=7)
+    applier = Applier(store=elsewhere, spec=spec, state=standby, archive=Archive(past.peer), batch=7)
     assert applier.catch_up().entries == 20
     past.write(13, "b")
     past.prune()
@@ -250,11 +118,11 @@ def test_an_applier_that_was_away_comes_back_through_the_archive(
     past.prune()
     past.write(3, "d")
     wait_for_standby(state_pair)
-    assert journal.behind(standby, spec.name, other.position(spec.name)) >= 33
-    assert journal.lag_s(standby, spec.name, other.position(spec.name)) > 0
+    assert journal.behind(standby, spec.name, elsewhere.position(spec.name)) >= 33
+    assert journal.lag_s(standby, spec.name, elsewhere.position(spec.name)) > 0
     assert applier.catch_up().entries == 33
-    assert (journal.behind(standby, spec.name, other.position(spec.name)), applier.lag_s()) == (0, 0)
-    assert verify_memory(store=other, state=standby, spec=spec).points == 53
+    assert (journal.behind(standby, spec.name, elsewhere.position(spec.name)), applier.lag_s()) == (0, 0)
+    assert verify_memory(store=elsewhere, state=standby, spec=spec).points == 53
 
 
 def test_little_and_young_waits(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +157,7 @@ def test_what_may_still_be_preceded_is_not_archived(past: Past, state_dsns: Stat
 
 
 def test_a_point_is_brought_forward_from_before_the_edge(
-    past: Past, other: PgVectorStore, standby: Connection, state_pair: StatePair, spec: CollectionSpec
+    past: Past, elsewhere: PgVectorStore, standby: Connection, state_pair: StatePair, spec: CollectionSpec
 ) -> None:
     """Hydration is the snapshot plus everything after it, whether it is in the vault or in the database."""
     past.write(20, "a")
@@ -299,17 +167,17 @@ def test_a_point_is_brought_forward_from_before_the_edge(
     past.prune()
     past.write(5, "c")
     wait_for_standby(state_pair)
-    [done] = hydrate(store=other, vault=past.peer, state=standby, specs=[spec], clock=past.clock, point=old.id)
+    [done] = hydrate(store=elsewhere, vault=past.peer, state=standby, specs=[spec], clock=past.clock, point=old.id)
     assert (done.restored, done.entries_applied, done.points) == (old.id, 16, 34)
-    assert verify_memory(store=other, state=standby, spec=spec).points == 34
+    assert verify_memory(store=elsewhere, state=standby, spec=spec).points == 34
 
 
-def test_without_any_point_the_archive_is_read_from_the_beginning(past: Past, other: PgVectorStore) -> None:
+def test_without_any_point_the_archive_is_read_from_the_beginning(past: Past, elsewhere: PgVectorStore) -> None:
     """The journal alone rebuilds a memory as long as the archive goes back to its beginning."""
     past.write(20, "a")
     past.prune()
     past.write(5, "b")
-    [done] = hydrate(store=other, vault=past.own, state=past.state, specs=[past.spec], clock=past.clock)
+    [done] = hydrate(store=elsewhere, vault=past.own, state=past.state, specs=[past.spec], clock=past.clock)
     assert (done.restored, done.points, done.entries_applied) == (None, 25, 25)
 
 
@@ -335,7 +203,7 @@ def damage(vault: Vault, key: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "flipped", "cut"])
-def test_a_segment_that_is_lost_is_an_error_and_no_gap(past: Past, other: PgVectorStore, how: str) -> None:
+def test_a_segment_that_is_lost_is_an_error_and_no_gap(past: Past, elsewhere: PgVectorStore, how: str) -> None:
     """fails when a memory is made without it: the other vault's copy is used, and without one nothing is applied."""
     past.write(10, "a")
     old = past.take(past.own)
@@ -348,15 +216,15 @@ def test_a_segment_that_is_lost_is_an_error_and_no_gap(past: Past, other: PgVect
     damage(past.own, middle, how)
     arguments: dict[str, Any] = {"state": past.state, "specs": [past.spec], "clock": past.clock, "vault": past.own}
     with pytest.raises(IntegrityError):
-        hydrate(store=other, point=old.id, **arguments)
+        hydrate(store=elsewhere, point=old.id, **arguments)
     if how == "gone":
-        assert other.describe(past.spec.name) is None
+        assert elsewhere.describe(past.spec.name) is None
     else:
-        found = other.describe(past.spec.name)
+        found = elsewhere.describe(past.spec.name)
         assert found is None or found.points <= 20
-    [done] = hydrate(store=other, peer=past.peer, force=True, **arguments)
+    [done] = hydrate(store=elsewhere, peer=past.peer, force=True, **arguments)
     assert (done.restored, done.points) == (old.id, 40)
-    assert verify_memory(store=other, state=past.state, spec=past.spec).points == 40
+    assert verify_memory(store=elsewhere, state=past.state, spec=past.spec).points == 40
 
 
 def test_a_forged_segment_is_refused(past: Past) -> None:
@@ -690,19 +558,19 @@ def test_rows_of_what_both_vaults_let_go_are_forgotten(past: Past, database: Dat
         past.entries()
 
 
-def test_a_memory_out_of_reach_is_restored_over(past: Past, other: PgVectorStore) -> None:
+def test_a_memory_out_of_reach_is_restored_over(past: Past, elsewhere: PgVectorStore) -> None:
     """A standby's store that was away for longer than the archive goes back gets the newest point, and is kept."""
     past.write(5, "a")
-    Applier(store=other, spec=past.spec, state=past.state).catch_up()
+    Applier(store=elsewhere, spec=past.spec, state=past.state).catch_up()
     past.write(5, "b")
     past.prune()
     newest = past.take()
     for vault in (past.own, past.peer):
         vault.delete([*vault.list_keys(PREFIX)])
-    [done] = hydrate(store=other, vault=past.peer, state=past.state, specs=[past.spec], clock=past.clock)
+    [done] = hydrate(store=elsewhere, vault=past.peer, state=past.state, specs=[past.spec], clock=past.clock)
     assert (done.restored, done.points, done.skipped) == (newest.id, 10, None)
-    assert other.kept(past.spec.name) == [done.kept]
-    assert verify_memory(store=other, state=past.state, spec=past.spec).points == 10
+    assert elsewhere.kept(past.spec.name) == [done.kept]
+    assert verify_memory(store=elsewhere, state=past.state, spec=past.spec).points == 10
 
 
 def test_what_there_is_can_be_counted(past: Past) -> None:

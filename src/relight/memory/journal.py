@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,7 @@ from relight.tasks.sql import statements
 from relight.vault.manifest import StatePosition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator, Sequence
 
     from relight.adapters.postgres import Connection, Cursor
     from relight.clock import Clock
@@ -184,6 +184,12 @@ def check_history(connection: Connection, collection: str, position: Position) -
     raise IntegrityError(problem, hint="it was filled under another history: hydrate it again with force")
 
 
+def written(connection: Connection, collection: str, position: Position) -> datetime | None:
+    """Until when the entry that `position` names was written; None where only the archive can tell."""
+    [(at,)] = _fetch(connection, SQL["written"], _after(collection, position))
+    return at if isinstance(at, datetime) else None
+
+
 def lag_s(connection: Connection, collection: str, position: Position) -> float:
     """Seconds since the first entry after `position` was written; 0 when there is none.
 
@@ -255,6 +261,39 @@ def archived(connection: Connection, collection: str) -> Position:
     """The end of the last archived segment."""
     rows = _fetch(connection, SQL["archived"], {"collection": collection})
     return _position(*rows[0]) if rows else edge(connection, collection)
+
+
+def first_of_tasks(
+    connection: Connection, collection: str, tasks: Iterable[str]
+) -> list[tuple[str, Position, datetime]]:
+    """(task, position, time) of the first entry of each of `tasks` that has any in this database."""
+    rows = _fetch(connection, SQL["first_of_tasks"], {"collection": collection, "tasks": sorted(tasks)})
+    return [(task, _position(xid, seq), at) for task, xid, seq, at in rows]
+
+
+def known_tasks(connection: Connection, tasks: Iterable[str]) -> set[str]:
+    """Those of `tasks` that the ledger has."""
+    return {row[0] for row in _fetch(connection, SQL["known_tasks"], {"tasks": sorted(tasks)})}
+
+
+def as_of(
+    connection: Connection, collection: str, ids: Sequence[str], position: Position
+) -> tuple[list[Write], list[str]] | None:
+    """What these points were at `position`, and those of them that were last written before the journal's edge here.
+
+    The points that there were not are in neither. None when the journal begins after `position` here.
+    """
+    if not ids:
+        return [], []
+    rows = _fetch(connection, SQL["as_of"], _after(collection, position) | {"ids": list(ids)})
+    if position < _position(*rows[0][:2]):
+        return None
+    found = [
+        Write(collection=collection, op=Op.UPSERT, id=row[2], vector=bytes(row[5]), payload=row[6])
+        for row in rows
+        if row[4] == Op.UPSERT
+    ]
+    return found, [row[2] for row in rows if row[4] is None and row[3]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from relight.errors import IntegrityError
 from relight.memory import journal
-from relight.memory.journal import Batch, PrunedError
+from relight.memory.journal import START, Batch, Position, PrunedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from relight.adapters.postgres import Connection
-    from relight.memory.journal import Entry, Position, Segment
+    from relight.memory.journal import Entry, Segment
     from relight.memory.segments import Archive
 
 
@@ -24,7 +25,7 @@ class Reader:
     """One collection's journal, without a gap. `archive` None reads no further back than the state database goes."""
 
     def __init__(self, state: Connection, collection: str, archive: Archive | None = None) -> None:
-        self._state = state
+        self.state = state
         self._collection = collection
         self._archive = archive
         self._open: tuple[Segment, tuple[Entry, ...]] | None = None
@@ -36,7 +37,7 @@ class Reader:
         when one is not what was archived, or does not know `since`.
         """
         try:
-            batch = journal.read(self._state, self._collection, since, limit=limit)
+            batch = journal.read(self.state, self._collection, since, limit=limit)
         except PrunedError:
             if self._archive is None:
                 raise
@@ -59,18 +60,31 @@ class Reader:
     def check(self, position: Position) -> None:
         """Raise unless the journal, archived or not, holds the entry that `position` names; see `check_history`."""
         try:
-            journal.check_history(self._state, self._collection, position)
+            journal.check_history(self.state, self._collection, position)
         except PrunedError:
             if self._archive is None:
                 raise
             self._after(position)
+
+    def written(self, position: Position) -> datetime | None:
+        """Until when what `position` names was written; None for the journal's start. It has to be within reach."""
+        if position == START:
+            return None
+        at = journal.written(self.state, self._collection, position)
+        if at is not None:
+            return at
+        within = Position(position.xid, position.seq - 1)
+        segment = next(iter(journal.segments(self.state, self._collection, within, limit=1)), None)
+        if segment is None or segment.after >= position or self._archive is None:
+            raise self._gap(position, segment)
+        return next(entry.at for entry in self._archive.read(segment) if entry.position == position)
 
     def check_reach(self, position: Position) -> None:
         """Raise as `check` does, and GapError unless the archive holds all that is pruned after `position`.
 
         But for the first, what is in the archive is listed and not read.
         """
-        if position >= journal.edge(self._state, self._collection):
+        if position >= journal.edge(self.state, self._collection):
             self.check(position)
             return
         if self._archive is None:
@@ -86,13 +100,13 @@ class Reader:
 
     def _pruned(self, position: Position) -> list[Segment]:
         """The segments after `position` up to the edge, of which each begins where the one before it ends."""
-        found = [item for item in journal.segments(self._state, self._collection, position) if item.pruned]
+        found = [item for item in journal.segments(self.state, self._collection, position) if item.pruned]
         at = position
         for segment in found:
             if segment.after > at:
                 raise self._gap(at, segment)
             at = segment.until
-        if at < journal.edge(self._state, self._collection):
+        if at < journal.edge(self.state, self._collection):
             raise self._gap(at, None)
         return found
 
@@ -101,7 +115,7 @@ class Reader:
         if self._archive is None:
             raise AssertionError("there is no archive")
         if self._open is None or not self._open[0].after <= since < self._open[0].until:
-            segment = next(iter(journal.segments(self._state, self._collection, since, limit=1)), None)
+            segment = next(iter(journal.segments(self.state, self._collection, since, limit=1)), None)
             if segment is None or segment.after > since:
                 raise self._gap(since, segment)
             self._open = segment, self._archive.read(segment)

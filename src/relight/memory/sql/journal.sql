@@ -50,6 +50,13 @@ select exists (select from relight.journal
        (select xid::text from relight.journal_edges where collection = %(collection)s),
        (select seq from relight.journal_edges where collection = %(collection)s)
 
+-- Of the last entry of an archived segment, when the latest of them was.
+-- name: written
+select coalesce((select at from relight.journal
+                  where collection = %(collection)s and xid = %(xid)s::xid8 and seq = %(seq)s),
+                (select last_at from relight.journal_segments
+                  where collection = %(collection)s and until_xid = %(xid)s::xid8 and until_seq = %(seq)s))
+
 -- name: edge
 select xid::text, seq from relight.journal_edges where collection = %(collection)s
 
@@ -184,3 +191,37 @@ select (select count(*) from relight.journal where collection = %(collection)s),
 
 -- name: size
 select pg_total_relation_size('relight.journal'), pg_total_relation_size('relight.journal_alive')
+
+-- name: first_of_tasks
+select distinct on (task_id) task_id, xid::text, seq, at
+  from relight.journal
+ where collection = %(collection)s and task_id = any(%(tasks)s)
+ order by task_id, journal.xid, journal.seq
+
+-- name: known_tasks
+select id from relight.tasks where id = any(%(tasks)s)
+
+-- What each of some points was at a position, as far as it was written since the edge; and whether it was alive there.
+-- name: as_of
+select edge.xid::text, edge.seq, wanted.id, alive.id is not null, last.op, last.vector, last.payload
+  from unnest(%(ids)s::text[]) as wanted (id)
+  left join relight.journal_edges as edge on edge.collection = %(collection)s
+  left join relight.journal_alive as alive on alive.collection = %(collection)s and alive.id = wanted.id
+  left join (
+    select distinct on (id) id, op, vector, payload
+      from relight.journal
+     where collection = %(collection)s
+       and (xid, seq) <= (%(xid)s::xid8, %(seq)s)
+       and id = any(%(ids)s::text[])
+     order by id, journal.xid desc, journal.seq desc
+  ) as last on last.id = wanted.id
+
+-- name: begin_cut
+select pg_current_xact_id(), (select max(epoch) from relight.epochs)
+
+-- name: is_oldest
+select pg_snapshot_xmin(pg_current_snapshot()) = pg_current_xact_id()
+
+-- name: record_cut
+insert into relight.journal_cuts (id, collection, epoch, moment, tasks, base, left_out, restored, deleted)
+values (%(id)s, %(collection)s, %(epoch)s, %(moment)s, %(tasks)s, %(base)s, %(left_out)s, %(restored)s, %(deleted)s)

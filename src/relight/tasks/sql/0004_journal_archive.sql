@@ -44,9 +44,9 @@ create table relight.journal_alive (
     primary key (collection, id)
 );
 
--- Every restore that left writes out: the entries that took them back carry its id as their task.
+-- Every restore that left writes out. The entries that took them back carry its id as their task.
 create table relight.journal_cuts (
-    id         text primary key,
+    id         text not null,
     collection text not null,
     at         timestamptz not null default clock_timestamp(),
     epoch      bigint not null,
@@ -56,6 +56,7 @@ create table relight.journal_cuts (
     left_out   bigint not null,
     restored   bigint not null,
     deleted    bigint not null,
+    primary key (id, collection),
     check ((moment is null) <> (tasks is null))
 );
 create trigger journal_cuts_epoch before insert on relight.journal_cuts
