@@ -238,6 +238,25 @@ def test_a_connection_that_dies_in_use_fails_the_call_once(opened: Callable[...,
     assert not has(database, id_)
 
 
+@pytest.mark.parametrize("how", ["lost", "read-only"])
+def test_one_that_leads_astray_takes_the_idle_ones_with_it(opened: Callable[..., Database], how: str) -> None:
+    """fails when one connection is lost or its server is read-only: no other idle one to that server is used again."""
+    database, killer = opened(), opened()
+    with database.transaction() as one, database.transaction() as other:
+        for cur in (one, other):
+            cur.execute(PID)
+        before = {one.fetchone(), other.fetchone()}
+    with pytest.raises(TransientError), database.transaction() as cur:
+        if how == "lost":
+            cur.execute(PID)
+            killer.execute("select pg_terminate_backend(%s, 5000)", cur.fetchone())
+            cur.execute("select 1")
+        else:
+            cur.execute("do $$ begin raise exception using errcode = '25006'; end $$")
+    assert len(before) == 2
+    assert database.execute(PID).rows[0] not in before
+
+
 def test_a_silent_server_is_given_up(opened: Callable[..., Database]) -> None:
     """fails when the server accepts and then says nothing: the wait for it is bounded, in both ways of asking."""
     database = opened()
@@ -651,22 +670,24 @@ def test_a_primary_that_falls_silent_is_left(own_pair: StatePair) -> None:
 def test_a_primary_that_is_told_to_write_no_more_is_left(own_pair: StatePair) -> None:
     """fails when an operator makes the old primary read-only: its connections are dropped at the first word, the
     standby, once promoted, is used, and where nobody takes writes the error says so."""
-    database = Database(either(own_pair), confirm_timeout_s=1)
+    database, other = (Database(either(own_pair), confirm_timeout_s=IMPATIENT_S) for _ in range(2))
     database.execute("create table notes (id text primary key)", confirmed=True)
-    assert database.execute("select inet_server_port()").rows == [(own_pair.primary.port,)]
+    for each in (database, other):
+        assert each.execute("select inet_server_port()").rows == [(own_pair.primary.port,)]
     admin = Database(own_pair.primary.dsn())
     admin.execute("alter system set default_transaction_read_only = on")
     admin.execute("select pg_reload_conf()")
     wait(lambda: admin.execute("show default_transaction_read_only").rows == [("on",)], "the reload")
-    with pytest.raises(TransientError):
-        database.execute(INSERT, [new()])
-    with pytest.raises(UnavailableError, match="read-only"), database.transaction() as cur:
-        cur.execute(INSERT, [new()])
+    with pytest.raises(TransientError, match="25006"):
+        other.execute(INSERT, [new()])
+    for each in (database, other):
+        with pytest.raises(UnavailableError, match="session is read-only"), each.transaction() as cur:
+            cur.execute(INSERT, [new()])
     assert PhysicalReplica(own_pair.standby.dsn()).promote()
     id_ = new()
     wait(lambda: written(database, id_), "the promoted server to be found")
     assert database.execute("select inet_server_port()").rows == [(own_pair.standby.port,)]
-    for each in (database, admin):
+    for each in (database, other, admin):
         each.close()
 
 

@@ -89,7 +89,6 @@ class Database:
         size: int = 16,
         clock: Clock | None = None,
     ) -> None:
-        self._dsn = dsn
         self._confirm_timeout_s = confirm_timeout_s
         self._by = confirm_by
         self._replicas = confirm_replicas
