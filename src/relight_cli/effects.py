@@ -40,25 +40,27 @@ _SHORT = 12
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("action", choices=[*ACTIONS], help="what to do")
-    parser.add_argument("key", nargs="?", metavar="KEY", help="show, resolve: the beginning of an effect's key")
-    parser.add_argument(
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    options = {name: actions.add_parser(name) for name in ACTIONS}
+    options["list"].add_argument(
         "--status",
         action="extend",
         type=several(EffectStatus),
         metavar="STATUS",
-        help=f"list: of {', '.join(EffectStatus)}; several with commas (default: {','.join(OPEN)})",
+        help=f"of {', '.join(EffectStatus)}; several with commas (default: {','.join(OPEN)})",
     )
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="list: at most so many, the oldest")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--happened", action="store_true", help="resolve: the tool has acted")
-    what.add_argument(
-        "--did-not-happen", action="store_true", help="resolve: the tool has not acted, and may be asked again"
-    )
-    parser.add_argument("--response", type=_json, metavar="JSON", help="resolve --happened: what the tool answered")
-    parser.add_argument("--by", metavar="WHO", help="resolve: who found out (default: your name on this machine)")
-    add_region(parser)
-    add_plan(parser)
+    options["list"].add_argument("--limit", type=int, default=100, metavar="N", help="at most so many, the oldest")
+    options["list"].add_argument("--json", action="store_true", help="print them as JSON on stdout")
+    for name in ("show", "resolve"):
+        options[name].add_argument("key", metavar="KEY", help="the beginning of an effect's key")
+    found = options["resolve"].add_mutually_exclusive_group(required=True)
+    found.add_argument("--happened", action="store_true", help="the tool has acted")
+    found.add_argument("--did-not-happen", action="store_true", help="the tool has not acted, and may be asked again")
+    options["resolve"].add_argument("--response", type=_json, metavar="JSON", help="with --happened: what it answered")
+    options["resolve"].add_argument("--by", metavar="WHO", help="who found out (default: your name on this machine)")
+    add_plan(options["resolve"])
+    for option in options.values():
+        add_region(option)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,17 +87,15 @@ def _list(args: argparse.Namespace, region: Region) -> None:
 
 
 def _show(args: argparse.Namespace, region: Region) -> None:
-    effect = Effects(reading_ledger(region)).named(_key(args))
+    effect = Effects(reading_ledger(region)).named(args.key)
     print(json.dumps({**_row(effect), "request": effect.request, "response": effect.response}, indent=2))
 
 
 def _resolve(args: argparse.Namespace, region: Region) -> None:
-    if not (args.happened or args.did_not_happen):
-        raise ConfigError("it is not said what was found out", hint="give --happened or --did-not-happen")
     if args.response is not None and not args.happened:
         raise ConfigError("what did not happen has no response", hint="leave --response out")
     effects = Effects(acting_ledger(region))
-    effect = effects.named(_key(args))
+    effect = effects.named(args.key)
     who = args.by or getpass.getuser()
     then = "as done, and is not sent again" if args.happened else "as certainly not done, and may be sent again"
     plan = {
@@ -108,13 +108,6 @@ def _resolve(args: argparse.Namespace, region: Region) -> None:
     if confirmed(args, plan):
         effects.resolve(effect, happened=args.happened, response=args.response, who=who)
         result(args, {"resolved": effect.key, "happened": bool(args.happened), "by": who})
-
-
-def _key(args: argparse.Namespace) -> str:
-    if not args.key:
-        raise ConfigError(f"`effects {args.action}` needs a key", hint="`relight effects list` shows them")
-    key: str = args.key
-    return key
 
 
 def _json(text: str) -> Any:

@@ -40,27 +40,33 @@ WAITING = (Status.HELD, Status.PARKED)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("action", choices=[*ACTIONS], help="what to do")
-    parser.add_argument("id", nargs="*", metavar="ID", help="show, resume, cancel: which tasks")
-    parser.add_argument(
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    options = {name: actions.add_parser(name) for name in ACTIONS}
+    options["list"].add_argument(
         "--status",
         action="extend",
         type=several(Status),
         metavar="STATUS",
-        help=f"list: of {', '.join(Status)}; several with commas (default: {','.join(WAITING)})",
+        help=f"of {', '.join(Status)}; several with commas (default: {','.join(WAITING)})",
     )
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="list: at most so many, the oldest")
-    parser.add_argument("--all-held", action="store_true", help="resume: every held task, of the kinds of --kind")
-    parser.add_argument(
+    options["list"].add_argument("--limit", type=int, default=100, metavar="N", help="at most so many, the oldest")
+    for name, how_many in (("show", "+"), ("resume", "*"), ("cancel", "+")):
+        options[name].add_argument("id", nargs=how_many, metavar="ID", help="which tasks")
+    options["resume"].add_argument("--all-held", action="store_true", help="every held task, of the kinds of --kind")
+    options["resume"].add_argument(
         "--kind",
         action="extend",
         type=several(Kind),
         metavar="KIND",
-        help=f"resume --all-held: of {', '.join(Kind)}; several with commas (default: all)",
+        help=f"with --all-held: of {', '.join(Kind)}; several with commas (default: all)",
     )
-    parser.add_argument("--reason", metavar="TEXT", help="cancel: why, for whoever looks later")
-    add_region(parser)
-    add_plan(parser)
+    options["cancel"].add_argument("--reason", required=True, metavar="TEXT", help="why, for whoever looks later")
+    for name in ("list", "show"):
+        options[name].add_argument("--json", action="store_true", help="print it as JSON on stdout")
+    for name in ("resume", "cancel"):
+        add_plan(options[name])
+    for option in options.values():
+        add_region(option)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +93,7 @@ def _list(args: argparse.Namespace, region: Region) -> None:
 
 
 def _show(args: argparse.Namespace, region: Region) -> None:
-    for id_ in _named(args):
+    for id_ in args.id:
         found = review.look_up(region.database, id_)
         if args.json:
             print(json.dumps(found.to_json(), indent=2))
@@ -121,7 +127,9 @@ def _resume(args: argparse.Namespace, region: Region) -> None:
         if confirmed(args, plan):
             result(args, {"resumed": review.resume_held(ledger, kinds)})
         return
-    tasks = [ledger.task(id_) for id_ in _named(args)]
+    if not args.id:
+        raise ConfigError("no task is named", hint="give the tasks, or --all-held")
+    tasks = [ledger.task(id_) for id_ in args.id]
     if confirmed(args, {task.id: _described(task) for task in tasks}):
         for task in tasks:
             ledger.resume(task.id)
@@ -129,21 +137,12 @@ def _resume(args: argparse.Namespace, region: Region) -> None:
 
 
 def _cancel(args: argparse.Namespace, region: Region) -> None:
-    if not args.reason:
-        raise ConfigError("cancelling needs a reason", hint="give --reason TEXT")
     ledger = acting_ledger(region)
-    tasks = [ledger.task(id_) for id_ in _named(args)]
+    tasks = [ledger.task(id_) for id_ in args.id]
     if confirmed(args, {task.id: f"{_described(task)}; is ended for good" for task in tasks}):
         for task in tasks:
             ledger.cancel(task.id, reason=args.reason)
         result(args, {"cancelled": len(tasks)})
-
-
-def _named(args: argparse.Namespace) -> list[str]:
-    if not args.id:
-        raise ConfigError(f"`tasks {args.action}` needs a task", hint="`relight tasks list` shows them")
-    ids: list[str] = args.id
-    return ids
 
 
 def _described(task: Task) -> str:
