@@ -176,6 +176,18 @@ def test_a_step_runs_once(life: Life, way: str) -> None:
     assert next(counter) == 3
 
 
+def test_a_resumed_task_runs_no_finished_step_again(life: Life) -> None:
+    """A person's resuming counts attempts anew; what is done stays done."""
+    assert life.run().run("look", lambda: "once") == "once"
+    life.ledger.park(life.task, reason="for a person")
+    life.ledger.resume(life.task.id)
+    resumed = life.ledger.claim(life.task.id, worker="next", lease_s=30)
+    assert resumed is not None
+    assert resumed.attempts == 1
+    life.task = resumed
+    assert life.run().run("look", lambda: "twice") == "once"
+
+
 @pytest.mark.parametrize("way", RUNS + BLOCKS)
 def test_the_first_life_gets_what_the_later_ones_get(life: Life, way: str) -> None:
     """fails when a handler sees a tuple first and a list after a crash: the result is JSON from the start."""

@@ -59,7 +59,7 @@ class Task:
     """One thing the agent was asked to do.
 
     `queued` says whether a queue confirmed it; if not, it is in the outbox, or nobody is to work on it. `claim` is set
-    only on a task that this worker holds.
+    only on a task that this worker holds, and `first` then says that no earlier life can have left steps behind.
     """
 
     id: str
@@ -73,6 +73,7 @@ class Task:
     result: Any = None
     error: str | None = None
     claim: str = ""
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +169,8 @@ class Ledger:
         claim = f"{worker}/{uuid.uuid4().hex[:12]}"
         values = {**values, "claim": claim, "lease_s": lease_s, "epoch": self._epoch()}
         claimed = []
-        for row in self.database.execute(SQL[name], values).rows:
-            task = self._task(row, claim=claim)
+        for *row, stepped in self.database.execute(SQL[name], values).rows:
+            task = self._task(row, claim=claim, stepped=stepped)
             if task.attempts > max_attempts:
                 self.park(task, reason=f"it was begun {max_attempts} times and never ended: it may end its workers")
             else:
@@ -332,7 +333,7 @@ class Ledger:
     def _claimed(self, task: Task) -> dict[str, Any]:
         return {"task_id": task.id, "claim": task.claim, "epoch": self._epoch()}
 
-    def _task(self, row: Sequence[Any], *, claim: str = "") -> Task:
+    def _task(self, row: Sequence[Any], *, claim: str = "", stepped: bool = True) -> Task:
         id_, kind, payload, status, epoch, attempts, due_at, queued, result, result_object, error = row
         return Task(
             id=id_,
@@ -346,6 +347,8 @@ class Ledger:
             result=results.load(self.results, result, result_object),
             error=error,
             claim=claim,
+            # Attempts count anew once a task is resumed, and a step that commits while the claim waits is not seen.
+            first=attempts <= 1 and not stepped,
         )
 
 

@@ -130,7 +130,7 @@ class TaskRun:
         self._lock = threading.RLock()
         # Of its own: a database that says nothing to a renewal must not stop who opens or leaves a step.
         self._renewing = threading.Lock()
-        self._known: dict[str, Step] | None = {} if task.attempts <= 1 else None
+        self._known: dict[str, Step] | None = {} if task.first else None
         self._open: set[str] = set()
 
     @property

@@ -29,7 +29,8 @@ update relight.tasks
        attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
   from free
  where tasks.id = free.id
-returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
+returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
+          exists (select from relight.steps where steps.task_id = tasks.id)
 
 -- name: claim_due
 with dead as materialized (
@@ -53,7 +54,8 @@ update relight.tasks
        attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
   from free
  where tasks.id = free.id
-returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
+returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
+          exists (select from relight.steps where steps.task_id = tasks.id)
 
 -- name: extend_claim
 update relight.tasks
