@@ -1,0 +1,163 @@
+"""The agent on checkpointed steps, killed wherever one of its lives can end.
+
+All first lives run side by side, then all second ones: each test looks at one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from example_lives import PATIENCE_S, ROOT, Scene, at_once
+
+from relight.tasks.effects import EffectStatus
+from relight.tasks.ledger import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from relight_drill.postgres import PostgresServer
+    from relight_drill.processes import ProcessGroup
+
+pytestmark = pytest.mark.servers
+
+AGENT = "examples.openclaw.research"
+TASK = "report/today"
+# The steps, and where in a life the mail server is when it ends.
+BOUNDARIES = ("claim", "search", "summarise", "mail")
+HELD = ("arrived", "kept")
+
+
+class Story:
+    """A scene, what its first life left in the ledger, and what its second life said."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.left: dict[str, Any] = {}
+
+    def first_life(self) -> None:
+        """Ends as by a power cut."""
+        life = self.scene.start(AGENT, "json encoding", "--id", TASK, name="first")
+        if not self.scene.place.crash_after:
+            assert self.scene.holding.wait(PATIENCE_S)
+            life.kill()
+        assert life.wait(timeout_s=PATIENCE_S) == -signal.SIGKILL
+        self.scene.release.set()
+        self.left = self.scene.results(TASK)
+
+    def second_life(self) -> None:
+        """Nobody tells it what to do."""
+        assert self.scene.start(AGENT, name="second", crashes=False).wait(timeout_s=PATIENCE_S) == 0
+
+
+@pytest.fixture(scope="module")
+def stories(server_group: ProcessGroup, vector_server: PostgresServer, server_dir: Path) -> Iterator[dict[str, Story]]:
+    """Every end of a first life, and a second life after it."""
+    make = partial(Scene, server_group, vector_server)
+    found = {name: Story(make(server_dir / f"openclaw-{name}", crash_after=name)) for name in BOUNDARIES}
+    for name in HELD:
+        found[name] = Story(make(server_dir / f"openclaw-{name}", hold=name))
+        found[f"{name}, and nobody to ask"] = Story(make(server_dir / f"openclaw-{name}-mute", hold=name, imap=False))
+    at_once([story.first_life for story in found.values()])
+    at_once([story.second_life for story in found.values()])
+    yield found
+    for story in found.values():
+        story.scene.close()
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_a_second_life_goes_on_behind_the_last_finished_step(stories: dict[str, Story], boundary: str) -> None:
+    """Fails when a step that was finished is done again, its result is another one, or the mail is not sent once."""
+    story = stories[boundary]
+    finished = {"claim": 0, "search": 1, "summarise": 2, "mail": 2}[boundary]
+    assert [*story.left] == ["search", "summarise"][:finished]
+    results = story.scene.results(TASK)
+    assert {key: results[key] for key in story.left} == story.left
+    summary = story.scene.check_mailed_once(TASK)
+    task = story.scene.ledger.task(TASK)
+    assert (task.status, task.attempts, task.result["summary"]) == (Status.DONE, 2, summary)
+    story.scene.check_remembered(TASK)
+    said = story.scene.said("second")
+    assert ("reading the web" in said) == (finished < 1)
+    assert ("summarise: (draft" in said) == (finished < 2)
+
+
+@pytest.mark.parametrize("moment", HELD)
+def test_a_life_that_ends_inside_the_mail_call_is_asked_after(stories: dict[str, Story], moment: str) -> None:
+    """The next life asks the mailbox: what was kept is not sent again, and what was lost is."""
+    story = stories[moment]
+    assert [*story.left] == ["search", "summarise"]
+    assert story.scene.check_mailed_once(TASK) == story.left["summarise"]
+    assert story.scene.ledger.task(TASK).status is Status.DONE
+
+
+@pytest.mark.parametrize("moment", HELD)
+def test_where_nobody_can_be_asked_a_person_is(stories: dict[str, Story], moment: str) -> None:
+    """Nothing is sent on a guess: the effect is listed as unknown, its task waits, and goes on when it is resolved."""
+    story = stories[f"{moment}, and nobody to ask"]
+    scene, before = story.scene, len(story.scene.mail.messages())
+    assert before == (1 if moment == "kept" else 0)
+    assert scene.ledger.task(TASK).status is Status.PARKED
+    [effect] = scene.effects(EffectStatus.UNKNOWN)
+    assert f"--resolve {effect.key[:12]}" in scene.said("second")
+    answer = "yes" if moment == "kept" else "no"
+    life = scene.start(AGENT, "--resolve", effect.key[:12], answer, name="third", crashes=False)
+    assert life.wait(timeout_s=PATIENCE_S) == 0
+    assert scene.ledger.task(TASK).status is Status.DONE
+    assert scene.check_mailed_once(TASK) == story.left["summarise"]
+
+
+def test_a_report_that_is_done_is_not_done_again(stories: dict[str, Story]) -> None:
+    """Asking for the same report again sends nothing."""
+    scene = stories["mail"].scene
+    life = scene.start(AGENT, "json encoding", "--id", TASK, name="again", crashes=False)
+    assert life.wait(timeout_s=PATIENCE_S) == 0
+    assert "done already" in scene.said("again")
+    scene.check_mailed_once(TASK)
+
+
+def test_a_stranger_runs_it_twice(server_dir: Path) -> None:
+    """The command raises its own servers; killed with them after the summary, it mails that summary when run again."""
+    folder = server_dir / "openclaw-run"
+    command = [sys.executable, "-P", "-m", "examples.run", "openclaw", "--data", str(folder), "--claim", "5"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+
+    first = run("json encoding", "--crash-after", "summarise")
+    assert first.returncode == 128 + signal.SIGKILL, first.stderr
+    assert list((folder / "mail" / "new").iterdir()) == []
+    second = run()
+    assert second.returncode == 0, second.stderr
+    assert "search: an earlier life did it" in second.stdout
+    [mail] = (folder / "mail" / "new").iterdir()
+    [draft] = [line.split()[2] for line in first.stdout.splitlines() if "summarise: (draft" in line]
+    assert draft in mail.read_text()
+
+
+@pytest.mark.parametrize("example", ["openclaw", "hermes"])
+def test_the_command_finds_the_project_from_anywhere(example: str, tmp_path: Path) -> None:
+    """`examples/NAME/run` works from any folder."""
+    assert runpy.run_path(str(ROOT / "scripts" / "setup.py"))["is_current"](), "run scripts/test, which refreshes .venv"
+    done = subprocess.run(
+        [ROOT / "examples" / example / "run", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--crash-after STEP" in done.stdout
