@@ -120,7 +120,7 @@ class TestStarting:
             lambda: ledger.start_task(1, id_=id_),
             lambda: ledger.task(id_),
             lambda: ledger.claim(id_, worker="w", lease_s=1),
-            lambda: ledger.park_unclaimed(id_, reason="r"),
+            lambda: ledger.give_up_message(id_, reason="r"),
             lambda: ledger.resume(id_),
             lambda: ledger.cancel(id_, reason="r"),
         ]
@@ -337,14 +337,29 @@ class TestEnding:
 
     def test_what_is_worked_on_is_not_parked_over_its_worker(self, ledger: Ledger, task: Task) -> None:
         """A dead letter parks a task that nobody holds, and leaves one that is being worked on, or has ended."""
-        assert not ledger.park_unclaimed(task.id, reason="r")
+        assert ledger.give_up_message(task.id, reason="r") is None
         sql(ledger.database, "update relight.tasks set lease_until = now() - interval '1 s'")
-        assert ledger.park_unclaimed(task.id, reason="it kills\0")
+        assert ledger.give_up_message(task.id, reason="it kills\0") is Status.PARKED
         assert ledger.task(task.id).status is Status.PARKED
-        assert not ledger.park_unclaimed(task.id, reason="r")
-        assert not ledger.park_unclaimed("never", reason="r")
+        assert ledger.give_up_message(task.id, reason="r") is None
+        assert ledger.give_up_message("never", reason="r") is None
         with pytest.raises(LeaseLostError):
             ledger.finish(task, 1)
+
+    def test_what_nobody_began_is_not_parked(self, ledger: Ledger) -> None:
+        """fails when a message was handed out in vain, time and again, because the ledger was away: its task ended
+        nobody, and is published again without a person."""
+        ledger.start_task(1, id_="t")
+        ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9)
+        assert ledger.give_up_message("t", reason="r") is Status.PENDING
+        assert not ledger.task("t").queued
+
+    def test_a_life_that_does_not_count(self, ledger: Ledger, task: Task) -> None:
+        """A life that ended by no fault of the task leaves its attempts as they were, and its steps."""
+        ledger.record_step(task, key="s", name="s", result=1)
+        ledger.release(task, error="its worker stopped", counted=False)
+        again = reclaimed(ledger, task.id)
+        assert (again.attempts, again.first) == (1, False)
 
     def test_tasks_are_listed(self, ledger: Ledger) -> None:
         """What waits for a person is listed, oldest first, without its payload."""
@@ -390,7 +405,7 @@ BY_ANYBODY: Writes = {
     "start_task again": lambda ledger, effects, task: ledger.start_task({"topic": "json"}, id_=task.id),
     "claim": lambda ledger, effects, task: ledger.claim("pending", worker="w", lease_s=30),
     "claim_due": lambda ledger, effects, task: ledger.claim_due(9, worker="w", lease_s=30),
-    "park_unclaimed": lambda ledger, effects, task: ledger.park_unclaimed("pending", reason="r"),
+    "give_up_message": lambda ledger, effects, task: ledger.give_up_message("queued", reason="r"),
     "resume": lambda ledger, effects, task: ledger.resume("parked"),
     "resume_within": lambda ledger, effects, task: resume_within(ledger),
     "cancel": lambda ledger, effects, task: ledger.cancel("pending", reason="r"),
@@ -406,7 +421,7 @@ def resume_within(ledger: Ledger) -> None:
         assert ledger.resume_within(cur, "parked", of=[Status.PARKED])
 
 
-READS = {"epoch", "task", "tasks", "steps", "get", "named", "list"}
+READS = {"epoch", "ping", "status", "task", "tasks", "steps", "get", "named", "list"}
 
 
 def known(effects: Effects) -> Any:
@@ -809,8 +824,7 @@ class TestOutbox:
         ledger.park(reclaimed(ledger, "t"), reason="r")
         ledger.resume("t")
         publish()
-        assert ledger.park_unclaimed("t", reason="a dead letter")
-        ledger.resume("t")
+        assert ledger.give_up_message("t", reason="a dead letter")
         publish()
         ledger.return_lost(incarnation="q2")
         publish()

@@ -213,6 +213,20 @@ def test_a_caller_that_changes_a_result_changes_its_own(life: Life) -> None:
     assert run.run("s", lambda: None) == {"n": [1]}
 
 
+@pytest.mark.parametrize("uncounted", [True, False])
+def test_a_life_whose_attempts_count_anew_has_its_steps(life: Life, uncounted: bool) -> None:
+    """fails when a task that a person resumed, or whose life did not count, does its finished steps again."""
+    life.run().run("s", lambda: 1)
+    if uncounted:
+        life.ledger.release(life.task, error="e", counted=False)
+    else:
+        life.ledger.park(life.task, reason="r")
+        life.ledger.resume(life.task.id)
+    run = life.next()
+    assert run.task.attempts == 1
+    assert run.run("s", lambda: 2) == 1
+
+
 class TestFailing:
     """A step that raises."""
 

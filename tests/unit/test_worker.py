@@ -55,11 +55,31 @@ def test_what_is_certain_to_come_again_is_parked_at_once(exc: Exception) -> None
     assert isinstance(judged(exc), Park)
 
 
-@pytest.mark.parametrize("exc", [LeaseLostError("l"), StaleEpochError("e"), UnconfirmedError("u")], ids=repr)
+@pytest.mark.parametrize("exc", [LeaseLostError("l"), StaleEpochError("e")], ids=repr)
 def test_what_is_not_this_workers_is_left(exc: Exception) -> None:
-    """Who lost the claim or the lease, or was not told whether it is acknowledged, writes nothing, however often the
-    task was tried."""
+    """Who lost the claim or the lease writes nothing, however often the task was tried."""
     assert isinstance(judged(exc, attempts=20), Leave)
+
+
+def test_a_standby_that_is_away_parks_nothing() -> None:
+    """fails when a task is parked, for a person, because the standby was away for longer than its attempts took."""
+    verdict = judged(UnconfirmedError("u"), attempts=20)
+    assert isinstance(verdict, Again)
+    assert not verdict.counted
+
+
+def test_what_failed_side_by_side_is_judged_together() -> None:
+    """fails when an error counts for less because it came in the group of a handler's coroutines."""
+
+    def group(*errors: Exception) -> ExceptionGroup[Exception]:
+        return ExceptionGroup("side by side", [ExceptionGroup("inner", [errors[0]]), *errors[1:]])
+
+    assert isinstance(judged(group(KeyError("k"), LeaseLostError("l"), RefusedError("r"))), Leave)
+    assert isinstance(judged(group(KeyError("k"), RefusedError("r"))), Park)
+    assert judged(group(AgainLaterError("a", wait_s=90.0), TooSoonError("b", wait_s=70.0))) == Again(
+        delay_s=90.0, reason="AgainLaterError: a; TooSoonError: b"
+    )
+    assert isinstance(judged(group(KeyError("k"), ValueError("v"))), Again)
 
 
 @pytest.mark.parametrize("exc", [AgainLaterError("x", wait_s=90.0), TooSoonError("x", wait_s=90.0)], ids=repr)

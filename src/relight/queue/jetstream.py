@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+import uuid
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -50,6 +51,9 @@ _CLOSE_S = 2.0
 _PING_EVERY_S = 5
 # Publications that wait for their acknowledgement.
 _IN_FLIGHT = 1000
+# The most that the server takes in one batch, and the version that was the first to take any.
+_BATCH = 1000
+_BATCHES_SINCE = (2, 12)
 # The share of the ack wait that a call may take to reach the server.
 _LATENCY = 0.1
 # How long the rest of a batch may take to follow.
@@ -79,7 +83,8 @@ class JetStreamDelivery:
         self._reply = message.reply
         self._ack_wait_s = ack_wait_s
         self._held_until = arrived_at + ack_wait_s
-        self.task_id = message.data.decode()
+        # Whatever somebody put there is handed out, to be thrown away by who looks into the ledger.
+        self.task_id = message.data.decode(errors="surrogateescape")
         self.deliveries = message.metadata.num_delivered
 
     async def ack(self) -> None:
@@ -161,7 +166,13 @@ class JetStreamQueue:
         with _translating("make the queue"):
             created = await self._ensure_stream(
                 self._stream,
-                partial(stream_as_promised, subject=self._subject, max_age=self._max_age, window=self._window),
+                partial(
+                    stream_as_promised,
+                    subject=self._subject,
+                    max_age=self._max_age,
+                    window=self._window,
+                    in_batches=_takes_batches(self._client),
+                ),
             )
             await self._ensure_consumer()
             await self._ensure_stream(self._dead_stream, partial(dead_as_promised, subject=f"{self._dead_subjects}.*"))
@@ -232,11 +243,41 @@ class JetStreamQueue:
         if not tickets:
             return 0
         with _translating("publish tasks"):
-            new = await self._publish(tickets)
+            new = 0
+            for first in range(0, len(tickets), _BATCH):
+                part = tickets[first : first + _BATCH]
+                new += len(part) if await self._publish_batch(part) else await self._publish(part)
             # The stream may have been deleted, and made again by somebody else, while this ran.
             if self._incarnation not in (None, str((await self._info())["created"])):
                 raise QueueLostError(_LOST, hint=_AGAIN)
         return new
+
+    async def _publish_batch(self, tickets: Sequence[Ticket]) -> bool:
+        """Store all of them or none, with one sync of the disk for all; False when the server took none.
+
+        It takes none when it knows one of them already: then each has to be told by itself.
+        """
+        client = await self._connected()
+        if len(tickets) == 1 or not _takes_batches(client):
+            return False
+        batch = uuid.uuid4().hex
+        for number, ticket in enumerate(tickets, start=1):
+            headers = {
+                "Nats-Msg-Id": _message_id(ticket.dedupe_id),
+                "Nats-Batch-Id": batch,
+                "Nats-Batch-Sequence": str(number),
+            }
+            if number < len(tickets):
+                await client.publish(self._subject, ticket.task_id.encode(), headers=headers)
+        try:
+            answer = await self._request(
+                self._subject, tickets[-1].task_id.encode(), headers | {"Nats-Batch-Commit": "1"}
+            )
+        except NoRespondersError:
+            # The stream is gone, or nobody leads it now: asking for it tells them apart.
+            await self._info()
+            raise
+        return "error" not in answer
 
     async def _publish(self, tickets: Sequence[Ticket]) -> int:
         client = await self._connected()
@@ -491,6 +532,12 @@ async def _connect(url: str) -> Client:
     except (ValueError, TypeError):
         # Its text would hold the address.
         raise ConfigError("the queue's address cannot be read", hint="write nats://USER:PASSWORD@HOST:PORT") from None
+
+
+def _takes_batches(client: Client) -> bool:
+    """Whether the server stores messages in batches: NATS 2.12 and later."""
+    version = client.connected_server_version
+    return (version.major, version.minor) >= _BATCHES_SINCE
 
 
 def _check_connected(client: Client) -> None:

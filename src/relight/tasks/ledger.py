@@ -147,6 +147,18 @@ class Ledger:
             raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
         return self._task(rows[0])
 
+    def status(self, id_: str) -> tuple[Status, bool]:
+        """A task's status and whether a queue confirmed it, without its payload and result; NotFoundError when there is
+        none."""
+        rows = self.database.execute(SQL["read_status"], {"id": check_id(id_)}).rows
+        if not rows:
+            raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
+        return Status(rows[0][0]), rows[0][1]
+
+    def ping(self) -> None:
+        """Return when the state database answers."""
+        self.database.execute(SQL["ping"])
+
     def tasks(self, statuses: Iterable[Status], *, limit: int = 100) -> list[Task]:
         """Tasks in these statuses, oldest first, without their payloads and results."""
         values = {"statuses": [item.value for item in statuses], "limit": limit}
@@ -191,19 +203,22 @@ class Ledger:
         self._end(task, Status.DONE, result=kept.inline, result_object=kept.object)
         return again
 
-    def release(self, task: Task, *, error: str, delay_s: float = 0.0) -> None:
-        """Give the task back, to be tried again after `delay_s`; `error` is why."""
-        self._under_claim(task, "release_task", {"error": printable(error), "delay_s": delay_s})
+    def release(self, task: Task, *, error: str, delay_s: float = 0.0, counted: bool = True) -> None:
+        """Give the task back, to be tried again after `delay_s`; `error` is why. A life that is not `counted` says
+        nothing against the task."""
+        values = {"error": printable(error), "delay_s": delay_s, "uncounted": 0 if counted else 1}
+        self._under_claim(task, "release_task", values)
 
     def park(self, task: Task, *, reason: str) -> None:
         """Give the task up until a person resumes it."""
         self._end(task, Status.PARKED, error=printable(reason))
 
-    def park_unclaimed(self, id_: str, *, reason: str) -> bool:
-        """Park a task that nobody holds, whose message the queue gave up; False when it has ended or is being worked
-        on."""
+    def give_up_message(self, id_: str, *, reason: str) -> Status | None:
+        """The queue gave up a task's message: park the task if its worker is gone, and put it into the outbox again if
+        nobody has begun it since. The status that it has by that; None when it has ended, or is being worked on."""
         values = {"id": check_id(id_), "error": printable(reason), "epoch": self._epoch()}
-        return self.database.execute(SQL["park_unclaimed"], values, confirmed=self._confirm).rowcount == 1
+        rows = self.database.execute(SQL["give_up_message"], values, confirmed=self._confirm).rows
+        return Status(rows[0][0]) if rows else None
 
     def resume(self, id_: str) -> None:
         """Let a parked or held task run again, with its attempts counted anew; its finished steps stay finished."""
@@ -211,7 +226,7 @@ class Ledger:
         with self.database.transaction(confirmed=self._confirm) as cur:
             if self.resume_within(cur, id_, of=[Status.PARKED, Status.HELD]):
                 return
-        raise ConflictError(f"task {id_!r} is {self.task(id_).status}", hint="only what is parked or held is resumed")
+        raise ConflictError(f"task {id_!r} is {self.status(id_)[0]}", hint="only what is parked or held is resumed")
 
     def resume_within(self, cur: cursor, id_: str, *, of: Iterable[Status]) -> bool:
         """The same within the caller's transaction, for a task in one of these statuses; False when it is in none."""
@@ -227,7 +242,7 @@ class Ledger:
         values = {"id": check_id(id_), "error": printable(reason), "epoch": self._epoch()}
         if self.database.execute(SQL["cancel_task"], values, confirmed=self._confirm).rowcount == 0:
             raise ConflictError(
-                f"task {id_!r} is {self.task(id_).status}", hint="what is pending, parked or held is cancelled"
+                f"task {id_!r} is {self.status(id_)[0]}", hint="what is pending, parked or held is cancelled"
             )
 
     # -- steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from relight.errors import RelightError, UnavailableError
@@ -11,6 +12,7 @@ from relight.queue.port import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from relight.queue.port import TaskQueue
     from relight.tasks.ledger import Ledger
@@ -27,9 +29,10 @@ PUBLISH_S = 12.0
 class Relay:
     """Carries the outbox to the queue. Any number may run at once, anywhere: no task is handed out by two."""
 
-    def __init__(self, ledger: Ledger, *, batch: int = BATCH) -> None:
+    def __init__(self, ledger: Ledger, *, batch: int = BATCH, threads: Executor | None = None) -> None:
         self._ledger = ledger
         self._batch = batch
+        self._threads = threads
         self._announced = asyncio.Event()
 
     def announce(self) -> None:
@@ -38,6 +41,12 @@ class Relay:
 
     async def empty(self, queue: TaskQueue, *, incarnation: str) -> int:
         """Publish everything that is due now, and return how many tasks that were."""
+        try:
+            return await self._empty(queue, incarnation)
+        except _QueueError as exc:
+            raise exc.error from exc
+
+    async def _empty(self, queue: TaskQueue, incarnation: str) -> int:
         published = 0
         while True:
             count = await self._publish_batch(queue, incarnation)
@@ -51,7 +60,7 @@ class Relay:
             self._announced.clear()
             if may_publish():
                 try:
-                    await self.empty(queue, incarnation=incarnation)
+                    await self._empty(queue, incarnation)
                 except _QueueError as exc:
                     raise exc.error from exc
                 except RelightError as exc:
@@ -78,8 +87,8 @@ class Relay:
             except RelightError as exc:
                 raise _QueueError(exc) from exc
 
-        publishing = self._ledger.publish_outbox
-        return await asyncio.to_thread(publishing, publish, incarnation=incarnation, limit=self._batch)
+        publishing = partial(self._ledger.publish_outbox, publish, incarnation=incarnation, limit=self._batch)
+        return await loop.run_in_executor(self._threads, publishing)
 
 
 class _QueueError(Exception):

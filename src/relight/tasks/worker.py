@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +16,15 @@ from relight.errors import (
     AgainLaterError,
     LeaseLostError,
     NotFoundError,
+    PermanentError,
     QueueLostError,
     RelightError,
     StaleEpochError,
+    UnavailableError,
     UnconfirmedError,
 )
 from relight.tasks.aio import AsyncTaskRun
-from relight.tasks.ledger import MAX_ATTEMPTS, Status
+from relight.tasks.ledger import MAX_ATTEMPTS, Status, check_id
 from relight.tasks.outbox import Relay
 from relight.tasks.steps import CLAIM_S, HOPELESS, Retry, TaskRun
 
@@ -40,16 +43,20 @@ _log = logging.getLogger(__name__)
 # The parts of a claim and of an ack wait after which both are renewed.
 _KEEP_EVERY_S = 5.0
 _RECONNECT_S = 1.0
+# How long a task waits whose writes the standby did not confirm.
+_UNCONFIRMED_S = 10.0
 # How often dead letters and tasks whose message is gone are looked for.
 _LOOK_AFTER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """The task is given back, to be tried again after `delay_s`."""
+    """The task is given back, to be tried again after `delay_s`; a life that is not `counted` says nothing against
+    it."""
 
     delay_s: float
     reason: str
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """The task is not this worker's any more, or what was written of it is in doubt: nothing more is written."""
+    """The task is not this worker's any more: nothing more is written."""
 
     reason: str
 
@@ -70,12 +77,19 @@ def judge(
     exc: Exception, *, attempts: int, max_attempts: int, retry: Retry, chance: random.Random
 ) -> Again | Park | Leave:
     """What becomes of a task whose handler, or whose completion, raised `exc` in its `attempts`-th life."""
-    reason = f"{type(exc).__name__}: {exc}"
-    if isinstance(exc, LeaseLostError | StaleEpochError | UnconfirmedError):
+    # Coroutines that work side by side fail in a group.
+    causes = _leaves(exc) if isinstance(exc, ExceptionGroup) else [exc]
+    reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+    if any(isinstance(cause, LeaseLostError | StaleEpochError) for cause in causes):
         return Leave(reason=reason)
-    if attempts >= max_attempts or isinstance(exc, HOPELESS):
+    if any(isinstance(cause, HOPELESS) for cause in causes):
         return Park(reason=reason)
-    wait_s = exc.wait_s if isinstance(exc, AgainLaterError) else 0.0
+    if any(isinstance(cause, UnconfirmedError) for cause in causes):
+        # The standby is away, for however long: that is not the task's fault.
+        return Again(delay_s=_UNCONFIRMED_S, reason=reason, counted=False)
+    if attempts >= max_attempts:
+        return Park(reason=reason)
+    wait_s = max([cause.wait_s for cause in causes if isinstance(cause, AgainLaterError)], default=0.0)
     return Again(delay_s=max(wait_s, retry.after(attempts, chance=chance)), reason=reason)
 
 
@@ -87,7 +101,9 @@ class Worker:
     handler raises, the ledger has the reason, and when to try again, before the message is acknowledged. A queue that
     fails is connected to again; one that lost its store is filled again from the ledger.
 
-    `may_work` is the region's gate: while it says no, nothing is fetched and nothing published.
+    `may_work` is the region's gate: while it says no, nothing is fetched and nothing published. `threads` are what
+    functions run in; the worker's own calls have others, so that handlers that take long keep no claim from being
+    renewed.
     """
 
     def __init__(
@@ -119,8 +135,11 @@ class Worker:
         self._retry = retry or Retry()
         self._may_work = may_work
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries
-        self._threads = threads
-        self._relay = Relay(ledger)
+        # A function whose task went to another worker occupies its thread until it returns.
+        self._threads = threads or ThreadPoolExecutor(2 * concurrency, thread_name_prefix="relight-handler")
+        self._calls = ThreadPoolExecutor(2 * concurrency + 4, thread_name_prefix="relight-worker")
+        self._relay = Relay(ledger, threads=self._calls)
+        self._ledger_is_away = False
         self._running: set[asyncio.Task[None]] = set()
 
     def announce(self) -> None:
@@ -159,18 +178,30 @@ class Worker:
             if not self._may_work():
                 await asyncio.sleep(0.1)
                 continue
+            if self._ledger_is_away:
+                await self._look_for_ledger()
+                continue
             for delivery in await queue.fetch(free, timeout_s=1.0):
                 # Outside the group: a queue that fails must not end what is being worked on.
                 job = asyncio.create_task(self._deliver(delivery))
                 self._running.add(job)
                 job.add_done_callback(self._running.discard)
 
+    async def _look_for_ledger(self) -> None:
+        """While the ledger is away nothing is fetched: each message would be handed out in vain, time and again."""
+        try:
+            await self._call(self._ledger.ping)
+        except RelightError:
+            await asyncio.sleep(_RECONNECT_S)
+        else:
+            self._ledger_is_away = False
+
     async def _look_after(self, queue: TaskQueue, incarnation: str) -> None:
-        """Publish again what the queue lost, and park what it gave up."""
+        """Publish again what the queue lost, and see to what it gave up."""
         while True:
             if self._may_work():
                 try:
-                    returned = await self._in_thread(self._ledger.return_lost, incarnation=incarnation)
+                    returned = await self._call(self._ledger.return_lost, incarnation=incarnation)
                 except RelightError as exc:
                     _log.warning("ledger_failed", extra={"error": str(exc)})
                     returned = 0
@@ -180,7 +211,8 @@ class Worker:
                 for letter in await queue.dead_letters():
                     reason = f"its message was handed out {letter.deliveries} times and never acknowledged"
                     try:
-                        await self._in_thread(self._ledger.park_unclaimed, letter.task_id, reason=reason)
+                        if _can_be_a_task(letter.task_id):
+                            await self._call(self._ledger.give_up_message, letter.task_id, reason=reason)
                     except RelightError as exc:
                         _log.warning("ledger_failed", extra={"error": str(exc)})
                     else:
@@ -200,6 +232,7 @@ class Worker:
             else:
                 await delivery.nak(again_s)
         except RelightError as exc:
+            self._ledger_is_away = self._ledger_is_away or isinstance(exc, UnavailableError)
             _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
             with suppress(RelightError):
                 await delivery.nak(self._retry.after(delivery.deliveries, chance=self._chance))
@@ -207,8 +240,11 @@ class Worker:
     async def _perform(self, delivery: Delivery) -> float | None:
         """Run the task of a message; return after how many seconds it should come again, None when it has done its
         work."""
+        if not _can_be_a_task(delivery.task_id):
+            _log.warning("task_is_not_in_the_ledger", extra={"task_id": delivery.task_id})
+            return None
         claimed_at = self._clock.monotonic()
-        task = await self._in_thread(
+        task = await self._call(
             self._ledger.claim,
             delivery.task_id,
             worker=self._name,
@@ -243,8 +279,8 @@ class Worker:
             if inspect.iscoroutinefunction(self._handler):
                 result = await self._handler(AsyncTaskRun(run))
             else:
-                result = await self._in_thread(self._handler, run)
-            await self._in_thread(run.finish, result)
+                result = await asyncio.get_running_loop().run_in_executor(self._threads, self._handler, run)
+            await self._call(run.finish, result)
         except Exception as exc:  # noqa: BLE001 - the boundary of a worker: a task may raise anything
             verdict = judge(
                 exc,
@@ -262,10 +298,10 @@ class Worker:
 
     async def _write(self, task: Task, verdict: Again | Park | Leave | None) -> float | None:
         match verdict:
-            case Again(delay_s=delay_s, reason=reason):
-                await self._in_thread(self._ledger.release, task, error=reason, delay_s=delay_s)
+            case Again(delay_s=delay_s, reason=reason, counted=counted):
+                await self._call(self._ledger.release, task, error=reason, delay_s=delay_s, counted=counted)
             case Park(reason=reason):
-                await self._in_thread(self._ledger.park, task, reason=reason)
+                await self._call(self._ledger.park, task, reason=reason)
             case Leave():
                 return self._claim_s
         return None
@@ -274,13 +310,13 @@ class Worker:
         """A message whose task could not be claimed: it has done its work, unless nothing else will bring the task
         back."""
         try:
-            found = await self._in_thread(self._ledger.task, task_id)
+            status, queued = await self._call(self._ledger.status, task_id)
         except NotFoundError:
             _log.warning("task_is_not_in_the_ledger", extra={"task_id": task_id})
             return None
-        if found.status is Status.RUNNING:
+        if status is Status.RUNNING:
             return self._claim_s
-        return _RECONNECT_S if found.status is Status.PENDING and found.queued else None
+        return _RECONNECT_S if status is Status.PENDING and queued else None
 
     async def _keep(self, run: TaskRun, delivery: Delivery, working: asyncio.Task[Any]) -> None:
         """Renew the claim and the delivery while the task is worked on; a coroutine that lost its task is ended."""
@@ -288,7 +324,7 @@ class Worker:
         while True:
             await asyncio.sleep(every_s)
             try:
-                await self._in_thread(run.heartbeat)
+                await self._call(run.heartbeat)
             except (LeaseLostError, StaleEpochError):
                 working.cancel()
                 return
@@ -303,10 +339,20 @@ class Worker:
         await asyncio.gather(working, return_exceptions=True)
         if inspect.iscoroutinefunction(self._handler):  # a thread goes on: its claim must run out by itself
             with suppress(RelightError):
-                await self._in_thread(self._ledger.release, task, error="its worker stopped")
+                await self._call(self._ledger.release, task, error="its worker stopped", counted=False)
 
-    async def _in_thread(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **named))
+    async def _call(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """One of the worker's own calls, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, partial(call, *args, **named))
+
+
+def _can_be_a_task(id_: str) -> bool:
+    """Whether the ledger could have a task of that id; anybody may put anything into a queue."""
+    try:
+        check_id(id_)
+    except PermanentError:
+        return False
+    return True
 
 
 def _leaves(group: BaseExceptionGroup[Any]) -> Sequence[BaseException]:

@@ -1,3 +1,6 @@
+-- name: ping
+select
+
 -- name: newest_epoch
 select epoch, region, opened_at, verified_at, replayed_at from relight.epochs order by epoch desc limit 1
 
@@ -31,6 +34,9 @@ update relight.tasks
  where tasks.id = free.id
 returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
           exists (select from relight.steps where steps.task_id = tasks.id)
+
+-- name: read_status
+select status, queued_in is not null from relight.tasks where id = %(id)s
 
 -- name: claim_due
 with dead as materialized (
@@ -81,16 +87,21 @@ select id from ended
 -- name: release_task
 update relight.tasks
    set status = 'pending', error = %(error)s, due_at = now() + %(delay_s)s * interval '1 second',
-       queued_in = null, queued_at = null,
+       attempts = attempts - %(uncounted)s, queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s and claimed_by = %(claim)s and status = 'running'
 
--- name: park_unclaimed
+-- A worker that began it and never gave it back may have been ended by it. A task that nobody has begun since it was
+-- queued has ended nobody.
+-- name: give_up_message
 update relight.tasks
-   set status = 'parked', error = %(error)s, claimed_by = null, claimed_epoch = null, lease_until = null,
-       epoch = %(epoch)s, updated_at = now()
+   set status = case status when 'running' then 'parked' else 'pending' end,
+       error = case status when 'running' then %(error)s else error end,
+       queued_in = null, queued_at = null,
+       claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s
    and (status = 'pending' or status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s))
+returning status
 
 -- name: resume_task
 update relight.tasks
