@@ -21,6 +21,7 @@ VERBS = (
     "snapshot",
     "points",
     "memory",
+    "journal",
     "restore",
     "rehearse",
     "adopt",

@@ -1,6 +1,6 @@
 """Look after a region's vector memory: what is in it, its indexes, and the former data that restores kept.
 
-show       what each collection holds, how it is searched, and what is kept of former ones
+show       what each collection holds, how far it is behind the journal, how it is searched, what is kept of former ones
 index      build the indexes that lack; the memory is searched and written to meanwhile
 drop-kept  drop the former data of the collections, but for the newest `--keep` of each
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import ConfigError
+from relight.errors import ConfigError, RelightError
+from relight.memory.apply import Lag, lag_of
 from relight.memory.index import build_indexes
 from relight.memory.store import DEGRADED
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result
@@ -18,6 +19,7 @@ from relight_cli.console import DONE, add_plan, add_region, confirmed, open_regi
 if TYPE_CHECKING:
     import argparse
 
+    from relight.memory.store import CollectionSpec
     from relight.wiring import Region
 
 
@@ -39,26 +41,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, region: Region) -> None:
-    rows = [_row(region, name) for name in (spec.name for spec in region.specs)]
+    rows = [_row(region, spec) for spec in region.specs]
     if args.json:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['collection']}: {row['points']} points at {row['position']}, index {row['index']}")
+        print(f"{row['collection']}: {row['points']} points at {row['position']}, {_behind(row)}, index {row['index']}")
         for kept in row["kept"]:
             print(f"  kept: {kept}")
 
 
-def _row(region: Region, name: str) -> dict[str, Any]:
-    found = region.store.describe(name)
+def _row(region: Region, spec: CollectionSpec) -> dict[str, Any]:
+    found = region.store.describe(spec.name)
+    lag, unknown = Lag(seconds=None, entries=None), ""
+    try:
+        with region.state() as state:
+            lag = lag_of(region.store, state, spec)
+    except RelightError as exc:
+        unknown = exc.problem
     return {
-        "collection": name,
+        "collection": spec.name,
         "points": found.points if found else None,
         "position": str(found.position) if found else None,
+        "lag_seconds": lag.seconds,
+        "behind": lag.entries,
+        "lag_unknown": unknown,
         "index": found.index.value if found else None,
         "restored_from": found.restored_from if found else None,
-        "kept": region.store.kept(name),
+        "kept": region.store.kept(spec.name),
     }
+
+
+def _behind(row: dict[str, Any]) -> str:
+    if row["behind"] is None:
+        return "behind by what nobody knows" + (f" ({row['lag_unknown']})" if row["lag_unknown"] else "")
+    return f"{row['behind']} entries and {row['lag_seconds']:.1f} s behind the journal"
 
 
 def _index(args: argparse.Namespace, region: Region) -> None:

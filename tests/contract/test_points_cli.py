@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from memory_helpers import remember, some_points
+from memory_helpers import remember, settle, some_points
 
 from relight.adapters import aws
 from relight.clock import SystemClock
@@ -50,6 +50,13 @@ class Standby:
         self._secrets = emulator.client("secretsmanager", HERE)
         self.vault = Vault(emulator.client("s3", HERE), settings.vault_bucket, region=HERE)
         self.peer = Vault(emulator.client("s3", PEER), settings.peer_vault_bucket, region=PEER)
+
+    def hold_lease(self) -> None:
+        """From now on the region may write."""
+        s3 = self.vault._client
+        s3.create_bucket(Bucket=self.settings.lease_bucket, CreateBucketConfiguration={"LocationConstraint": HERE})
+        lease = Lease(epoch=1, region=HERE, run_id="r", expires_at=SystemClock().now() + timedelta(hours=1))
+        LeaseStore(s3, self.settings.lease_bucket).write(lease, instead_of=None)
 
     def connect(self, **changes: str) -> None:
         """From now on the region's secret says this of its servers."""
@@ -314,10 +321,7 @@ def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
     standby_region.connect(queue_url=nats_server.url())
     monkeypatch.setenv("RELIGHT_TIER", "batch")  # whose points go to the own vault
     monkeypatch.setenv("RELIGHT_PEER_VAULT_ENDPOINT", seaweed_server.url)
-    s3 = vault._client
-    s3.create_bucket(Bucket=settings.lease_bucket, CreateBucketConfiguration={"LocationConstraint": HERE})
-    lease = Lease(epoch=1, region=HERE, run_id="r", expires_at=SystemClock().now() + timedelta(hours=1))
-    LeaseStore(s3, settings.lease_bucket).write(lease, instead_of=None)
+    standby_region.hold_lease()
     old = take(vault, 24 * 60)
     assert main(["points", "copy", "--yes"]) == 1
     assert "NoSuchBucket" in capsys.readouterr().err
@@ -328,6 +332,7 @@ def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
     newest = next(points.eligible(vault))
     assert (done["id"], done["region"]) == (newest.id, HERE)
     assert [item["point"] for item in done["copied"]] == [newest.id]  # which holds the only rung of each kind
+    assert [item["waiting"] for item in done["journal"]] == [""]
     assert [manifest.id for manifest in points.eligible(away)] == [newest.id]
     assert [manifest.id for manifest in points.eligible(vault)] == [newest.id, old.id]
     assert main(["points", "list"]) == 0
@@ -352,3 +357,101 @@ def test_a_rehearsal_takes_the_store_that_the_secret_names_for_it(
     assert "the store of rehearsal_dsn" in told.err
     assert "the rehearsal failed" in told.err
     assert "hidden" not in told.err + told.out
+
+
+def test_the_journal_is_archived_and_shown(
+    standby_region: Standby, take: Any, spec: CollectionSpec, state: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run says what would be done; in a region without the lease nothing is; what there is can be seen."""
+    take(standby_region.peer, 10)
+    settle(state)
+    assert main(["journal", "archive", "--yes"]) == 1
+    standby_region.hold_lease()
+    capsys.readouterr()
+    assert main(["journal", "archive", "--dry-run", "--json"]) == 0
+    [plan] = json.loads(capsys.readouterr().out)
+    assert (plan["segments"], plan["entries"], plan["pruned_entries"]) == (1, 20, 0)
+    assert main(["journal", "archive", "--yes", "--json"]) == 0
+    [done] = json.loads(capsys.readouterr().out)
+    assert (done["entries"], "is not in the vault" in done["waiting"]) == (20, True)
+    for key in standby_region.vault.list_keys("journal/"):
+        standby_region.peer.put_bytes(key, standby_region.vault.get_bytes(key))
+    assert main(["journal", "archive", "--yes"]) == 0
+    told = capsys.readouterr()
+    assert "pruned entries: 20" in told.out
+    assert "the rest waits" not in told.err
+    assert main(["journal", "show", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [row] = found["collections"]
+    assert (row["entries"], row["alive"], row["segments"], row["behind"], row["lag_seconds"]) == (0, 20, 1, 0, 0)
+    assert found["bytes"] > 0
+    assert main(["journal", "show"]) == 0
+    assert f"{spec.name}: 0 entries after" in capsys.readouterr().out
+    assert main(["memory", "show"]) == 0
+    assert "0 entries and 0.0 s behind the journal" in capsys.readouterr().out
+
+
+def test_what_a_task_wrote_is_taken_back(
+    standby_region: Standby,
+    take: Any,
+    store: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The plan counts entries by task and changes nothing; then the memory is as it was, and that can be undone."""
+    with state, state.cursor() as cursor:
+        memory.upsert(cursor, some_points(3, seed=9, prefix="bad"), epoch=1, task_id="wrong")
+    settle(state)
+    assert main(["restore", "--without-task", "wrong", "--yes"]) == 1
+    standby_region.hold_lease()
+    capsys.readouterr()
+    assert main(["restore", "--without-task", "wrong", "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)[0]["left_out"] == {"wrong": 3}
+    assert "3 entries (3 of wrong), from 20" in told.err
+    assert main(["restore", "--without-task", "wrong", "--without-task", "nobody", "--yes"]) == 1
+    assert "there is no task 'nobody'" in capsys.readouterr().err
+    assert main(["restore", "--without-task", "wrong", "--yes", "--json"]) == 0
+    [done] = json.loads(capsys.readouterr().out)["cuts"]
+    assert (done["deleted"], done["restored"], _points(store, spec)) == (3, 0, 20)
+    settle(state)
+    assert main(["restore", "--without-task", done["id"], "--yes"]) == 0
+    assert _points(store, spec) == 23
+
+
+def test_the_memory_goes_back_to_a_moment(
+    standby_region: Standby,
+    take: Any,
+    store: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was written since is taken back; the future and a time before the first write are refused in words."""
+    standby_region.hold_lease()
+    with state.cursor() as cursor:
+        cursor.execute("select clock_timestamp()")
+        [at] = cursor.fetchone() or (None,)
+    state.rollback()
+    with state, state.cursor() as cursor:
+        memory.upsert(cursor, some_points(2, seed=9, prefix="later"), epoch=1)
+        memory.delete(cursor, ["p0"], epoch=1)
+    settle(state)
+    assert main(["restore", "--until", at.isoformat(), "--yes"]) == 0
+    told = capsys.readouterr()
+    assert "3 entries (3 of no task)" in told.err
+    assert _points(store, spec) == 20
+    assert main(["restore", "--until", "2999-01-01T00:00:00Z", "--yes"]) == 2
+    assert "in the future" in capsys.readouterr().err
+    assert main(["restore", "--until", "2020-01-01T00:00:00Z", "--yes"]) == 1
+    assert "its first write is of 20" in capsys.readouterr().err
+    assert main(["restore", "--into", "x", "--yes"]) == 2
+
+
+def _points(store: PgVectorStore, spec: CollectionSpec) -> int:
+    found = store.describe(spec.name)
+    assert found is not None
+    return found.points

@@ -53,7 +53,7 @@ class Noted:
     def __init__(self) -> None:
         self.values: list[dict[str, float]] = []
 
-    def put(self, values: Any) -> None:
+    def put(self, values: Any, *, collection: str = "") -> None:
         self.values.append(dict(values))
 
 

@@ -71,26 +71,26 @@ class Applier:
         self._batch = batch
         self._known = False
 
-    def catch_up(self) -> Applied:
+    def catch_up(self, *, make: bool = True) -> Applied:
         """Apply everything that can be read now, in batches; makes the collection where there is none.
 
-        One that is not all journalled is not made from the journal's part of it: NotFoundError. Raises IntegrityError
-        when the store was filled under another history or an archived part of the journal is lost, PrunedError when one
-        is needed and there is no archive to read, UnavailableError when this standby has not replayed as far as the
-        store is, a vault does not answer, or another applier does not come to its end. What was applied until then
-        stays.
+        Without `make` that is NotFoundError, because hydration is to make it; so it is of one that is not all
+        journalled, because the journal has only a part of it. Raises IntegrityError when the store was filled under
+        another history or an archived part of the journal is lost, PrunedError when one is needed and there is no
+        archive to read, UnavailableError when this standby has not replayed as far as the store is, a vault does not
+        answer, or another applier does not come to its end. What was applied until then stays.
         """
         if self._store.transactional:
-            return self._catch_up()
+            return self._catch_up(make=make)
         with journal.alone(self._state, Job.APPLY, self._spec.name, clock=self._clock, within_s=_APPLIER_S):
-            return self._catch_up()
+            return self._catch_up(make=make)
 
-    def _catch_up(self) -> Applied:
+    def _catch_up(self, *, make: bool) -> Applied:
         name = self._spec.name
         try:
             position = self._store.position(name)
         except NotFoundError:  # new, or the store lost its volume
-            if not self._spec.journalled:
+            if not (make and self._spec.journalled):
                 raise
             self._known = False
             self._store.ensure(self._spec)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from relight.adapters import aws
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from relight.memory.apply import Lag
+    from relight.recovery.exposure import Exposure
     from relight.tasks.confirm import Confirmations, Promise
 
 NAMESPACE = "Relight"
@@ -18,8 +20,8 @@ NAMESPACE = "Relight"
 class Metrics(Protocol):
     """Takes numbers."""
 
-    def put(self, values: Mapping[str, float]) -> None:
-        """Record `values` by name, as of now; UnavailableError or DeniedError."""
+    def put(self, values: Mapping[str, float], *, collection: str = "") -> None:
+        """Record `values` by name, as of now, of a collection where one is named; UnavailableError or DeniedError."""
         ...
 
 
@@ -40,8 +42,26 @@ def promise_gauges(promise: Promise, confirmations: Confirmations, *, now: datet
     }
 
 
+def publish_lag(metrics: Metrics, lags: Mapping[str, Lag]) -> None:
+    """`JournalLagSeconds` and `JournalLagEntries` of each collection that is there, told apart by `collection`."""
+    for collection, lag in lags.items():
+        if lag.seconds is not None and lag.entries is not None:
+            values = {"JournalLagSeconds": lag.seconds, "JournalLagEntries": float(lag.entries)}
+            metrics.put(values, collection=collection)
+
+
+def publish_exposure(metrics: Metrics, exposures: Sequence[Exposure]) -> None:
+    """`ExposureSeconds` of each collection; nothing where all would be lost, so that an alarm takes it for missing."""
+    for item in exposures:
+        if item.seconds is not None:
+            metrics.put({"ExposureSeconds": item.seconds}, collection=item.collection)
+
+
 class CloudWatchMetrics:
-    """Metrics in the namespace `Relight`, told apart by environment and region. Seconds are those so named."""
+    """Metrics in the namespace `Relight`, told apart by environment and region, and by collection where one is named.
+
+    Seconds are those so named.
+    """
 
     def __init__(self, client: Any, *, environment: str, region: str) -> None:
         self._client = client
@@ -50,14 +70,17 @@ class CloudWatchMetrics:
             {"Name": "region", "Value": region},
         ]
 
-    def put(self, values: Mapping[str, float]) -> None:
+    def put(self, values: Mapping[str, float], *, collection: str = "") -> None:
         """See `Metrics.put`."""
+        # CloudWatch takes ASCII.
+        value = collection.encode("ascii", "backslashreplace").decode()
+        named = [{"Name": "collection", "Value": value}] if collection else []
         data = [
             {
                 "MetricName": name,
                 "Value": value,
                 "Unit": "Seconds" if name.endswith("Seconds") else "None",
-                "Dimensions": self._dimensions,
+                "Dimensions": [*self._dimensions, *named],
             }
             for name, value in values.items()
         ]

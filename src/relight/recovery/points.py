@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import PermanentError, UnavailableError
+from relight.errors import ConflictError, NotFoundError, PermanentError, RelightError, UnavailableError
+from relight.memory.archive import ARCHIVE_S, MAX_AGE_S, archive_journal
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
 from relight.queue.queues import open_queue
+from relight.recovery.exposure import vector_exposure
+from relight.recovery.metrics import CloudWatchMetrics, publish_exposure
 from relight.vault.copy import copy_points
+from relight.vault.points import newest_eligible
 from relight.vault.retention import prune
 from relight.vault.verify import verify_points
 
 if TYPE_CHECKING:
+    from relight.memory.archive import Archived
     from relight.vault.copy import Copied
     from relight.vault.manifest import QueuePosition
     from relight.vault.retention import Pruned
@@ -33,7 +39,8 @@ def take_point(region: Region) -> dict[str, Any]:
     Uploaded once: to the standby's vault where replication would come too late for the RPO, else to the own one; the
     other takes it when the first cannot be reached, and replication or a later catch-up carries it across. Skipped
     where the region does not hold the lease: a former primary that comes back would seal points of a past that nobody
-    may restore.
+    may restore. Then the journal is archived, and what would be lost now is published; failing there is no failure of
+    the point, and the result says so.
     """
     if holder := _other_holder(region):
         return {"skipped": f"{region.settings.region} does not hold the lease, {holder} does"}
@@ -55,7 +62,44 @@ def take_point(region: Region) -> dict[str, Any]:
         "region": manifest.region,
         "points": sum(part.points for part in manifest.collections),
         "bytes": manifest.total_bytes,
-    } | _carried_across(region)
+        **_carried_across(region),
+        **_archived(region),
+        **_exposed(region),
+    }
+
+
+def archive_region(
+    region: Region, *, max_age_s: float = MAX_AGE_S, within_s: float = ARCHIVE_S, dry_run: bool = False
+) -> list[Archived]:
+    """Archive the journal to the region's own vault, and prune what the other region has; see `archive_journal`.
+
+    ConflictError where the region does not hold the lease: its journal may have parted from that of the one that does.
+    """
+    require_lease(region)
+    settings = region.settings
+    with region.state() as state:
+        return archive_journal(
+            database=region.database,
+            state=state,
+            own=region.vault,
+            peer=region.peer_vault,
+            collections=[spec.name for spec in region.specs],
+            clock=region.clock,
+            forget_after=timedelta(days=settings.keep_daily),
+            carry=bool(settings.vault_endpoint or settings.peer_vault_endpoint),
+            max_age_s=max_age_s,
+            within_s=within_s,
+            dry_run=dry_run,
+        )
+
+
+def require_lease(region: Region) -> None:
+    """ConflictError where another region holds the lease, or nobody; what cannot be found out is no objection."""
+    if holder := _other_holder(region):
+        raise ConflictError(
+            f"{region.settings.region} does not hold the lease, {holder} does",
+            hint="do it in the region that does: add --role",
+        )
 
 
 def prune_points(region: Region, *, dry_run: bool = False) -> Pruned:
@@ -91,6 +135,32 @@ def _carried_across(region: Region) -> dict[str, Any]:
     except (UnavailableError, PermanentError) as exc:
         log.warning("points not copied", extra={"error": str(exc)})
         return {"not_copied": str(exc)}
+
+
+def _archived(region: Region) -> dict[str, Any]:
+    try:
+        return {"journal": [item.to_json() for item in archive_region(region)]}
+    except RelightError as exc:
+        log.warning("journal not archived", extra={"error": str(exc)})
+        return {"not_archived": str(exc)}
+
+
+def _exposed(region: Region) -> dict[str, Any]:
+    """What would be lost now, as a gauge; seen from the vault that would be restored from."""
+    settings = region.settings
+    try:
+        try:
+            newest = [newest_eligible(region.peer_vault)]
+        except NotFoundError:
+            newest = []
+        publish_exposure(
+            CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region),
+            vector_exposure(region, newest),
+        )
+    except RelightError as exc:
+        log.warning("exposure not published", extra={"error": str(exc)})
+        return {"not_published": str(exc)}
+    return {}
 
 
 def _queue_position(region: Region) -> QueuePosition | None:
