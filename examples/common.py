@@ -18,6 +18,7 @@ from relight.memory.api import Applier
 from relight.tasks.effects import EffectStatus
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from relight.memory.store import VectorStore
@@ -63,7 +64,7 @@ class Place:
     def mail(self) -> Mail:
         """The tool that sends the reports."""
         imap = ("127.0.0.1", self.imap_port) if self.imap_port else None
-        return Mail(smtp=("127.0.0.1", self.smtp_port), imap=imap, timeout_s=self.mail_s)
+        return _MortalMail(self, smtp=("127.0.0.1", self.smtp_port), imap=imap, timeout_s=self.mail_s)
 
     def crash(self, step: str) -> None:
         """Die as by a power cut when this is the step that the user named; once a run, whoever comes there first."""
@@ -75,6 +76,19 @@ class Place:
             return
         say(f"  {step}: done. Killing myself (SIGKILL).")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _MortalMail(Mail):
+    """Dies, where the user asked for that, when the mail is out and nobody has written it down."""
+
+    def __init__(self, place: Place, **named: Any) -> None:
+        super().__init__(**named)
+        self._place = place
+
+    def send(self, request: dict[str, str], *, key: str) -> dict[str, str]:
+        answer = super().send(request, key=key)
+        self._place.crash("sending")
+        return answer
 
 
 class OnlyRegion:
@@ -95,16 +109,25 @@ def apply_journal(store: VectorStore, state_dsn: str) -> None:
         Applier(store=store, spec=SPEC, state=state).catch_up()
 
 
-def show_open(effects: Effects) -> None:
-    """List the effects of which nobody knows whether they happened, as `relight effects list` does."""
+def add_effects(parser: argparse.ArgumentParser) -> None:
+    """Options as those of `relight effects resolve`."""
+    parser.add_argument("--happened", metavar="KEY", help="you found out: that unknown effect did happen")
+    parser.add_argument("--did-not-happen", metavar="KEY", help="you found out: it did not, and may be sent again")
+
+
+def resolve(effects: Effects, args: argparse.Namespace) -> None:
+    """Record what a person found out; the task goes on."""
+    for key, happened in ((args.happened, True), (args.did_not_happen, False)):
+        if key:
+            effects.resolve(effects.named(key), happened=happened, who="the user")
+
+
+def show_unknown(effects: Effects) -> None:
+    """List what waits for a person, as `relight effects list` does."""
     for effect in effects.list([EffectStatus.UNKNOWN]):
-        say(f"{effect.tool} {effect.key[:12]} to {effect.request['to']} is {effect.status}: {effect.error}")
-        say(f"  find out whether it arrived, and say so: run --resolve {effect.key[:12]} yes|no")
-
-
-def resolve(effects: Effects, key: str, happened: str) -> None:
-    """Say what a person found out, as `relight effects resolve` does; the task goes on."""
-    effects.resolve(effects.named(key), happened=happened == "yes", who="the user")
+        key = effect.key[:12]
+        say(f"{effect.tool} {key} to {effect.request['to']} may or may not have happened: {effect.error}")
+        say(f"  look whether it arrived, then: run --happened {key}, or: run --did-not-happen {key}")
 
 
 def log_to(path: Path) -> None:

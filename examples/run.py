@@ -138,7 +138,10 @@ async def run(args: argparse.Namespace, folder: Path, agent: list[str]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="run", description=__doc__, epilog="What is not listed goes to the agent: try `-- --help`."
+        prog="run",
+        allow_abbrev=False,
+        description=__doc__,
+        epilog="What is not listed goes to the agent: try `-- --help`.",
     )
     parser.add_argument("agent", choices=[*AGENTS], help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help="where state lives between runs (default: .relight/examples/AGENT)")

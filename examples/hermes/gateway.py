@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from examples.common import Place, log_to, resolve, say, show_open
+from examples.common import Place, add_effects, log_to, resolve, say, show_unknown
 from examples.hermes.plugin import research_report
 
 from relight.tasks.database import Database
@@ -40,14 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("topic", nargs="?", help="what to look into; without it, only go on with what is unfinished")
     parser.add_argument("--workers", type=int, default=2, help="how many processes work (default: 2)")
-    parser.add_argument("--resolve", nargs=2, metavar=("KEY", "yes|no"), help="whether an unknown effect happened")
+    add_effects(parser)
     args = parser.parse_args()
     place = Place.from_env()
     log_to(place.folder / "gateway.log")
     with closing(Database(place.state_dsn)) as database, ProcessGroup() as group:
         ledger = Ledger(database, epoch=lambda: 1)
-        if args.resolve:
-            resolve(Effects(ledger), *args.resolve)
+        resolve(Effects(ledger), args)
         if args.topic:
             say(f"research_report: {json.loads(research_report({'topic': args.topic}))}")
         tails = []
@@ -65,7 +64,7 @@ def main() -> None:
             tail.show()
         for task in ledger.tasks([Status.PARKED]):
             say(f"{task.id} is parked: {task.error}")
-        show_open(Effects(ledger))
+        show_unknown(Effects(ledger))
 
 
 if __name__ == "__main__":

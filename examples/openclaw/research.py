@@ -14,7 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from examples.common import OnlyRegion, Place, apply_journal, log_to, resolve, say, show_open
+from examples.common import OnlyRegion, Place, add_effects, apply_journal, log_to, resolve, say, show_unknown
 from examples.web import SPEC, Web, embed, summarise
 
 from relight.clock import SystemClock
@@ -145,22 +145,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("topic", nargs="?", help="what to look into; without it, only go on with what is unfinished")
     parser.add_argument("--id", help="the task's id (default: the topic and the day, so one report a day on each)")
-    parser.add_argument("--resolve", nargs=2, metavar=("KEY", "yes|no"), help="whether an unknown effect happened")
+    add_effects(parser)
     args = parser.parse_args()
     place = Place.from_env()
     log_to(place.folder / "agent.log")
     with closing(Database(place.state_dsn)) as database:
         agent = Researcher(place, database)
         effects = Effects(agent.ledger)
-        if args.resolve:
-            resolve(effects, *args.resolve)
+        resolve(effects, args)
         if args.topic:
             id_ = args.id or f"report/{datetime.now(UTC):%Y-%m-%d}/{args.topic}"
             task = agent.ledger.start_task({"topic": args.topic}, id_=id_)
             if task.status in ENDED:
                 say(f"{task.id}: {task.status} already, and nothing is done again")
         agent.work()
-        show_open(effects)
+        show_unknown(effects)
 
 
 if __name__ == "__main__":

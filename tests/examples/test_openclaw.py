@@ -32,7 +32,7 @@ pytestmark = pytest.mark.servers
 AGENT = "examples.openclaw.research"
 TASK = "report/today"
 # The steps, and where in a life the mail server is when it ends.
-BOUNDARIES = ("claim", "search", "summarise", "mail")
+BOUNDARIES = ("claim", "search", "summarise", "sending", "mail")
 HELD = ("arrived", "kept")
 
 
@@ -77,7 +77,7 @@ def stories(server_group: ProcessGroup, vector_server: PostgresServer, server_di
 def test_a_second_life_goes_on_behind_the_last_finished_step(stories: dict[str, Story], boundary: str) -> None:
     """Fails when a step that was finished is done again, its result is another one, or the mail is not sent once."""
     story = stories[boundary]
-    finished = {"claim": 0, "search": 1, "summarise": 2, "mail": 2}[boundary]
+    finished = {"claim": 0, "search": 1}.get(boundary, 2)
     assert [*story.left] == ["search", "summarise"][:finished]
     results = story.scene.results(TASK)
     assert {key: results[key] for key in story.left} == story.left
@@ -107,9 +107,9 @@ def test_where_nobody_can_be_asked_a_person_is(stories: dict[str, Story], moment
     assert before == (1 if moment == "kept" else 0)
     assert scene.ledger.task(TASK).status is Status.PARKED
     [effect] = scene.effects(EffectStatus.UNKNOWN)
-    assert f"--resolve {effect.key[:12]}" in scene.said("second")
-    answer = "yes" if moment == "kept" else "no"
-    life = scene.start(AGENT, "--resolve", effect.key[:12], answer, name="third", crashes=False)
+    answer = "--happened" if moment == "kept" else "--did-not-happen"
+    assert f"run {answer} {effect.key[:12]}" in scene.said("second")
+    life = scene.start(AGENT, answer, effect.key[:12], name="third", crashes=False)
     assert life.wait(timeout_s=PATIENCE_S) == 0
     assert scene.ledger.task(TASK).status is Status.DONE
     assert scene.check_mailed_once(TASK) == story.left["summarise"]
