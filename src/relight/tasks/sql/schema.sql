@@ -170,7 +170,7 @@ ALTER TABLE ONLY relight.journal_alive
     ADD CONSTRAINT journal_alive_pkey PRIMARY KEY (collection, id);
 
 ALTER TABLE ONLY relight.journal_cuts
-    ADD CONSTRAINT journal_cuts_pkey PRIMARY KEY (id);
+    ADD CONSTRAINT journal_cuts_pkey PRIMARY KEY (id, collection);
 
 ALTER TABLE ONLY relight.journal_edges
     ADD CONSTRAINT journal_edges_pkey PRIMARY KEY (collection);
