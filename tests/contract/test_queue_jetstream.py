@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -232,6 +233,28 @@ def test_a_full_queue_refuses_and_drops_nothing(nats_server: NatsServer, environ
             await asyncio.gather(*(item.ack() for item in (first, *others)))
             assert await queue.publish(tickets(*"abcde")) == 2
             assert ids(await take(queue, 2)) == [*"de"]
+
+    run(scenario())
+
+
+@pytest.mark.servers
+def test_many_are_stored_as_one(nats_server: NatsServer, environment: str) -> None:
+    """fails when each of many tasks costs a sync of the disk: they come as a batch, but for those that the server has
+    to look at one by one, because it knows some of them or may take no batches."""
+
+    async def scenario() -> None:
+        operator = Operator(nats_server, environment)
+        async with open_queue(nats_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            assert (await operator.config())["allow_atomic"] is True
+            many = tickets(*(f"t{number}" for number in range(40)))
+            assert await queue.publish(many[:20]) == 20
+            stored = await operator.ask(f"STREAM.MSG.GET.{operator.stream}", {"seq": 20})
+            assert b"Nats-Batch-Commit" in base64.b64decode(stored["message"]["hdrs"])
+            assert await queue.publish(many[10:30]) == 10
+            await operator.ask(f"STREAM.UPDATE.{operator.stream}", {**(await operator.config()), "allow_atomic": False})
+            assert await queue.publish(many[30:]) == 10
+            assert await queue.depth() == 40
 
     run(scenario())
 

@@ -17,13 +17,18 @@ def new_stream(name: str) -> dict[str, Any]:
     return {"name": name, "subjects": [], "num_replicas": 1}
 
 
-def stream_as_promised(config: dict[str, Any], *, subject: str, max_age: int, window: int) -> dict[str, Any]:
+def stream_as_promised(
+    config: dict[str, Any], *, subject: str, max_age: int, window: int, in_batches: bool = False
+) -> dict[str, Any]:
     """The stream of tasks: a work queue on disk that takes `subject`, forgets after `max_age` nanoseconds, knows
-    duplicates for `window` at least, and refuses what is too much instead of dropping what it holds."""
+    duplicates for `window` at least, and refuses what is too much instead of dropping what it holds; `in_batches` where
+    the server can take many at once."""
     wanted = _stream(config, subject=subject, retention="workqueue")
     wanted["max_age"] = max_age
     wanted["duplicate_window"] = max(wanted.get("duplicate_window", 0), window)
     wanted["discard"] = "new"
+    if in_batches:
+        wanted["allow_atomic"] = True
     return wanted
 
 
