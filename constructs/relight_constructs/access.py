@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
 
 POINTS = "points/"
+JOURNAL = "journal/"
 MANIFESTS = f"{POINTS}*/manifest.json"
 RUNS = "runs/"
 FINDINGS = "verified/"
@@ -27,6 +28,7 @@ SENTINEL_OBJECT = "sentinel.json"
 PRUNE_ACTIONS = ("s3:DeleteObject",)
 # Asking for an object's head takes the permission to read it, and tells of locks only to who may know of them.
 HOLD_LOOK_ACTIONS = ("s3:GetObject", "s3:GetObjectLegalHold", "s3:GetObjectRetention")
+ARCHIVE_ACTIONS = ("s3:GetObject", "s3:PutObject")
 SEAL_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject")
 COMPARE_ACTIONS = ("s3:GetObject",)
 RESTORE_ACTIONS = ("s3:GetObject",)
@@ -111,6 +113,37 @@ class VaultRef(BucketRef):
             self._key(READ_KEY_ACTIONS),
         )
 
+    def grant_bring_forward(self, grantee: Grantee) -> None:
+        """Read the archived parts of the journal, and know which there are."""
+        grantee.allow(
+            f"bring-forward-{self.label}",
+            self._listing(JOURNAL),
+            self._objects(RESTORE_ACTIONS, f"{JOURNAL}*"),
+            self._key(READ_KEY_ACTIONS),
+        )
+
+    def grant_archive(self, grantee: Grantee) -> None:
+        """Archive parts of the journal. One that is there already is read, to see that it is the same."""
+        grantee.allow(
+            f"archive-{self.label}",
+            self._listing(JOURNAL),
+            self._objects(ARCHIVE_ACTIONS, f"{JOURNAL}*"),
+            self._key(ENCRYPT_ACTIONS),
+        )
+
+    def grant_cover(self, grantee: Grantee) -> None:
+        """See how far the region's eligible points go, and read back what of the journal has come here."""
+        grantee.allow(
+            f"cover-{self.label}",
+            self._listing(POINTS),
+            self._listing(FINDINGS),
+            self._listing(JOURNAL),
+            self._objects(RESTORE_ACTIONS, MANIFESTS),
+            self._objects(RESTORE_ACTIONS, self._findings),
+            self._objects(RESTORE_ACTIONS, f"{JOURNAL}*"),
+            self._key(READ_KEY_ACTIONS),
+        )
+
     def grant_verify(self, grantee: Grantee) -> None:
         """Record what was found of recovery points; beside `grant_restore`."""
         grantee.allow(
@@ -120,14 +153,18 @@ class VaultRef(BucketRef):
         )
 
     def grant_prune(self, grantee: Grantee) -> None:
-        """Find recovery points, and remove them and what was found of them, in either region."""
+        """Find recovery points, and remove them and what was found of them in either region, and what of the journal no
+        point needs."""
         grantee.allow(
             f"prune-{self.label}",
             self._listing(POINTS),
             self._listing(FINDINGS),
+            self._listing(JOURNAL),
             self._objects(HOLD_LOOK_ACTIONS, f"{POINTS}*"),
+            self._objects(HOLD_LOOK_ACTIONS, f"{JOURNAL}*"),
             self._objects(RESTORE_ACTIONS, self._findings),
             self._objects(PRUNE_ACTIONS, f"{POINTS}*"),
+            self._objects(PRUNE_ACTIONS, f"{JOURNAL}*"),
             self._objects(PRUNE_ACTIONS, f"{FINDINGS}*"),
             self._key(READ_KEY_ACTIONS),
         )

@@ -14,7 +14,7 @@ from relight_constructs.bindings import (
     LambdaPermission,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, trust_lambda
+from relight_constructs.policies import Statement, metrics, trust_lambda
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ JOIN_NETWORK_ACTIONS = (
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 )
-METRIC_ACTIONS = ("cloudwatch:PutMetricData",)
 INVOKE_ACTIONS = ("lambda:InvokeFunction",)
 
 
@@ -101,14 +100,7 @@ class Function(Construct):
 
     def allow_metrics(self, namespace: str) -> None:
         """Let the function publish metrics of one namespace."""
-        self.allow(
-            "metrics",
-            Statement(
-                actions=METRIC_ACTIONS,
-                resources=("*",),
-                condition={"StringEquals": {"cloudwatch:namespace": namespace}},
-            ),
-        )
+        self.allow("metrics", metrics(namespace))
 
     def grant_invoke(self, grantee: Grantee) -> None:
         """Call the function."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = "2012-10-17"
+METRIC_ACTIONS = ("cloudwatch:PutMetricData",)
 
 _ENI = "Lambda makes its network interfaces under the role before any resource exists, and checks for `*`"
 _XRAY = "X-Ray's actions for tracing take no resource"
@@ -106,6 +107,15 @@ def trust_replication() -> str:
     Amazon S3 user guide, "Setting up permissions for live replication".
     """
     return _trust_unbound("s3.amazonaws.com")
+
+
+def metrics(namespace: str) -> Statement:
+    """Publish metrics of one namespace."""
+    return Statement(
+        actions=METRIC_ACTIONS,
+        resources=("*",),
+        condition={"StringEquals": {"cloudwatch:namespace": namespace}},
+    )
 
 
 def trust_lambda() -> str:

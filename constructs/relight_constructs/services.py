@@ -18,7 +18,7 @@ from relight_constructs.bindings import (
     TerraformResourceLifecycle,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, trust_tasks
+from relight_constructs.policies import Statement, metrics, trust_tasks
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
@@ -123,6 +123,10 @@ class Service(Construct):
     def allow(self, name: str, *statements: Statement) -> None:
         """Add one policy to the role that the container runs under."""
         self._role.allow(name, *statements)
+
+    def allow_metrics(self, namespace: str) -> None:
+        """Let the container publish metrics of one namespace."""
+        self.allow("metrics", metrics(namespace))
 
     def grant_scale(self, grantee: Grantee) -> None:
         """Change and watch how many run.

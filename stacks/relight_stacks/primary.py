@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
+from relight_constructs.access import METRICS
 from relight_stacks.refs import vault_of
 from relight_stacks.region import LONGEST_S, RegionStack
 
@@ -29,6 +30,12 @@ class PrimaryStack(RegionStack):
         # Without the lease it seals nothing: a former primary's points must not reach the standby's vault.
         self.lease.grant_read(snapshot)
         self.signing.grant_sign(snapshot)
+        self.signing.grant_check(snapshot)
+        other_vault = vault_of(environment, Role.STANDBY)
         self.own_vault.grant_seal(snapshot)
-        vault_of(environment, Role.STANDBY).grant_seal(snapshot)
+        other_vault.grant_seal(snapshot)
+        # The journal goes to the own vault, and away once the other region has it.
+        self.own_vault.grant_archive(snapshot)
+        other_vault.grant_cover(snapshot)
+        snapshot.allow_metrics(METRICS)
         self.schedule(snapshot, rate=SNAPSHOT_RATE, late_s=SNAPSHOT_LATE_S)

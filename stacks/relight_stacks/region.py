@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relight.config import MemoryStore, Role
+from relight_constructs.access import METRICS
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.failover import Endpoint
@@ -159,6 +160,9 @@ class RegionStack(HomeStack):
         )
         self.connections.grant_read(self.agent)
         self.lease.grant_hold(self.agent)
+        # Its applier reads what the state database has let go of the journal, and says how far memory is behind.
+        self.own_vault.grant_bring_forward(self.agent)
+        self.agent.allow_metrics(METRICS)
         for other in Role:
             vault_of(environment, other).grant_keep_results(self.agent)
         server = VECTOR_SERVERS[environment.memory.store]

@@ -67,6 +67,7 @@ class StandbyStack(RegionStack):
         hydrate = self.function("hydrate", timeout_s=LONGEST_S, networked=True)
         self.connections.grant_read(hydrate)
         self.own_vault.grant_restore(hydrate)
+        self.own_vault.grant_bring_forward(hydrate)
         self.signing.grant_check(hydrate)
         self.own_vault.grant_record(hydrate)
 

@@ -66,13 +66,32 @@ def verify_points(role: str) -> set[str]:
     return restore(role) | {f"s3:PutObject {role}-vault/verified/{region}/*", f"kms:GenerateDataKey {region}-keys"}
 
 
+def bring_forward(role: str) -> set[str]:
+    return {
+        f"s3:ListBucket {role}-vault",
+        f"s3:GetObject {role}-vault/journal/*",
+        f"kms:Decrypt {REGIONS[role]}-keys",
+    }
+
+
 def prune(role: str) -> set[str]:
-    places = (f"{role}-vault/points/*", f"{role}-vault/verified/*")
+    places = (f"{role}-vault/points/*", f"{role}-vault/journal/*", f"{role}-vault/verified/*")
     return (
         restore(role)
-        | {f"s3:GetObject{what} {places[0]}" for what in ("LegalHold", "Retention")}
+        | {f"s3:GetObject{what} {place}" for what in ("", "LegalHold", "Retention") for place in places[:2]}
         | {f"s3:DeleteObject {place}" for place in places}
     )
+
+
+KEEP_RESULTS = {
+    f"{action} {role}-vault{'/results/*' if 'Object' in action else ''}"
+    for action in ("s3:ListBucket", "s3:GetObject", "s3:PutObject")
+    for role in REGIONS
+} | {f"kms:{action} {region}-keys" for action in ("Decrypt", "GenerateDataKey") for region in REGIONS.values()}
+METRICS = {"cloudwatch:PutMetricData *"}
+# Where the journal goes to, and what is asked of the other region before it goes away.
+ARCHIVE = bring_forward("primary") | {"s3:PutObject primary-vault/journal/*"}
+COVER = bring_forward("standby") | {"s3:GetObject standby-vault/verified/us-west-2/*", "kms:Verify us-east-1-keys"}
 
 
 TABLE: dict[str, set[str]] = {
@@ -82,6 +101,9 @@ TABLE: dict[str, set[str]] = {
     | SIGN
     | seal("primary-vault")
     | seal("standby-vault")
+    | ARCHIVE
+    | COVER
+    | METRICS
     | ENCRYPT_EAST
     | ENCRYPT_WEST,
     "assess": JOIN_NETWORK | READ_SECRET | restore("standby") | READ_LEASE | RECORD,
@@ -91,7 +113,7 @@ TABLE: dict[str, set[str]] = {
         f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
     }
     | RECORD,
-    "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | bring_forward("standby") | RECORD,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -99,7 +121,8 @@ TABLE: dict[str, set[str]] = {
     "rehearse": JOIN_NETWORK
     | READ_SECRET
     | restore("standby")
-    | {"s3:PutObject standby-vault/rehearsals/*", "kms:GenerateDataKey us-west-2-keys", "cloudwatch:PutMetricData *"},
+    | {"s3:PutObject standby-vault/rehearsals/*", "kms:GenerateDataKey us-west-2-keys"}
+    | METRICS,
     "sentinel": READ_LEASE
     | PUBLISH
     | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
@@ -193,8 +216,9 @@ def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
 
 @pytest.mark.parametrize("part", ["primary", "standby"])
 def test_the_agent_may_read_its_connections_and_hold_the_lease(synthesis: Synthesis, part: str) -> None:
-    """The agent's own role says nothing about vaults, functions or scaling."""
-    assert allowed(synthesis, part, "agent/role/role") == READ_SECRET | HOLD_LEASE
+    """Beside those it may keep large results, read the journal's archive and publish metrics; nothing else."""
+    own = READ_SECRET | HOLD_LEASE | bring_forward(part) | METRICS
+    assert allowed(synthesis, part, "agent/role/role") == own | KEEP_RESULTS
 
 
 @pytest.mark.parametrize("part", ["primary", "standby"])
@@ -297,7 +321,8 @@ def test_listing_a_vault_is_bound_to_a_prefix(synthesis: Synthesis) -> None:
         for item in synthesis.resources("aws_iam_role_policy", part=part).values():
             for statement in json.loads(item["policy"])["Statement"]:
                 if "s3:ListBucket" in statement["Action"] and statement["Resource"] != [LEASE]:
-                    assert statement["Condition"]["StringLike"]["s3:prefix"] in ("points/*", "runs/*", "verified/*")
+                    prefix = statement["Condition"]["StringLike"]["s3:prefix"]
+                    assert prefix in ("points/*", "journal/*", "results/*", "runs/*", "verified/*")
 
 
 def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synthesis) -> None:
