@@ -372,11 +372,10 @@ class TestEnding:
 
 # -- who may write
 
-Writes = "dict[str, Callable[[Ledger, Effects, Task], object]]"
 KEY = "e" * 64
 
 # Every method of Ledger and Effects that writes in the name of a worker.
-UNDER_A_CLAIM: Writes = {
+UNDER_A_CLAIM: dict[str, Callable[[Ledger, Effects, Task], object]] = {
     "extend": lambda ledger, effects, task: ledger.extend(task, lease_s=30),
     "finish": lambda ledger, effects, task: ledger.finish(task, 1),
     "release": lambda ledger, effects, task: ledger.release(task, error="e"),
@@ -400,7 +399,7 @@ UNDER_A_CLAIM: Writes = {
     "intend_again": lambda ledger, effects, task: effects.intend_again(task, known(effects), final_s=1),
 }
 # Those that need no claim; each is made where it would write.
-BY_ANYBODY: Writes = {
+BY_ANYBODY: dict[str, Callable[[Ledger, Effects, Task], object]] = {
     "start_task": lambda ledger, effects, task: ledger.start_task(1, id_="new"),
     "start_task again": lambda ledger, effects, task: ledger.start_task({"topic": "json"}, id_=task.id),
     "claim": lambda ledger, effects, task: ledger.claim("pending", worker="w", lease_s=30),
@@ -848,6 +847,15 @@ class TestOutbox:
         back: list[tuple[str, int]] = []
         ledger.publish_outbox(back.extend, incarnation="q2", limit=9)
         assert {id_ for id_, _ in back} == {"pending", "dead"}
+
+    def test_what_was_removed_from_the_queue_by_hand_comes_back(self, ledger: Ledger) -> None:
+        """fails when a purge loses tasks: the queue is the same one, and empty, and has had time to hand them out."""
+        ledger.start_task(1, id_="purged")
+        ledger.publish_outbox(lambda tasks: None, incarnation="q1", limit=9)
+        assert ledger.return_lost(incarnation="q1", emptied=True) == 0
+        sql(ledger.database, "update relight.tasks set queued_at = now() - interval '2 minutes'")
+        assert ledger.return_lost(incarnation="q1") == 0
+        assert ledger.return_lost(incarnation="q1", emptied=True) == 1
 
     def test_what_the_queue_forgot_comes_back(self, ledger: Ledger) -> None:
         """A message past the queue's age, and one that did not come again after its worker died, are published

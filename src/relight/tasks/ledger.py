@@ -318,14 +318,17 @@ class Ledger:
                 cur.execute(SQL["mark_queued"], {"ids": ids, "incarnation": incarnation, "epoch": self._epoch()})
         return len(rows)
 
-    def return_lost(self, *, incarnation: str, limit: int = 5000) -> int:
+    def return_lost(self, *, incarnation: str, emptied: bool = False, limit: int = 5000) -> int:
         """Put tasks into the outbox again that the queue of this incarnation does not hold, and return how many.
 
         These are the ones that another incarnation confirmed, those whose message is past the queue's age limit, and
-        those whose worker is gone and whose message has not come again in its time.
+        those whose worker is gone and whose message has not come again in its time. A queue that holds no message, not
+        even one that is being worked on, is `emptied`: what it confirmed some time ago, and was not claimed, was removed
+        by hand.
         """
+        grace_s = 3 * ACK_WAIT_S
         values = {"incarnation": incarnation, "epoch": self._epoch(), "limit": limit}
-        values |= {"max_age_s": MAX_AGE_S, "grace_s": 3 * ACK_WAIT_S}
+        values |= {"max_age_s": grace_s if emptied else MAX_AGE_S, "grace_s": grace_s}
         returned = 0
         while True:
             count = self.database.execute(SQL["return_lost"], values).rowcount

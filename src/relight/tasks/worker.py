@@ -200,8 +200,9 @@ class Worker:
         """Publish again what the queue lost, and see to what it gave up."""
         while True:
             if self._may_work():
+                emptied = await queue.depth() == 0
                 try:
-                    returned = await self._call(self._ledger.return_lost, incarnation=incarnation)
+                    returned = await self._call(self._ledger.return_lost, incarnation=incarnation, emptied=emptied)
                 except RelightError as exc:
                     _log.warning("ledger_failed", extra={"error": str(exc)})
                     returned = 0
