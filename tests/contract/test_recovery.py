@@ -149,7 +149,7 @@ def test_a_recovery_from_end_to_end(pair: Pair) -> None:
     assert (point["region"], point["points"]) == ("us-west-2", 40)
     remember(pair.east, "since", "the", "snapshot")
     for number in range(5):
-        ledger.start_task(f"t{number}", {"n": number})
+        ledger.start_task({"n": number}, id_=f"t{number}")
     done = ledger.claim("t0", worker="w", lease_s=300)
     assert done is not None
     ledger.finish(done, "early")
@@ -173,7 +173,7 @@ def test_a_recovery_from_end_to_end(pair: Pair) -> None:
     assert collection is not None
     assert (collection.points, collection.restored_from) == (43, point["id"])
     with pytest.raises(StaleEpochError):
-        Ledger(pair.west.database, epoch=lambda: 1).start_task("stale", {})
+        Ledger(pair.west.database, epoch=lambda: 1).start_task({}, id_="stale")
 
     async def queued() -> list[str]:
         async with open_queue(pair.west.connections.queue_url, environment="demo") as queue:

@@ -100,7 +100,7 @@ class Book:
 
         return asyncio.run(go())
 
-    async def replay(self, queue: TaskQueue, **options: Any) -> Replay:
+    async def replay(self, queue: TaskQueue | Through, **options: Any) -> Replay:
         arguments = {"policy": POLICY, "clock": SystemClock(), "per_second": None, **options}
         return await replay(ledger=self.ledger, queue=queue, **arguments)
 
@@ -119,7 +119,7 @@ class Book:
     def depth(self) -> int:
         async def go() -> int:
             async with self.queue() as queue:
-                return await queue.depth()
+                return int(await queue.depth())
 
         return asyncio.run(go())
 
@@ -179,7 +179,7 @@ def test_what_the_queue_lacks_is_published_in_the_order_in_which_it_was_due(book
 
 async def _incarnation(book: Book) -> str:
     async with book.queue() as queue:
-        return await queue.ensure()
+        return str(await queue.ensure())
 
 
 def test_a_second_replay_changes_nothing(book: Book) -> None:
@@ -248,7 +248,7 @@ def test_a_replay_that_failed_goes_on_where_it_was(book: Book) -> None:
 
     async def go() -> None:
         async with book.queue() as queue:
-            await book.replay(Through(queue, fail))  # type: ignore[arg-type]
+            await book.replay(Through(queue, fail))
 
     with pytest.raises(UnavailableError, match="is away"):
         asyncio.run(go())
@@ -298,7 +298,7 @@ def test_a_queue_that_is_lost_in_the_middle_is_filled_again(book: Book) -> None:
                 if times == 3:
                     await queue._api(f"STREAM.DELETE.{queue._stream}")
 
-            return await book.replay(Through(queue, lose))  # type: ignore[arg-type]
+            return await book.replay(Through(queue, lose))
 
     assert asyncio.run(go()).total == 4000
     assert book.queued() == ids
@@ -308,7 +308,7 @@ def test_two_replays_at_once_publish_each_task_once(book: Book) -> None:
     """No task is handed out by two, and both end only when all is published."""
     book.many(6000)
 
-    async def go() -> list[Replay]:
+    async def go() -> tuple[Replay, Replay]:
         async with book.queue() as first, book.queue() as second:
             return await asyncio.gather(book.replay(first), book.replay(second))
 

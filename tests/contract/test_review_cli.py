@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import psycopg2.extensions
 import pytest
 from memory_helpers import make_state
-from runtime_helpers import RecordingTool
+from runtime_helpers import RecordingTool, sql
 
-from relight.adapters import aws
+from relight.adapters import aws, postgres
 from relight.config import Connections, Role, Settings
 from relight.objectives import Tier
 from relight.tasks.database import Database
@@ -307,6 +308,43 @@ def test_a_person_says_that_it_did_not_happen(stage: Stage, capsys: pytest.Captu
 
 
 # -- relight divergence
+
+
+def test_what_diverged_is_listed(
+    stage: Stage, state_pair: StatePair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By kind, with what is known of it on either side; that there is some is no failure of the command."""
+    name = f"former_{secrets.token_hex(4)}"
+    stage.database.close()
+    admin = postgres.connect(state_pair.primary.dsn("postgres"), autocommit=True)
+    with admin.cursor() as cur:
+        cur.execute(f"create database {name} template {psycopg2.extensions.parse_dsn(stage.dsn)['dbname']}")
+    admin.close()
+    former = Database(state_pair.primary.dsn(name))
+    sql(former, "delete from relight.epochs where epoch = 2")
+    ledger = Ledger(former, epoch=lambda: 1)
+    ledger.start_task({}, id_="lost")
+    task = ledger.claim("lost", worker="w", lease_s=300)
+    assert task is not None
+    effects = Effects(ledger)
+    assert effects.intend(task, key="e" * 64, tool="mail", request={"to": "zoe"}, final_s=0.0) == 1
+    effects.settle("e" * 64, EffectStatus.DONE, sending=1, response=1)
+    former.close()
+    monkeypatch.setenv("OLD_DSN", state_pair.primary.dsn(name))
+    assert main(["divergence", "--old-dsn-env", "OLD_DSN"]) == 0
+    told = capsys.readouterr()
+    assert "the histories parted at epoch 2" in told.err
+    assert told.out.splitlines() == [
+        "tasks: 1",
+        "  lost  running there, not known here",
+        "steps: 0",
+        "effects: 1",
+        f"  HAPPENED: mail of task lost, {'e' * 12}, not known here",
+        "memories: 0",
+    ]
+    assert main(["divergence", "--old-dsn-env", "OLD_DSN", "--json"]) == 0
+    [effect] = output(capsys)["effects"]
+    assert (effect["task_id"], effect["happened"], effect["here"]) == ("lost", True, None)
 
 
 def test_divergence_asks_for_the_old_side(
