@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from relight.adapters import postgres
 from relight.clock import point_id
 from relight.config import Role
 from relight.errors import RelightError
@@ -28,6 +29,7 @@ from relight.recovery.epoch import LeaseStore
 from relight.recovery.evidence import HistoryStore, ProbeHistory
 from relight.recovery.run import STATES
 from relight.vault.points import manifest_key, record_key
+from relight.vault.segments import segment_key
 from relight_drill.network import Mode
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.wire import workers
@@ -60,6 +62,8 @@ UNSEEN = {
     ("trace", "xray:*"): "Lambda sends traces under the role; the emulator sends none",
     ("join-network", "ec2:*"): "Lambda joins the network under the role; the handler is denied all of it",
     ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
+    ("archive-*", "s3:GetObject"): "to compare with what a killed run put there; the contract's tests do so",
+    ("bring-forward-standby-vault", "s3:*"): "for a point older than what the state database has; contract tests do so",
     ("prune-*", "s3:GetObjectLegalHold"): "S3 tells of locks only to who may know of them; the emulator tells all",
     ("prune-*", "s3:GetObjectRetention"): "as above",
     ("hold-lease", "s3:ListBucket"): "S3 hides a missing lease from who may not list; the emulator says 404 to all",
@@ -72,6 +76,8 @@ AGENT = """
 from contextlib import suppress
 
 from relight.errors import ConflictError
+from relight.memory.segments import fetch
+from relight.recovery.metrics import CloudWatchMetrics
 from relight.wiring import Region
 
 with Region.from_env() as region:
@@ -79,6 +85,9 @@ with Region.from_env() as region:
     lease, tag = region.leases.read()
     with suppress(ConflictError):  # a real agent renewed it in between
         region.leases.write(lease, instead_of=tag)
+    fetch(region.vault, "journal/x")
+    metrics = CloudWatchMetrics(region.aws("cloudwatch"), environment="test", region=region.settings.region)
+    metrics.put({"JournalLagSeconds": 0.0}, collection="memory")
 """
 
 
@@ -221,7 +230,15 @@ class Walk:
         self._stage.run(self._world.lose_volume(Role.STANDBY))
 
     def _snapshot(self) -> dict[Permission, str]:
-        call = partial(self._invoke, "snapshot", Role.PRIMARY)
+        def call() -> None:
+            """What was written by now is old enough to be archived, and the standby has a point that holds it."""
+            with closing(postgres.connect(self._world.state_dsn(Role.PRIMARY))) as state, state, state.cursor() as cur:
+                cur.execute(
+                    "insert into relight.journal (at, epoch, collection, op, id)"
+                    " values (now() - interval '1 day', (select max(epoch) from relight.epochs), %s, 'delete', 'x')",
+                    [self._world.collection],
+                )
+            self._invoke("snapshot", Role.PRIMARY)
 
         @contextmanager
         def standby_away() -> Iterator[None]:
@@ -292,9 +309,15 @@ class Walk:
         return self._refusals("verify-points", role, lambda: s3.delete_object(Bucket=bucket, Key=newest))
 
     def _prune(self, role: Role) -> dict[Permission, str]:
-        """Of two points of one old minute the older has to go, with an object and with what was found of it."""
+        """Of two points of one old minute the older has to go, with an object and with what was found of it; and a part
+        of the journal that the newer one does not need."""
         s3, bucket, region = self._vault(role)
         older, newer = "20200101T000000Z", "20200101T000001Z"
+        sealed = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="points/")["Contents"]]
+        real = json.loads(
+            s3.get_object(Bucket=bucket, Key=max(key for key in sealed if "manifest" in key))["Body"].read()
+        )
+        segment = segment_key(self._world.collection, (0, 0), (1, 1), "0" * 64)
 
         def old_points() -> None:
             for key in (
@@ -302,10 +325,13 @@ class Walk:
                 *(manifest_key(older).replace("manifest.json", "x"), record_key(region, older)),
             ):
                 s3.put_object(Bucket=bucket, Key=key, Body=b"{}")
+            s3.put_object(Bucket=bucket, Key=manifest_key(newer), Body=json.dumps(real | {"id": newer}).encode())
+            s3.put_object(Bucket=bucket, Key=segment, Body=b"{}")
 
         found = self._refusals("prune", role, old_points)
         left = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"] if older in item["Key"]]
         assert left == []
+        assert "Contents" not in s3.list_objects_v2(Bucket=bucket, Prefix=segment)
         return found
 
     def _vault(self, role: Role) -> tuple[Any, str, str]:
@@ -319,6 +345,8 @@ class Walk:
         service = ecs.describe_services(cluster=cluster, services=[AGENT_SERVICE])["services"][0]
         task = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])["taskDefinition"]
         sts = self._world.emulator.client("sts", region)
+        s3, bucket, _ = self._vault(role)
+        s3.put_object(Bucket=bucket, Key="journal/x", Body=b"x")
         given = sts.assume_role(RoleArn=task["taskRoleArn"], RoleSessionName="test")["Credentials"]
         credentials = {
             "AWS_ACCESS_KEY_ID": given["AccessKeyId"],

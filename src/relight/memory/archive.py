@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import DeniedError, IntegrityError, NotFoundError, UnavailableError
+from relight.errors import IntegrityError, NotFoundError, UnavailableError
 from relight.memory import journal
 from relight.memory.journal import SQL, START, Position, PrunedError
 from relight.memory.segments import Line, fetch, pack, unpack
@@ -78,7 +78,7 @@ def archive_journal(
     region has an eligible point of this history that holds them, and its vault `peer` gave the whole segment back just
     now. With `carry` it is put there too, where no store replicates. Only what no unfinished transaction can still come
     before is taken. Where a vault does not answer nothing is pruned, and the result says so; UnavailableError when the
-    own one takes nothing.
+    own one takes nothing, DeniedError when either may not be used.
 
     Any number may run at once, and each may be killed anywhere: what it did not finish the next one does, and what it
     left in a vault nobody reads. A run begins no new segment after `within_s`. `state` and `database` are of the
@@ -174,7 +174,7 @@ class _Run:
                 lacking -= found.keys()
                 if not lacking:
                     break
-        except (UnavailableError, DeniedError, NotFoundError, IntegrityError) as exc:
+        except (UnavailableError, NotFoundError, IntegrityError) as exc:
             return found | dict.fromkeys(lacking, f"{self.peer} cannot be asked for its points: {exc.problem}")
         return found
 
@@ -211,7 +211,7 @@ class _Run:
                 self.own.put_bytes(segment.object, data)
         except NotFoundError:
             return f"{segment.object} is not in {self.peer} yet"
-        except (UnavailableError, DeniedError, IntegrityError) as exc:
+        except (UnavailableError, IntegrityError) as exc:
             return f"{segment.object} cannot be read back: {exc.problem}"
         return ""
 
@@ -258,7 +258,7 @@ class _Run:
             return
         try:
             held = {key for vault in (self.own, self.peer) for key in vault.list_keys(prefix(name))}
-        except (UnavailableError, DeniedError, NotFoundError):
+        except UnavailableError:
             return
         for segment in old:
             if segment.object in held:

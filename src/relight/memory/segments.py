@@ -194,14 +194,13 @@ class Archive:
 
 
 def fetch(vault: Vault, key: str) -> bytes:
-    """An object's bytes. NotFoundError where there is none, also for whoever may list a part of the bucket only."""
-    try:
-        return vault.get_bytes(key)
-    except DeniedError:
-        # S3 tells those who may not list the whole bucket no more than that.
-        if key not in vault.list_keys(key):
-            raise NotFoundError(f"{key} is not in {vault}") from None
-        raise
+    """An object's bytes; NotFoundError where there is none, and DeniedError only for who may not read it.
+
+    S3 tells whoever may not list the whole bucket neither that it is not there nor that it is.
+    """
+    if key not in vault.list_keys(key):
+        raise NotFoundError(f"{key} is not in {vault}")
+    return vault.get_bytes(key)
 
 
 def _header(collection: str, after: Position, until: Position, entries: int) -> dict[str, Any]:

@@ -7,7 +7,14 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import ConflictError, NotFoundError, PermanentError, RelightError, UnavailableError
+from relight.errors import (
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    PermanentError,
+    RelightError,
+    UnavailableError,
+)
 from relight.memory.archive import ARCHIVE_S, MAX_AGE_S, archive_journal
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
@@ -40,7 +47,7 @@ def take_point(region: Region) -> dict[str, Any]:
     other takes it when the first cannot be reached, and replication or a later catch-up carries it across. Skipped
     where the region does not hold the lease: a former primary that comes back would seal points of a past that nobody
     may restore. Then the journal is archived, and what would be lost now is published; failing there is no failure of
-    the point, and the result says so.
+    the point, and the result says so, but for a permission that is missing: DeniedError.
     """
     if holder := _other_holder(region):
         return {"skipped": f"{region.settings.region} does not hold the lease, {holder} does"}
@@ -140,6 +147,8 @@ def _carried_across(region: Region) -> dict[str, Any]:
 def _archived(region: Region) -> dict[str, Any]:
     try:
         return {"journal": [item.to_json() for item in archive_region(region)]}
+    except DeniedError:
+        raise
     except RelightError as exc:
         log.warning("journal not archived", extra={"error": str(exc)})
         return {"not_archived": str(exc)}
@@ -157,6 +166,8 @@ def _exposed(region: Region) -> dict[str, Any]:
             CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region),
             vector_exposure(region, newest),
         )
+    except DeniedError:
+        raise
     except RelightError as exc:
         log.warning("exposure not published", extra={"error": str(exc)})
         return {"not_published": str(exc)}
