@@ -148,5 +148,5 @@ def result(args: argparse.Namespace, value: Mapping[str, Any]) -> None:
         print(json.dumps(value, indent=2, default=str))
     else:
         for name, item in value.items():
-            if item is not None and item != []:
+            if item is not None and item != [] and item != {}:
                 print(f"{name.replace('_', ' ')}: {item}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import StatePair, start_pair
 from unit.test_config import SETTINGS
 
-from relight.adapters import aws
+from relight.adapters import aws, postgres
 from relight.config import Connections, Role
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
@@ -24,7 +25,9 @@ from relight.recovery.gate import readiness
 from relight.recovery.points import take_point
 from relight.recovery.run import STATES, Run, run_state
 from relight.recovery.smoke import smoke_test
-from relight.tasks.ledger import Ledger
+from relight.tasks.divergence import divergence
+from relight.tasks.ledger import Kind, Ledger, Status
+from relight.tasks.outbox import Relay
 from relight.wiring import Region
 from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
@@ -289,3 +292,54 @@ def test_a_run_needs_a_first_day(pair: Pair) -> None:
     pair.emulator.client("s3", "us-west-2").delete_object(Bucket="lease", Key="lease.json")
     with pytest.raises(NotFoundError, match="relight init"):
         run_state("fence", pair.west, Run(run_id="r"))
+
+
+def test_a_state_that_was_restored_to_an_earlier_moment_is_recovered_like_a_lost_region(
+    pair: Pair, server_group: ProcessGroup
+) -> None:
+    """Under a new epoch in the same region: credentials and old sends are held for review, the rest is published again,
+    though the same queue had confirmed it, and no worker of before can write."""
+    ledger = Ledger(pair.east.database, epoch=lambda: 1)
+    hours_ago = datetime.now(UTC) - timedelta(hours=3)
+    ledger.start_task({}, id_="mail", kind=Kind.SEND, due_at=hours_ago)
+    ledger.start_task({}, id_="token", kind=Kind.CREDENTIAL, due_at=datetime.now(UTC) + timedelta(days=1))
+    ledger.start_task({}, id_="work")
+
+    async def publish() -> None:
+        async with open_queue(pair.east.connections.queue_url, environment="demo") as queue:
+            await Relay(ledger).empty(queue, incarnation=await queue.ensure())
+
+    asyncio.run(publish())
+    folder = pair.state.primary.data_dir.with_name("restored")
+    restored = PostgresServer(server_group, folder, name="restored", database="relight")
+    asyncio.run(restored.base_backup(pair.state.primary, slot="restored"))
+    (folder / "standby.signal").unlink()
+    for name in ("mail", "work"):
+        task = ledger.claim(name, worker="w", lease_s=300)
+        assert task is not None
+        ledger.finish(task, "done since")
+    asyncio.run(restored.start())
+    secrets = pair.emulator.client("secretsmanager", "us-east-1")
+    connections = replace(pair.east.connections, state_dsn=restored.dsn())
+    secrets.put_secret_value(SecretId=EAST.connections_secret, SecretString=connections.to_json())
+
+    with Region(EAST) as east:
+        run = Run(run_id="restored")
+        keeper = east.lease_keeper()
+        with renewing(keeper):
+            found = {name: run_state(name, east, run) for name in STATES if name not in ("scale", "announce")}
+        assert found["replay"]["held"] == {"send": 1, "credential": 1}
+        assert found["replay"]["published_by_status"] == {"pending": 1}
+        now = Ledger(east.database, epoch=lambda: 2)
+        assert {task.id for task in now.tasks([Status.HELD])} == {"mail", "token"}
+        assert now.task("work").status is Status.PENDING
+        with pytest.raises(StaleEpochError):
+            Ledger(east.database, epoch=lambda: 1).start_task({}, id_="stale")
+        with closing(postgres.connect(pair.state.primary.dsn())) as former, east.state() as state:
+            since = divergence(former, state)
+    # What had been done since that moment, for whoever decides about the held and the repeated.
+    assert {(task.id, task.status, task.here) for task in since.tasks} == {
+        ("mail", "done", "held"),
+        ("work", "done", "pending"),
+    }
+    asyncio.run(restored.stop(immediate=True))
