@@ -13,7 +13,7 @@ import redis.asyncio
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
 from benchmarks.figure import Figure
-from benchmarks.steps import Held, fresh, open_ledger, state_pair
+from benchmarks.steps import GROWN, Held, fill, fresh, open_ledger, state_pair
 from relight.clock import SystemClock
 from relight.queue.queues import open_queue
 from relight.tasks.ledger import Status
@@ -47,30 +47,44 @@ async def _measure(state: PostgresServer, group: ProcessGroup, folder: Path) -> 
     best: dict[str, float] = {}
     for number in range(ROUNDS):
         for name, measured in (
-            ("nats", _tasks(state, nats_server.url(), number)),
+            ("nats", _tasks(fresh(state, "queued_nats", "local"), nats_server.url(), f"{number}")),
             ("bare nats", _bare_nats(nats_server.url(), number)),
-            ("redis", _tasks(state, redis_server.url(), number)),
+            ("redis", _tasks(fresh(state, "queued_redis", "local"), redis_server.url(), f"{number}")),
             ("bare redis", _bare_redis(redis_server.url(), number)),
         ):
             best[name] = max(best.get(name, 0.0), TASKS / await measured)
+    grown = dict.fromkeys(GROWN.values(), 0.0)
+    for rows in grown:
+        dsn = fresh(state, f"grown{rows}", "local")
+        open_ledger(dsn).database.close()
+        fill(dsn, rows)
+    for number in range(ROUNDS):
+        for rows in grown:
+            measured = _tasks(state.dsn(f"grown{rows}"), nats_server.url(), f"{rows}-{number}")
+            grown[rows] = max(grown[rows], TASKS / await measured)
+    small, large = grown.values()
+    growth = Figure(
+        name="the same at 2M rows", unit="/s", ours=large, peer=small, peer_name="nats beside 10 thousand rows",
+        at_least=0.8,
+    )  # fmt: skip
     return [
         Figure(
             name=f"tasks through {name}", unit="/s", ours=best[name], peer=best[f"bare {name}"],
             peer_name="messages through the driver alone",
         )
         for name in ("nats", "redis")
-    ]  # fmt: skip
+    ] + [growth]  # fmt: skip
 
 
-async def _tasks(state: PostgresServer, url: str, number: int) -> float:
+async def _tasks(dsn: str, url: str, name: str) -> float:
     """Seconds from a full outbox to the last task that is done."""
-    ledger = open_ledger(fresh(state, f"queue{number}", "local"))
+    ledger = open_ledger(dsn)
     for task in range(TASKS):
-        ledger.start_task({"n": task}, id_=f"t{task}")
+        ledger.start_task({"n": task}, id_=f"{name}-{task}")
     worker = Worker(
         ledger,
         lease=Held(),
-        connect=lambda: open_queue(url, environment=f"bench{number}"),
+        connect=lambda: open_queue(url, environment=f"bench{name}"),
         handler=lambda _: {"n": 1},
         name="bench",
         clock=SystemClock(),
