@@ -27,6 +27,7 @@ from relight.errors import (
     UnconfirmedError,
 )
 from relight.recovery.replica import PhysicalReplica
+from relight.tasks import database as module
 from relight.tasks.confirm import LOOK_AWAY_EVERY_S, Confirm, Standing
 from relight.tasks.database import Database
 from relight_drill.processes import wait_until
@@ -146,6 +147,20 @@ def test_only_confirmed_commits_wait(opened: Callable[..., Database]) -> None:
         with database.transaction(confirmed=confirmed) as cur:
             cur.execute(show)
             assert cur.fetchone() == (expected,)
+
+
+def test_a_caller_that_stopped_in_a_transaction_gives_its_rows_up(
+    opened: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when a frozen worker, or one whose host vanished without a word, keeps the rows it had for as long."""
+    stopped, other, id_ = opened(), opened(), new()
+    other.execute(INSERT, [id_])
+    change = "update notes set id = id where id = %s"
+    monkeypatch.setattr(module, "IDLE_S", 0.2)
+    with pytest.raises(UnavailableError), stopped.transaction() as cur:
+        cur.execute(change, [id_])
+        assert other.execute(change, [id_]).rowcount == 1
+    assert stopped.execute(change, [id_]).rowcount == 1
 
 
 def test_a_transaction_is_what_it_says(opened: Callable[..., Database], state_pair: StatePair) -> None:

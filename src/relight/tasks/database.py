@@ -49,6 +49,8 @@ SQL = statements("relight.tasks.sql", "database.sql")
 TRANSACTION_S = 15.0
 # The same for what carries nothing of a caller's: the first word on a connection, and a look at the standbys.
 WORD_S = 3.0
+# A transaction whose caller was stopped, or cut off without a word, holds its rows until the server ends it after this.
+IDLE_S = 2 * TRANSACTION_S
 # How long a caller waits for a connection that others use.
 POOL_WAIT_S = 10.0
 # What PostgreSQL says when a commit's wait for the standby was ended early, by anybody; the commit then succeeds.
@@ -237,6 +239,8 @@ class Database:
         """Send the words before the caller's: none where the session is at `level` and no transaction is to begin."""
         # Not one message of two statements: the setting would be part of the transaction, and end with it.
         words = [f"set synchronous_commit = {level}"] if member.level is not level else []
+        if member.level is None:
+            words = [f"set idle_in_transaction_session_timeout = '{IDLE_S:g}s'; {words[0]}"]
         if words or begin:
             with self._deadline(member, min(within_s, WORD_S)), member.conn.cursor() as cur:
                 for word in [*words, "begin"] if begin else words:
