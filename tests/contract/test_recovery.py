@@ -16,7 +16,7 @@ from unit.test_config import SETTINGS
 
 from relight.adapters import aws, postgres
 from relight.config import Connections, Role
-from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
+from relight.errors import AgainLaterError, ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
 from relight.memory.store import CollectionSpec
 from relight.queue.queues import open_queue
@@ -29,9 +29,11 @@ from relight.tasks.divergence import divergence
 from relight.tasks.ledger import Kind, Ledger, Status
 from relight.tasks.outbox import Relay
 from relight.wiring import Region
+from relight_constructs.recovery_machine import RETRIED_ERRORS
 from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import PostgresServer
+from relight_lambdas.replay import handler as replay_handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -343,3 +345,42 @@ def test_a_state_that_was_restored_to_an_earlier_moment_is_recovered_like_a_lost
         ("work", "done", "pending"),
     }
     asyncio.run(restored.stop(immediate=True))
+
+
+class Invocation:
+    """What Lambda tells of one that ends in so many seconds."""
+
+    def __init__(self, left_s: float) -> None:
+        self._left_s = left_s
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self._left_s * 1000)
+
+
+def test_a_replay_that_does_not_fit_into_one_invocation_goes_on_in_the_next(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function stops before Lambda ends it, with an error that the state machine tries again, and nothing is
+    recorded until all is published."""
+    ledger = Ledger(pair.east.database, epoch=lambda: 1)
+    for number in range(3):
+        ledger.start_task({}, id_=f"t{number}")
+    for name in ("fence", "promote"):
+        run_state(name, pair.west, Run(run_id="r"))
+    for key, value in WEST.to_env().items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(AgainLaterError, match="0 of 3 tasks were published"):
+        replay_handler({"run_id": "r"}, Invocation(0.0))
+    newest = pair.west.epochs.newest()
+    assert newest is not None
+    assert newest.replayed_at is None
+    assert replay_handler({"run_id": "r"}, Invocation(60.0))["published"] == 3
+    newest = pair.west.epochs.newest()
+    assert newest is not None
+    assert newest.replayed_at is not None
+    assert [
+        (event.status, event.detail.get("published"))
+        for event in pair.west.timeline("r").events()
+        if event.state == "replay" and event.status != "started"
+    ] == [("failed", None), ("done", 3)]
+    assert AgainLaterError.__name__ in RETRIED_ERRORS

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from relight.queue.port import TaskQueue, Ticket
     from relight_drill.nats import NatsServer
+    from relight_drill.redis import RedisServer
 
 pytestmark = pytest.mark.servers
 
@@ -125,12 +126,17 @@ class Book:
 
 
 @pytest.fixture
-def book(state_pair: StatePair, nats_server: NatsServer) -> Iterator[Book]:
+def book(state_pair: StatePair, request: pytest.FixtureRequest) -> Iterator[Book]:
+    """Over NATS, or over what a test asks for."""
+    server: NatsServer | RedisServer = request.getfixturevalue(getattr(request, "param", "nats_server"))
     dsns = make_state(state_pair, f"replay_{secrets.token_hex(4)}")
-    book = Book(dsns.primary, nats_server.url())
+    book = Book(dsns.primary, server.url())
     EpochLog(book.database).take(EPOCH, region="us-west-2", run_id="r")
     yield book
     book.database.close()
+
+
+over_both = pytest.mark.parametrize("book", ["nats_server", "redis_server"], indirect=True)
 
 
 class Through:
@@ -150,6 +156,7 @@ class Through:
         return await self._queue.publish(tickets)
 
 
+@over_both
 def test_what_the_queue_lacks_is_published_in_the_order_in_which_it_was_due(book: Book) -> None:
     """What another queue had, what no queue had, and what nobody works on any more; the rest is left alone."""
     incarnation = asyncio.run(_incarnation(book))
@@ -182,6 +189,7 @@ async def _incarnation(book: Book) -> str:
         return str(await queue.ensure())
 
 
+@over_both
 def test_a_second_replay_changes_nothing(book: Book) -> None:
     """It finds nothing, publishes nothing, and leaves every row as it was."""
     ids = book.many(2500)
@@ -193,6 +201,7 @@ def test_a_second_replay_changes_nothing(book: Book) -> None:
     assert book.queued() == ids
 
 
+@over_both
 def test_a_plan_changes_nothing(book: Book) -> None:
     """Neither in the ledger nor in the queue, which need not even be there, and it says what the replay then does."""
     book.many(120)
@@ -238,6 +247,7 @@ def test_open_effects_are_in_the_plan(book: Book) -> None:
     assert done.to_json()["open_effects"] == 3
 
 
+@over_both
 def test_a_replay_that_failed_goes_on_where_it_was(book: Book) -> None:
     """fails when the queue goes away in the middle: what was published stays so, and the rest follows."""
     ids = book.many(5000)
@@ -304,6 +314,7 @@ def test_a_queue_that_is_lost_in_the_middle_is_filled_again(book: Book) -> None:
     assert book.queued() == ids
 
 
+@over_both
 def test_two_replays_at_once_publish_each_task_once(book: Book) -> None:
     """No task is handed out by two, and both end only when all is published."""
     book.many(6000)
