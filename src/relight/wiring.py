@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
 from relight.config import Connections, Role, Settings
+from relight.memory.segments import Archive
 from relight.memory.stores import open_store
 from relight.objectives import uploads_to_standby_first
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
+from relight.recovery.metrics import CloudWatchMetrics
 from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
 from relight.tasks.database import Database
@@ -138,6 +140,17 @@ class Region:
     def epochs(self) -> EpochLog:
         """The epochs as the state database knows them."""
         return EpochLog(self.database)
+
+    @property
+    def archive(self) -> Archive:
+        """The journal's archived segments, in this region's vault or the other's."""
+        return Archive(self.vault, self.peer_vault)
+
+    @cached_property
+    def metrics(self) -> CloudWatchMetrics:
+        """The region's metrics."""
+        settings = self.settings
+        return CloudWatchMetrics(self.aws("cloudwatch"), environment=settings.environment, region=settings.region)
 
     def ledger(self, epoch: Callable[[], int]) -> Ledger:
         """The ledger, whose writes carry what `epoch` returns; what is too large for it goes into the vaults."""

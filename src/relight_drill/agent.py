@@ -26,10 +26,12 @@ from aiohttp import web
 
 from relight.config import Acknowledge
 from relight.errors import ConflictError, LeaseLostError, NotFoundError, RelightError, UnavailableError
-from relight.memory.api import Applier, Memory, Point
+from relight.memory.api import Memory, Point
+from relight.memory.apply import applying, keep_applied
 from relight.memory.index import keep_indexed
 from relight.queue.queues import open_queue
 from relight.recovery.gate import Readiness, readiness
+from relight.recovery.metrics import promise_gauges, publish_lag
 from relight.tasks.effects import Answer, NotSentError
 from relight.tasks.ledger import canonical
 from relight.tasks.steps import Retry
@@ -38,16 +40,16 @@ from relight.wiring import Region
 from relight_drill.corpus import Embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from psycopg2.extensions import cursor
 
+    from relight.memory.apply import Lag
     from relight.tasks.steps import TaskRun
 
 CONCURRENCY = 4
 READINESS_EVERY_S = 0.5
 READINESS_LASTS_S = 3.0
-APPLY_EVERY_S = 0.3
 CLOSE_S = 2.0
 # A task that keeps failing is parked, for a person, after a quarter of an hour.
 RETRY = Retry(attempts=20, first_s=1.0, at_most_s=60.0)
@@ -185,18 +187,25 @@ class Agent:
         return found
 
     def _apply_journal(self) -> None:
-        """Keep memory at the journal, from nothing where the store came back without its volume.
+        """Keep memory at the journal, and tell whoever watches how far behind it is and what the standby confirms."""
+        region = self._region
+        keep_applied(
+            store=region.store,
+            specs=region.specs,
+            state=region.state,
+            archive=region.archive,
+            stop=self._stop,
+            may_apply=lambda: applying(region.settings, self.ready()),
+            publish=self._publish,
+            clock=region.clock,
+        )
 
-        Only behind an open gate: before that hydration fills the store, and begins with a snapshot.
-        """
-        while not self._stop.wait(APPLY_EVERY_S):
-            if self.ready().opened:
-                try:
-                    with self._region.state() as state:
-                        for spec in self._region.specs:
-                            Applier(store=self._region.store, spec=spec, state=state).catch_up()
-                except RelightError as exc:
-                    _log.warning("applier_failed", extra={"error": str(exc)})
+    def _publish(self, lags: Mapping[str, Lag]) -> None:
+        region = self._region
+        publish_lag(region.metrics, lags)
+        database = region.database
+        gauges = promise_gauges(database.promise(), database.confirmations(), now=region.clock.now())
+        region.metrics.put(gauges)
 
     def _keep_indexed(self) -> None:
         """Also behind a closed gate: what was hydrated on boot is indexed before anybody asks."""
