@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import hydrate, pgvector, queue, replay, snapshot, steps, synth
+from benchmarks import hydrate, journal, pgvector, queue, replay, snapshot, steps, synth
 from benchmarks.figure import Figure, table_line
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # One module each; a benchmark's function returns its figures.
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "hydrate": hydrate.run,
+    "journal": journal.run,
     "pgvector": pgvector.run,
     "queue": queue.run,
     "replay": replay.run,
