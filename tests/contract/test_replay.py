@@ -438,6 +438,19 @@ def test_a_restored_state_does_not_believe_its_queue(book: Book) -> None:
     assert book.run().total == 0
 
 
+def test_a_queue_that_was_emptied_by_hand_is_filled_again(book: Book) -> None:
+    """What it confirmed a while ago is in it no more; what it has just confirmed may be, and a queue with messages in
+    it is believed."""
+    incarnation = asyncio.run(_incarnation(book))
+    ago = datetime.now(UTC) - timedelta(minutes=5)
+    book.restored("gone", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=ago)
+    book.restored("just now", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=datetime.now(UTC))
+    assert book.run().published == {Found.PENDING: 1}
+    assert book.queued() == ["gone"]
+    book.restored("believed", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=ago)
+    assert book.run().total == 0
+
+
 def test_a_scope_leaves_the_rest(book: Book) -> None:
     """Only tasks made since the moment, and only in the statuses; what is held is held whatever the scope."""
     hour = timedelta(hours=1)
@@ -470,7 +483,7 @@ def test_the_ledger_holds_what_the_policy_says(
     policy = TimeTravel(timers_after_s=limits[0], sends_after_s=limits[1], credentials_after_s=limits[2])
     with book.database.transaction() as cur:
         cur.execute("truncate relight.tasks cascade")
-    run = _Run(book.ledger, None, "x", policy, Scope(), None)  # type: ignore[arg-type]
+    run = _Run(book.ledger, None, "x", False, policy, Scope(), None)  # type: ignore[arg-type]
     expected = {}
     for number, (kind, late_s, running, epoch) in enumerate(rows):
         limit = policy.limits.get(kind, 0.0)
@@ -501,7 +514,7 @@ def test_no_statement_reads_what_has_ended(book: Book) -> None:
         )
     book.many(2000)
     book.database.execute("analyze", within_s=60)
-    run = _Run(book.ledger, None, "x", POLICY, Scope(), None)  # type: ignore[arg-type]
+    run = _Run(book.ledger, None, "x", False, POLICY, Scope(), None)  # type: ignore[arg-type]
     values = {**run._values, "after_due_at": datetime(1, 1, 1, tzinfo=UTC), "after_id": "", "limit": 1000}
     for name in ("plan", "for_review", "open_effects", "hold", "take"):
         with book.database.transaction() as cur:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import AgainLaterError, QueueLostError, UnavailableError
-from relight.queue.port import MAX_AGE_S, Ticket
+from relight.queue.port import ACK_WAIT_S, MAX_AGE_S, Ticket
 from relight.tasks.ledger import Kind
 from relight.tasks.sql import statements
 
@@ -29,8 +29,9 @@ PER_SECOND = 10_000.0
 BATCH = 1000
 # A transaction is open while a batch is published: a queue that says nothing must not hold it for long.
 PUBLISH_S = 12.0
-# How long rows are waited for that somebody else has locked, and how often a queue may be lost meanwhile.
-LOCKED_S = 30.0
+# How long rows are waited for that somebody else has locked (longer than the server lets a caller hold them that says
+# nothing), and how often a queue may be lost meanwhile.
+LOCKED_S = 45.0
 TIMES_LOST = 3
 _HELD_AT_ONCE = 5000
 _FIRST = (datetime.min.replace(tzinfo=UTC), "")
@@ -163,10 +164,10 @@ async def plan_replay(
 ) -> Plan:
     """What `replay` would do now; changes nothing, in the queue neither."""
     try:
-        incarnation = await queue.incarnation()
+        incarnation, emptied = await queue.incarnation(), await queue.depth() == 0
     except QueueLostError:
-        incarnation = ""
-    run = await asyncio.to_thread(_Run, ledger, queue, incarnation, policy, scope or Scope(), per_second)
+        incarnation, emptied = "", False
+    run = await asyncio.to_thread(_Run, ledger, queue, incarnation, emptied, policy, scope or Scope(), per_second)
     return await asyncio.to_thread(run.plan)
 
 
@@ -191,9 +192,11 @@ async def replay(
     raised: what was published stays so. Memory does not grow with the number of tasks.
     """
     for _ in range(TIMES_LOST):
-        incarnation = await queue.ensure()
-        run = await asyncio.to_thread(_Run, ledger, queue, incarnation, policy, scope or Scope(), per_second)
         try:
+            incarnation, emptied = await queue.ensure(), await queue.depth() == 0
+            run = await asyncio.to_thread(
+                _Run, ledger, queue, incarnation, emptied, policy, scope or Scope(), per_second
+            )
             return await run.replay(clock, until, progress)
         except QueueLostError as exc:
             lost = exc  # what went into it is found again, because another incarnation has it
@@ -223,10 +226,12 @@ class _Run:
         ledger: Ledger,
         queue: TaskQueue,
         incarnation: str,
+        emptied: bool,
         policy: TimeTravel,
         scope: Scope,
         per_second: float | None,
     ) -> None:
+        # A queue without a message lost what it confirmed some time ago and nobody has claimed: see `return_lost`.
         self._ledger = ledger
         self._database = ledger.database
         self._queue = queue
@@ -244,7 +249,7 @@ class _Run:
             "incarnation": incarnation,
             "now": self._now,
             "since": scope.since,
-            "max_age_s": MAX_AGE_S,
+            "max_age_s": 3 * ACK_WAIT_S if emptied else MAX_AGE_S,
             "kinds": [kind.value for kind in held],
             "befores": [*held.values()],
             "reasons": [*self._reasons.values()],
