@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from examples.mail import Mail
 from examples.web import SPEC
 from relight.adapters import postgres
-from relight.errors import ConfigError
+from relight.errors import ConfigError, RelightError
 from relight.memory.api import Applier
 from relight.tasks.effects import EffectStatus
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from relight.memory.store import VectorStore
     from relight.tasks.effects import Effects
@@ -128,6 +128,17 @@ def show_unknown(effects: Effects) -> None:
         key = effect.key[:12]
         say(f"{effect.tool} {key} to {effect.request['to']} may or may not have happened: {effect.error}")
         say(f"  look whether it arrived, then: run --happened {key}, or: run --did-not-happen {key}")
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """End the process with one line instead of a traceback when a server is gone, and quietly on Ctrl-C."""
+    try:
+        yield
+    except RelightError as exc:
+        raise SystemExit(str(exc)) from exc
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def log_to(path: Path) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from examples.common import Place, log_to, say
-from relight.errors import ConfigError, RelightError
+from examples.common import Place, log_to, plainly, say
+from relight.errors import ConfigError
 from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
 from relight.tasks.migrate import migrate
@@ -153,11 +153,8 @@ def main() -> int:
     args, rest = parser.parse_known_args()
     folder = (args.data or ROOT / ".relight" / "examples" / args.agent).resolve()
     rest = [word for word in rest if word != "--"]
-    try:
+    with plainly():
         return asyncio.run(run(args, folder, rest))
-    except RelightError as exc:
-        print(f"{args.agent}: {exc}", file=sys.stderr)
-        return 1
 
 
 if __name__ == "__main__":

@@ -63,10 +63,7 @@ class Scene:
         self.holding, self.release = threading.Event(), threading.Event()
         self.mail = MailServer(folder / "mail", on_mail=self._on_mail)
         self.mail.start()
-        with closing(psycopg2.connect(postgres.dsn())) as connection:
-            connection.autocommit = True
-            for database in (name, f"{name}_memory"):
-                connection.cursor().execute(f"create database {database}")
+        make_databases(postgres, name)
         self.place = Place(
             folder=folder,
             state_dsn=postgres.dsn(name),
@@ -80,7 +77,6 @@ class Scene:
             begin_within_s=2.0,
             crash_after=crash_after,
         )
-        prepare(self.place.state_dsn)
         self.database = Database(self.place.state_dsn)
         self.ledger = Ledger(self.database, epoch=lambda: 1)
 
@@ -153,6 +149,18 @@ class Scene:
             found = store.describe(SPEC.name)
             assert found is not None
             assert found.points == len(task_ids)
+
+
+def make_databases(postgres: PostgresServer, name: str) -> None:
+    """A migrated state database, and an empty one for memory; the migrations run once for all."""
+    with closing(psycopg2.connect(postgres.dsn())) as connection, connection.cursor() as cur:
+        connection.autocommit = True
+        cur.execute("select from pg_database where datname = 'example_template'")
+        if cur.rowcount == 0:
+            cur.execute("create database example_template")
+            prepare(postgres.dsn("example_template"))
+        cur.execute(f"create database {name} template example_template")
+        cur.execute(f"create database {name}_memory")
 
 
 def at_once(calls: list[Callable[[], None]]) -> None:

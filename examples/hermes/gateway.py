@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from examples.common import Place, add_effects, log_to, resolve, say, show_unknown
+from examples.common import Place, add_effects, log_to, plainly, resolve, say, show_unknown
 from examples.hermes.plugin import research_report
 
 from relight.tasks.database import Database
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     place = Place.from_env()
     log_to(place.folder / "gateway.log")
-    with closing(Database(place.state_dsn)) as database, ProcessGroup() as group:
+    with plainly(), closing(Database(place.state_dsn)) as database, ProcessGroup() as group:
         ledger = Ledger(database, epoch=lambda: 1)
         resolve(Effects(ledger), args)
         if args.topic:

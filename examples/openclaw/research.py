@@ -14,7 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from examples.common import OnlyRegion, Place, add_effects, apply_journal, log_to, resolve, say, show_unknown
+from examples.common import OnlyRegion, Place, add_effects, apply_journal, log_to, plainly, resolve, say, show_unknown
 from examples.web import SPEC, Web, embed, summarise
 
 from relight.clock import SystemClock
@@ -149,7 +149,7 @@ def main() -> None:
     args = parser.parse_args()
     place = Place.from_env()
     log_to(place.folder / "agent.log")
-    with closing(Database(place.state_dsn)) as database:
+    with plainly(), closing(Database(place.state_dsn)) as database:
         agent = Researcher(place, database)
         effects = Effects(agent.ledger)
         resolve(effects, args)
