@@ -59,6 +59,7 @@ SIZES = (10_000, 100_000, 500_000, 2_000_000)
 PAGES = 20
 PAGE = 500
 ARCHIVED = 20_000
+ALIVE = 100_000
 TEXT = "The quick brown fox jumps over the lazy dog, and does so again, because a memory is seldom shorter. "
 SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "4GB", "synchronous_commit": "on"}
 PLAIN = """
@@ -203,6 +204,22 @@ class _Bench:
                     peer_name="the vector",
                 )
             )
+        self._empty()
+        with self._database.transaction() as cursor:
+            cursor.execute(
+                "insert into relight.journal_alive select 'memory', 'doc-' || lpad(n::text, 9, '0')"
+                " from generate_series(1, %s) n",
+                [ALIVE],
+            )
+        figures.append(
+            Figure(
+                name="journal_alive_bytes",
+                unit="B",
+                ours=journal.sizes(self._state)[1] / ALIVE,
+                peer=13.0,
+                peer_name="the id",
+            )
+        )
         return figures
 
     def _empty(self) -> None:

@@ -45,18 +45,19 @@ class Past:
         self.store, self.spec, self.state, self.database = store, spec, state, database
         self.own, self.peer, self.clock = own, peer, clock
         self.memory = Memory(store=store, spec=spec)
+        self.epoch = EPOCH
 
     def write(self, count: int, prefix: str, *, task: str | None = None, settled: bool = True) -> None:
         """So many points, each of them an entry, which readers may then read."""
         with self.state, self.state.cursor() as cursor:
-            self.memory.upsert(cursor, some_points(count, prefix=prefix), epoch=EPOCH, task_id=task)
+            self.memory.upsert(cursor, some_points(count, prefix=prefix), epoch=self.epoch, task_id=task)
         if settled:
             settle(self.state)
 
     def forget(self, *ids: str, task: str | None = None) -> None:
         """Delete them."""
         with self.state, self.state.cursor() as cursor:
-            self.memory.delete(cursor, ids, epoch=EPOCH, task_id=task)
+            self.memory.delete(cursor, ids, epoch=self.epoch, task_id=task)
         settle(self.state)
 
     def settle(self) -> None:

@@ -159,14 +159,17 @@ class VaultRef(BucketRef):
             f"prune-{self.label}",
             self._listing(POINTS),
             self._listing(FINDINGS),
-            self._listing(JOURNAL),
             self._objects(HOLD_LOOK_ACTIONS, f"{POINTS}*"),
-            self._objects(HOLD_LOOK_ACTIONS, f"{JOURNAL}*"),
             self._objects(RESTORE_ACTIONS, self._findings),
             self._objects(PRUNE_ACTIONS, f"{POINTS}*"),
-            self._objects(PRUNE_ACTIONS, f"{JOURNAL}*"),
             self._objects(PRUNE_ACTIONS, f"{FINDINGS}*"),
             self._key(READ_KEY_ACTIONS),
+        )
+        grantee.allow(
+            f"prune-journal-{self.label}",
+            self._listing(JOURNAL),
+            self._objects(HOLD_LOOK_ACTIONS, f"{JOURNAL}*"),
+            self._objects(PRUNE_ACTIONS, f"{JOURNAL}*"),
         )
 
     def grant_keep_results(self, grantee: Grantee) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from journal_helpers import Past
-from memory_helpers import DIMENSION, EPOCH, breaking, near_more_digits, settle, some_points, wait_for_standby
+from memory_helpers import (
+    DIMENSION,
+    EPOCH,
+    Ticking,
+    breaking,
+    make_state,
+    near_more_digits,
+    settle,
+    some_points,
+    wait_for_standby,
+)
+from servers import start_pair
 
 from relight.adapters import aws, postgres
 from relight.errors import IntegrityError, RelightError, UnavailableError
@@ -33,6 +45,8 @@ from relight.vault.store import Vault
 from relight_drill.emulator import SECRET_KEY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memory_helpers import StateDsns
     from servers import StatePair
 
@@ -41,6 +55,7 @@ if TYPE_CHECKING:
     from relight.memory.pgvector import PgVectorStore
     from relight.memory.store import CollectionSpec
     from relight_drill.emulator import Emulator
+    from relight_drill.processes import ProcessGroup
 
 pytestmark = pytest.mark.servers
 
@@ -587,3 +602,57 @@ def test_what_there_is_can_be_counted(past: Past) -> None:
     assert found.oldest_archived < found.oldest
     empty = journal.holdings(past.state, "nobody")
     assert (empty.entries, empty.oldest, empty.edge, empty.segments) == (0, None, Position(), 0)
+
+
+def test_a_promoted_standby_goes_on_with_the_archive(
+    server_group: ProcessGroup,
+    server_dir: Path,
+    store: PgVectorStore,
+    elsewhere: PgVectorStore,
+    spec: CollectionSpec,
+    vault: Vault,
+    peer: Vault,
+) -> None:
+    """fails when what the lost primary archived of writes that never reached the standby becomes part of its past."""
+    pair = asyncio.run(start_pair(server_group, server_dir / f"parted-{secrets.token_hex(4)}"))
+    dsns = make_state(pair, "parted")
+    with (
+        closing(postgres.connect(dsns.primary)) as state,
+        closing(Database(dsns.primary)) as database,
+        closing(postgres.connect(dsns.standby)) as standby,
+        closing(Database(dsns.standby)) as promoted,
+    ):
+        old = Past(store, spec, state, database, vault, peer, Ticking())
+        old.write(10, "a")
+        old.prune()
+        old.write(10, "b")
+        old.take()
+        old.archive()  # noted, and not pruned
+        old.replicate()
+        wait_for_standby(pair)
+        standby.autocommit = True
+        with standby.cursor() as cursor:
+            cursor.execute("alter system set primary_conninfo = ''")
+            cursor.execute("select pg_reload_conf()")
+            cursor.execute("select pg_sleep(0.5)")
+        old.write(10, "divergent")
+        old.take(old.own)
+        old.archive(peer=old.own)
+        old.replicate()
+        assert len(old.keys()) == 3
+        pair.primary.kill()
+        with standby.cursor() as cursor:
+            cursor.execute("select pg_promote()")
+            cursor.execute("insert into relight.epochs (epoch, region, run_id) values (2, 'standby', 'r')")
+        standby.autocommit = False
+
+        new = Past(elsewhere, spec, standby, promoted, peer, vault, Ticking())
+        new.epoch = 2
+        new.clock.shift(timedelta(minutes=5))
+        assert [entry.id[0] for entry in new.entries()] == ["a"] * 10 + ["b"] * 10
+        new.write(10, "c")
+        done = new.prune()
+        assert (done.pruned_entries, done.waiting) == (10, "")
+        assert [entry.id[0] for entry in new.entries()] == ["a"] * 10 + ["b"] * 10 + ["c"] * 10
+        assert verify_memory(store=elsewhere, state=standby, spec=spec).points == 30
+    asyncio.run(pair.standby.stop())

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from memory_helpers import settle
 
 from relight.adapters import postgres
 from relight.clock import point_id
@@ -28,8 +29,10 @@ from relight.errors import RelightError
 from relight.recovery.epoch import LeaseStore
 from relight.recovery.evidence import HistoryStore, ProbeHistory
 from relight.recovery.run import STATES
+from relight.vault import points
 from relight.vault.points import manifest_key, record_key
 from relight.vault.segments import segment_key
+from relight.vault.store import Vault
 from relight_drill.network import Mode
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.wire import workers
@@ -63,6 +66,7 @@ UNSEEN = {
     ("join-network", "ec2:*"): "Lambda joins the network under the role; the handler is denied all of it",
     ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
     ("archive-*", "s3:GetObject"): "to compare with what a killed run put there; the contract's tests do so",
+    ("prune-journal-*", "s3:GetObject"): "to ask for a head, which the emulator lets everybody do",
     ("bring-forward-standby-vault", "s3:*"): "for a point older than what the state database has; contract tests do so",
     ("prune-*", "s3:GetObjectLegalHold"): "S3 tells of locks only to who may know of them; the emulator tells all",
     ("prune-*", "s3:GetObjectRetention"): "as above",
@@ -232,12 +236,14 @@ class Walk:
     def _snapshot(self) -> dict[Permission, str]:
         def call() -> None:
             """What was written by now is old enough to be archived, and the standby has a point that holds it."""
-            with closing(postgres.connect(self._world.state_dsn(Role.PRIMARY))) as state, state, state.cursor() as cur:
-                cur.execute(
-                    "insert into relight.journal (at, epoch, collection, op, id)"
-                    " values (now() - interval '1 day', (select max(epoch) from relight.epochs), %s, 'delete', 'x')",
-                    [self._world.collection],
-                )
+            with closing(postgres.connect(self._world.state_dsn(Role.PRIMARY))) as state:
+                with state, state.cursor() as cur:
+                    cur.execute(
+                        "insert into relight.journal (at, epoch, collection, op, id)"
+                        " select now() - interval '1 day', max(epoch), %s, 'delete', 'x' from relight.epochs",
+                        [self._world.collection],
+                    )
+                settle(state)
             self._invoke("snapshot", Role.PRIMARY)
 
         @contextmanager
@@ -261,8 +267,10 @@ class Walk:
             try:
                 yield
             finally:
-                for key in keys:
-                    s3.delete_object(Bucket=bucket, Key=key)
+                # In both, because deletions are not replicated.
+                for s3, bucket, _ in map(self._vault, Role):
+                    for key in keys:
+                        s3.delete_object(Bucket=bucket, Key=key)
 
         def under(*circumstances: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
             def called() -> None:
@@ -313,10 +321,7 @@ class Walk:
         of the journal that the newer one does not need."""
         s3, bucket, region = self._vault(role)
         older, newer = "20200101T000000Z", "20200101T000001Z"
-        sealed = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="points/")["Contents"]]
-        real = json.loads(
-            s3.get_object(Bucket=bucket, Key=max(key for key in sealed if "manifest" in key))["Body"].read()
-        )
+        real = next(points.eligible(Vault(s3, bucket, region=region)))
         segment = segment_key(self._world.collection, (0, 0), (1, 1), "0" * 64)
 
         def old_points() -> None:
@@ -325,7 +330,7 @@ class Walk:
                 *(manifest_key(older).replace("manifest.json", "x"), record_key(region, older)),
             ):
                 s3.put_object(Bucket=bucket, Key=key, Body=b"{}")
-            s3.put_object(Bucket=bucket, Key=manifest_key(newer), Body=json.dumps(real | {"id": newer}).encode())
+            s3.put_object(Bucket=bucket, Key=manifest_key(newer), Body=replace(real, id=newer).to_json().encode())
             s3.put_object(Bucket=bucket, Key=segment, Body=b"{}")
 
         found = self._refusals("prune", role, old_points)

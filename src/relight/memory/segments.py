@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FORMAT = "relight-journal"
 VERSION = 1
 
-# Vectors do not compress, and what else there is compresses well at once (measured: 1.12 of the raw size at the first
-# level, 1.10 at the sixth, which takes twice as long).
+# Vectors hardly compress, and what else there is compresses well at once (measured, with 256 dimensions: 1,071 bytes an
+# entry at the first level, 1,040 at the sixth, which takes half as long again).
 _LEVEL = 1
 
 
