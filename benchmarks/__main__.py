@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import hydrate, journal, pgvector, queue, replay, snapshot, steps, synth
+from benchmarks import hydrate, journal, pgvector, queue, replay, snapshot, steps, sweep, synth
 from benchmarks.figure import Figure, table_line
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "replay": replay.run,
     "snapshot": snapshot.run,
     "steps": steps.run,
+    "sweep": sweep.run,
     "synth": synth.run,
 }
 
