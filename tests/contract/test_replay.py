@@ -451,6 +451,26 @@ def test_a_queue_that_was_emptied_by_hand_is_filled_again(book: Book) -> None:
     assert book.run().total == 0
 
 
+@over_both
+def test_a_task_that_was_replayed_before_is_published_again(book: Book) -> None:
+    """fails when a queue takes a task, which a person resumed after the first replay, for the message that it had."""
+
+    async def acknowledge() -> None:
+        async with book.queue() as queue:
+            for delivery in await queue.fetch(10, timeout_s=2):
+                await delivery.ack()
+
+    book.ledger.start_task({}, id_="t")
+    for _ in range(3):
+        assert book.run().total == 1
+        assert book.depth() == 1
+        asyncio.run(acknowledge())
+        task = book.ledger.claim("t", worker="w", lease_s=30)
+        assert task is not None
+        book.ledger.park(task, reason="for a person")
+        book.ledger.resume("t")
+
+
 def test_a_scope_leaves_the_rest(book: Book) -> None:
     """Only tasks made since the moment, and only in the statuses; what is held is held whatever the scope."""
     hour = timedelta(hours=1)

@@ -80,10 +80,11 @@ set local enable_bitmapscan = off;
 set local enable_sort = off
 
 -- The next tasks in their order that this queue lacks. It goes on after the last one, so that what was published before
--- is not looked at again. What an older epoch's worker or queue has is not relied on.
+-- is not looked at again. What an older epoch's worker or queue has is not relied on. The number that tells a publication
+-- from the queue's earlier ones is another when the task came back or was confirmed meanwhile, as in the outbox.
 -- name: take
 with pending as materialized (
-    select id, due_at, attempts, case when queued_in is null then 'unconfirmed' else 'pending' end as found
+    select id, due_at, updated_at, queued_at, case when queued_in is null then 'unconfirmed' else 'pending' end as found
       from relight.tasks
      where status = 'pending' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
        and (%(unconfirmed)s and queued_in is null
@@ -95,7 +96,7 @@ with pending as materialized (
      limit %(limit)s
        for no key update skip locked
 ), running as materialized (
-    select id, due_at, attempts, 'running' as found
+    select id, due_at, updated_at, queued_at, 'running' as found
       from relight.tasks
      where status = 'running' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
        and %(running)s and (lease_until < now() or claimed_epoch < %(epoch)s)
@@ -106,7 +107,8 @@ with pending as materialized (
 ), found as (
     select * from pending union all select * from running
 )
-select id, due_at, attempts, found from found order by due_at, id limit %(limit)s
+select id, due_at, (extract(epoch from greatest(updated_at, queued_at)) * 1000000)::bigint, found
+  from found order by due_at, id limit %(limit)s
 
 -- name: mark
 update relight.tasks
