@@ -132,13 +132,12 @@ class VaultRef(BucketRef):
         )
 
     def grant_cover(self, grantee: Grantee) -> None:
-        """See how far the region's eligible points go, and read back what of the journal has come here."""
+        """See which of the region's points are eligible, and read back what of the journal has come here; beside
+        `grant_seal`."""
         grantee.allow(
             f"cover-{self.label}",
-            self._listing(POINTS),
             self._listing(FINDINGS),
             self._listing(JOURNAL),
-            self._objects(RESTORE_ACTIONS, MANIFESTS),
             self._objects(RESTORE_ACTIONS, self._findings),
             self._objects(RESTORE_ACTIONS, f"{JOURNAL}*"),
             self._key(READ_KEY_ACTIONS),

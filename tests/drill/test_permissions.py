@@ -239,10 +239,11 @@ class Walk:
             with closing(postgres.connect(self._world.state_dsn(Role.PRIMARY))) as state:
                 with state, state.cursor() as cur:
                     cur.execute(
-                        "insert into relight.journal (at, epoch, collection, op, id)"
-                        " select now() - interval '1 day', max(epoch), %s, 'delete', 'x' from relight.epochs",
+                        "insert into relight.journal (epoch, collection, op, id)"
+                        " select max(epoch), %s, 'delete', 'x' from relight.epochs",
                         [self._world.collection],
                     )
+                    cur.execute("update relight.journal set at = at - interval '1 day'")
                 settle(state)
             self._invoke("snapshot", Role.PRIMARY)
 
