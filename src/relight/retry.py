@@ -23,6 +23,8 @@ def delay_s(attempt: int, *, first_s: float, factor: float, at_most_s: float, ji
 def _grown(attempt: int, first_s: float, factor: float, at_most_s: float) -> float:
     if first_s == 0 or factor == 1:
         return first_s
-    # Past this many steps the power is over the limit, and soon over what a float holds.
-    steps = math.log(max(at_most_s / first_s, 1.0)) / math.log(factor)
-    return at_most_s if attempt - 1 > steps else first_s * factor ** (attempt - 1)
+    try:
+        return first_s * factor ** (attempt - 1)
+    except OverflowError:  # of the power alone: the product may still be small
+        exponent = math.log(first_s) + (attempt - 1) * math.log(factor)
+        return at_most_s if at_most_s == 0 or exponent >= math.log(at_most_s) else math.exp(exponent)
