@@ -234,7 +234,8 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
     finally:
         for job in jobs:
             job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        _, left = await asyncio.wait(jobs, timeout=WAIT_S)
+    assert not left, f"a worker that was cancelled goes on: {left}"
 
 
 def statuses(ledger: Ledger) -> dict[str, int]:

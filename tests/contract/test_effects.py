@@ -616,7 +616,7 @@ class TestTheRightToAct:
 
         def look() -> None:
             # Written there before the call; replayed a moment later.
-            wait_for(lambda: seen.extend(sql_there(standby)) or seen, "the intent to be in the standby")
+            seen.extend(wait_for(lambda: sql_there(standby), "the intent to be in the standby"))
 
         tool.before = look
         living(ledger, task).effect(tool, REQUEST)

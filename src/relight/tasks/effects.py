@@ -224,8 +224,8 @@ class Effects:
             self._ledger.resume_within(cur, effect.task_id, of=[Status.PARKED])
 
     def _intend(
-        self, name: str, values: dict[str, Any], *, sending_of: Callable[[list[tuple[Any, ...]]], int | None]
-    ) -> list[tuple[Any, ...]]:
+        self, name: str, values: dict[str, Any], *, sending_of: Callable[[Sequence[Any]], int | None]
+    ) -> Sequence[Any]:
         """Run a statement that intends, and wait for the standby. What it does not confirm is not sent, and said so: a
         tool that cannot tell would leave it to a person."""
         try:

@@ -148,22 +148,32 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled; tasks that run then are given back."""
+        serving: asyncio.Task[None] | None = None
         try:
             while True:
-                try:
-                    async with self._connect() as queue:
-                        await self._serve(queue)
-                except* RelightError as group:
-                    _log.warning("queue_failed", extra={"errors": [str(exc) for exc in _leaves(group)]})
+                # In a task of its own: a group in which something failed does not tell, before Python 3.13, whether it
+                # was also cancelled.
+                serving = asyncio.create_task(self._connected())
+                await asyncio.wait([serving])
+                serving.result()
                 await asyncio.sleep(_RECONNECT_S)
         finally:
-            for job in self._running:
+            ending = [job for job in (serving, *self._running) if job is not None]
+            for job in ending:
                 job.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _connected(self) -> None:
+        """Work with one connection until it fails."""
+        try:
+            async with self._connect() as queue:
+                await self._serve(queue)
+        except* RelightError as group:
+            _log.warning("queue_failed", extra={"errors": [str(exc) for exc in _leaves(group)]})
 
     async def _serve(self, queue: TaskQueue) -> None:
-        """Work with one connection until it fails."""
         incarnation = await queue.ensure()
+        _heed_cancellation()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._relay.run(queue, incarnation=incarnation, may_publish=self._may_work))
             group.create_task(self._fetch(queue))
@@ -171,6 +181,7 @@ class Worker:
 
     async def _fetch(self, queue: TaskQueue) -> None:
         while True:
+            _heed_cancellation()
             free = self._concurrency - len(self._running)
             if free <= 0:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -220,6 +231,7 @@ class Worker:
                         await queue.discard_dead(letter.task_id)
             if await queue.incarnation() != incarnation:
                 raise QueueLostError("the queue was made again", hint="it is filled from the ledger")
+            _heed_cancellation()
             await asyncio.sleep(_LOOK_AFTER_S)
 
     # -- one message
@@ -345,6 +357,14 @@ class Worker:
     async def _call(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """One of the worker's own calls, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, partial(call, *args, **named))
+
+
+def _heed_cancellation() -> None:
+    """Raise what a call swallowed: in Python 3.11 `asyncio.wait_for`, on which drivers build, forgets a cancellation
+    that comes in the moment in which its own work is done."""
+    current = asyncio.current_task()
+    if current is not None and current.cancelling():
+        raise asyncio.CancelledError
 
 
 def _can_be_a_task(id_: str) -> bool:
