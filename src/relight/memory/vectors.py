@@ -23,8 +23,9 @@ def pack(vector: Sequence[float]) -> bytes:
         packed = array("f", vector)
     except (TypeError, OverflowError) as exc:
         raise PermanentError("a vector holds something that is not a 32-bit float", hint="pass floats") from exc
-    bad = next((i for i, value in enumerate(packed) if not math.isfinite(value)), None)
-    if bad is not None:
+    # A sum of 32-bit floats, in 64 bits, is finite when each of them is; it takes a tenth of the time of asking each.
+    if not math.isfinite(sum(packed)):
+        bad = next(i for i, value in enumerate(packed) if not math.isfinite(value))
         raise PermanentError(f"component {bad} of a vector is {vector[bad]!r}", hint="pass finite 32-bit floats")
     if sys.byteorder == "big":
         packed.byteswap()
