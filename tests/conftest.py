@@ -5,7 +5,9 @@ import signal
 import pytest
 
 # So that their failures say what was compared.
-pytest.register_assert_rewrite("example_lives", "memory_helpers", "point_helpers", "queue_contract", "vector_store_contract")
+pytest.register_assert_rewrite(
+    "example_lives", "memory_helpers", "point_helpers", "queue_contract", "vector_store_contract"
+)
 
 pytest_plugins = ["servers"]
 

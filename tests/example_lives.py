@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-
 from examples.common import Place
 from examples.mailserver import MailServer
 from examples.run import prepare
 from examples.web import SPEC, Web
+
 from relight.memory.pgvector import PgVectorStore
 from relight.tasks.database import Database
 from relight.tasks.effects import Effect, Effects, EffectStatus

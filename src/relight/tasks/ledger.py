@@ -323,8 +323,8 @@ class Ledger:
 
         These are the ones that another incarnation confirmed, those whose message is past the queue's age limit, and
         those whose worker is gone and whose message has not come again in its time. A queue that holds no message, not
-        even one that is being worked on, is `emptied`: what it confirmed some time ago, and was not claimed, was removed
-        by hand.
+        even one that is being worked on, is `emptied`: what it confirmed some time ago, and was not claimed, was
+        removed by hand.
         """
         grace_s = 3 * ACK_WAIT_S
         values = {"incarnation": incarnation, "epoch": self._epoch(), "limit": limit}

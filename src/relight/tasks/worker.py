@@ -25,6 +25,7 @@ from relight.errors import (
 )
 from relight.tasks.aio import AsyncTaskRun
 from relight.tasks.ledger import MAX_ATTEMPTS, Status, check_id
+from relight.tasks.migrate import check_schema
 from relight.tasks.outbox import Relay
 from relight.tasks.steps import CLAIM_S, HOPELESS, Retry, TaskRun
 
@@ -87,10 +88,13 @@ def judge(
     if any(isinstance(cause, UnconfirmedError) for cause in causes):
         # The standby is away, for however long: that is not the task's fault.
         return Again(delay_s=_UNCONFIRMED_S, reason=reason, counted=False)
+    waits = [cause.wait_s for cause in causes if isinstance(cause, AgainLaterError)]
+    if len(waits) == len(causes):
+        # It waits for something, and says how long; a step's failures are counted by themselves.
+        return Again(delay_s=max(waits), reason=reason, counted=False)
     if attempts >= max_attempts:
         return Park(reason=reason)
-    wait_s = max([cause.wait_s for cause in causes if isinstance(cause, AgainLaterError)], default=0.0)
-    return Again(delay_s=max(wait_s, retry.after(attempts, chance=chance)), reason=reason)
+    return Again(delay_s=max([*waits, retry.after(attempts, chance=chance)]), reason=reason)
 
 
 class Worker:
@@ -169,9 +173,10 @@ class Worker:
             async with self._connect() as queue:
                 await self._serve(queue)
         except* RelightError as group:
-            _log.warning("queue_failed", extra={"errors": [str(exc) for exc in _leaves(group)]})
+            _log.warning("worker_interrupted", extra={"errors": [str(exc) for exc in _leaves(group)]})
 
     async def _serve(self, queue: TaskQueue) -> None:
+        await self._call(check_schema, self._ledger.database)
         incarnation = await queue.ensure()
         _heed_cancellation()
         async with asyncio.TaskGroup() as group:
