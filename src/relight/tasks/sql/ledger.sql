@@ -54,12 +54,12 @@ with dead as materialized (
 ), free as (
     select id from dead union all select id from due
 )
+-- By an array, because the planner would join by scanning the table: it takes the limits above for a tenth of all tasks.
 update relight.tasks
    set status = 'running', claimed_by = %(claim)s, claimed_epoch = %(epoch)s,
        lease_until = now() + %(lease_s)s * interval '1 second',
        attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
-  from free
- where tasks.id = free.id
+ where id = any (array(select id from free))
 returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
           exists (select from relight.steps where steps.task_id = tasks.id)
 
@@ -141,29 +141,40 @@ update relight.tasks
 -- What the queue of this incarnation does not hold, or holds no more: it comes back into the outbox. A task whose worker
 -- is gone comes back through its message, and only when that took too long through here.
 -- name: return_lost
-with elsewhere as materialized (
+with below as materialized (
     select id from relight.tasks
-     where status = 'pending' and queued_in is not null
-       and (queued_in <> %(incarnation)s or queued_at < now() - %(max_age_s)s * interval '1 second')
-     order by due_at, id
+     where status = 'pending' and queued_in < %(incarnation)s
      limit %(limit)s
        for update skip locked
+), above as materialized (
+    select id from relight.tasks
+     where status = 'pending' and queued_in > %(incarnation)s
+     limit greatest(0, %(limit)s - (select count(*) from below))
+       for update skip locked
+), aged as materialized (
+    select id from relight.tasks
+     where status = 'pending' and queued_in = %(incarnation)s
+       and queued_at < now() - %(max_age_s)s * interval '1 second'
+     order by queued_at
+     limit greatest(0, %(limit)s - (select count(*) from below) - (select count(*) from above))
+       for update skip locked
+), pending as (
+    select id from below union all select id from above union all select id from aged
 ), abandoned as materialized (
     select id from relight.tasks
      where status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s)
        and (queued_in is distinct from %(incarnation)s
             or lease_until < now() - %(grace_s)s * interval '1 second')
      order by lease_until
-     limit greatest(0, %(limit)s - (select count(*) from elsewhere))
+     limit greatest(0, %(limit)s - (select count(*) from pending))
        for update skip locked
 ), lost as (
-    select id from elsewhere union all select id from abandoned
+    select id from pending union all select id from abandoned
 )
 update relight.tasks
    set status = 'pending', queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
-  from lost
- where tasks.id = lost.id
+ where id = any (array(select id from lost))
 
 -- name: is_claimed
 select exists (select from relight.tasks where id = %(task_id)s and claimed_by = %(claim)s and status = 'running')

@@ -201,6 +201,8 @@ CREATE INDEX tasks_outbox ON relight.tasks USING btree (due_at, id) WHERE ((stat
 
 CREATE INDEX tasks_pending ON relight.tasks USING btree (due_at, id) WHERE (status = 'pending'::text);
 
+CREATE INDEX tasks_queued ON relight.tasks USING btree (queued_in, queued_at) WHERE ((status = 'pending'::text) AND (queued_in IS NOT NULL));
+
 CREATE INDEX tasks_running ON relight.tasks USING btree (lease_until) WHERE (status = 'running'::text);
 
 CREATE TRIGGER effects_epoch BEFORE INSERT OR UPDATE ON relight.effects FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
