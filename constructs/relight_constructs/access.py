@@ -132,14 +132,11 @@ class VaultRef(BucketRef):
         )
 
     def grant_cover(self, grantee: Grantee) -> None:
-        """See which of the region's points are eligible, and read back what of the journal has come here; beside
-        `grant_seal`."""
+        """See which of the region's points are eligible; beside `grant_seal`."""
         grantee.allow(
             f"cover-{self.label}",
             self._listing(FINDINGS),
-            self._listing(JOURNAL),
             self._objects(RESTORE_ACTIONS, self._findings),
-            self._objects(RESTORE_ACTIONS, f"{JOURNAL}*"),
             self._key(READ_KEY_ACTIONS),
         )
 

@@ -37,5 +37,6 @@ class PrimaryStack(RegionStack):
         # The journal goes to the own vault, and away once the other region has it.
         self.own_vault.grant_archive(snapshot)
         other_vault.grant_cover(snapshot)
+        other_vault.grant_bring_forward(snapshot)
         snapshot.allow_metrics(METRICS)
         self.schedule(snapshot, rate=SNAPSHOT_RATE, late_s=SNAPSHOT_LATE_S)

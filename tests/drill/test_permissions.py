@@ -67,6 +67,7 @@ UNSEEN = {
     ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
     ("archive-*", "s3:GetObject"): "to compare with what a killed run put there; the contract's tests do so",
     ("prune-journal-*", "s3:GetObject"): "to ask for a head, which the emulator lets everybody do",
+    ("cover-*", "s3:GetObject"): "for a newest point that somebody has read already; here it is seconds old",
     ("bring-forward-standby-vault", "s3:*"): "for a point older than what the state database has; contract tests do so",
     ("prune-*", "s3:GetObjectLegalHold"): "S3 tells of locks only to who may know of them; the emulator tells all",
     ("prune-*", "s3:GetObjectRetention"): "as above",
