@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.clock import parse_time
 from relight.config import PREFIX, Role
-from relight.errors import ConfigError, ConflictError
+from relight.errors import ConfigError, ConflictError, DeniedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,10 +40,29 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def add_region(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a region."""
+def add_region(parser: argparse.ArgumentParser, *, acting: bool = False) -> None:
+    """The options that choose a region. Where a verb is about what the agent works on, it is the one that acts unless
+    told otherwise."""
     parser.add_argument("--environment", metavar="NAME", help="an environment file's name (default: RELIGHT_*)")
-    parser.add_argument("--role", choices=[*Role], default=Role.STANDBY.value, help="which region (default: standby)")
+    default = None if acting else Role.STANDBY.value
+    shown = "the one that acts: it has the newest epoch" if acting else "%(default)s"
+    parser.add_argument("--role", choices=[*Role], default=default, help=f"which region (default: {shown})")
+
+
+def add_into(parser: argparse.ArgumentParser, *, help_: str) -> None:
+    """The option that names another store. Its address holds a password, which others would see in an argument."""
+    parser.add_argument("--into-env", metavar="NAME", help=f"{help_}; the variable NAME holds its connection string")
+
+
+def dsn_in(name: str | None) -> str:
+    """The connection string in that environment variable; none without a name, ConfigError when it is empty."""
+    if name is None:
+        return ""
+    if dsn := os.environ.get(name):
+        return dsn
+    if not name.isidentifier():  # not shown: it may be what should be in a variable
+        raise ConfigError("that is not the name of an environment variable", hint="give the variable's name alone")
+    raise ConfigError(f"the environment variable {name!r} is empty", hint="put the connection string into it")
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +104,24 @@ def open_region(args: argparse.Namespace) -> Region:
         from relight_stacks.environment import load_named
         from relight_stacks.settings import settings_for
 
-        return Region(settings_for(load_named(args.environment), Role(args.role)))
+        environment = load_named(args.environment)
+        if args.role:
+            return Region(settings_for(environment, Role(args.role)))
+        with Region(settings_for(environment, Role.STANDBY)) as standby:
+            role = _acting(standby)
+        return Region(settings_for(environment, role))
     if not any(name.startswith(PREFIX) for name in os.environ):
         raise ConfigError("no environment is named", hint="give --environment NAME, or set the RELIGHT_* variables")
     return Region.from_env()
+
+
+def _acting(standby: Region) -> Role:
+    """Which region has the newest epoch; the primary before the first."""
+    try:
+        held = standby.leases.read()
+    except (TransientError, DeniedError) as exc:
+        raise type(exc)(f"which region acts cannot be read: {exc.problem}", hint="say it with --role") from exc
+    return Role.STANDBY if held is not None and held[0].region == standby.settings.region else Role.PRIMARY
 
 
 def reading_ledger(region: Region) -> Ledger:

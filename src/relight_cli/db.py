@@ -6,6 +6,7 @@ migrate  apply the migrations that it lacks, in one transaction; safe to run by 
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,19 @@ from relight.tasks.migrate import migrate, schema_status
 from relight_cli.console import DONE, FAILED, add_plan, add_region, confirmed, open_region, result, say
 
 if TYPE_CHECKING:
-    import argparse
-
     from relight.tasks.migrate import SchemaStatus
     from relight.wiring import Region
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("action", choices=[*ACTIONS], help="what to do")
-    add_region(parser)
-    add_plan(parser)
-    parser.set_defaults(role="primary")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    options = {name: actions.add_parser(name) for name in ACTIONS}
+    options["status"].add_argument("--json", action="store_true", help="print it as JSON on stdout")
+    add_plan(options["migrate"])
+    for option in options.values():
+        add_region(option, acting=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ through the other region's secret, or in the environment variable that --old-dsn
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from relight.adapters import postgres
 from relight.config import Role
 from relight.errors import ConfigError
 from relight.tasks.divergence import divergence
-from relight_cli.console import DONE, add_region, open_region, say
+from relight_cli.console import DONE, add_region, dsn_in, open_region, say
 
 if TYPE_CHECKING:
     import argparse
@@ -51,13 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _old(args: argparse.Namespace, stack: ExitStack) -> Connection:
     if args.old_dsn_env:
-        dsn = os.environ.get(args.old_dsn_env)
-        if not dsn:
-            raise ConfigError(
-                f"the environment variable {args.old_dsn_env} is empty",
-                hint="put the old database's connection string into it",
-            )
-        return stack.enter_context(closing(postgres.connect(dsn)))
+        return stack.enter_context(closing(postgres.connect(dsn_in(args.old_dsn_env))))
     if not args.environment:
         raise ConfigError(
             "the old state database is not named", hint="give --environment NAME, or --old-dsn-env VARIABLE"

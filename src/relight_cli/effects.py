@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options["resolve"].add_argument("--by", metavar="WHO", help="who found out (default: your name on this machine)")
     add_plan(options["resolve"])
     for option in options.values():
-        add_region(option)
+        add_region(option, acting=True)
 
 
 def run(args: argparse.Namespace) -> int:

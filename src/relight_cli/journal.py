@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("action", choices=[*ACTIONS], help="what to do with it")
-    add_region(parser)
-    add_plan(parser)
-    parser.set_defaults(role="primary")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    options = {name: actions.add_parser(name) for name in ACTIONS}
+    options["show"].add_argument("--json", action="store_true", help="print it as JSON on stdout")
+    add_plan(options["archive"])
+    for option in options.values():
+        add_region(option, acting=True)
 
 
 def run(args: argparse.Namespace) -> int:

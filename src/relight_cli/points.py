@@ -23,7 +23,18 @@ from relight.memory.stores import open_store
 from relight.recovery.exposure import vector_exposure
 from relight.recovery.points import VERIFY_S, copy_region, prune_points, verify_region
 from relight.vault.points import find, status_of, survey
-from relight_cli.console import DONE, FAILED, add_plan, add_region, confirmed, open_region, result, say
+from relight_cli.console import (
+    DONE,
+    FAILED,
+    add_into,
+    add_plan,
+    add_region,
+    confirmed,
+    dsn_in,
+    open_region,
+    result,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--floor", type=float, metavar="RECALL", help="bisect: how alike is good (default: the settings')"
     )
-    parser.add_argument(
-        "--into", metavar="DSN", default="", help="bisect: another store of the same kind (default: the region's)"
-    )
+    add_into(parser, help_="bisect: another store of the same kind (default: the region's)")
     parser.add_argument("--check", metavar="CMD", help="bisect: a command that exits 0 when RELIGHT_COLLECTION is good")
     add_region(parser)
     add_plan(parser)
@@ -192,7 +201,8 @@ def _bisect(args: argparse.Namespace, region: Region) -> int:
     spec = _spec(region, args.collection)
     floor = region.settings.recall_floor if args.floor is None else args.floor
     points = candidates(region.vault, spec, args.good)
-    where = "in the store of --into" if args.into else f"beside {spec.name}"
+    into = dsn_in(args.into_env)
+    where = "in the store of --into-env" if into else f"beside {spec.name}"
     shown = {
         "vault": _named(region.vault),
         "reference": points[0].id,
@@ -203,7 +213,7 @@ def _bisect(args: argparse.Namespace, region: Region) -> int:
     }
     if not confirmed(args, shown):
         return DONE
-    dsn = args.into or region.connections.memory_dsn
+    dsn = into or region.connections.memory_dsn
     with closing(open_store(region.settings.memory_store, dsn)) as store:
         done = bisect(
             store=store,

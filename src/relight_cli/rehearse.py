@@ -9,7 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.recovery.rehearsal import rehearse_region
-from relight_cli.console import DONE, MISSED, add_plan, add_region, confirmed, open_region, result, say
+from relight_cli.console import (
+    DONE,
+    MISSED,
+    add_into,
+    add_plan,
+    add_region,
+    confirmed,
+    dsn_in,
+    open_region,
+    result,
+    say,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -20,12 +31,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--snapshot", metavar="ID", help="as 20260419T020000Z (default: the newest eligible point)")
-    parser.add_argument(
-        "--into",
-        metavar="DSN",
-        default="",
-        help="another store of the same kind (default: rehearsal_dsn of the secret, else the region's)",
-    )
+    add_into(parser, help_="another store of the same kind (default: rehearsal_dsn of the secret, else the region's)")
     parser.add_argument(
         "--check", metavar="CMD", default="", help="exits 0 when RELIGHT_COLLECTION is good (default: the settings')"
     )
@@ -36,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what would be restored where, ask, and rehearse."""
+    into = dsn_in(args.into_env)
     with open_region(args) as region:
         plan = {
             "environment": region.settings.environment,
@@ -46,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         }
         if not confirmed(args, plan):
             return DONE
-        done = rehearse_region(region, point=args.snapshot, check=args.check, into=args.into, within_s=args.within)
+        done = rehearse_region(region, point=args.snapshot, check=args.check, into=into, within_s=args.within)
         result(args, done.to_json())
     if not done.ok:
         say(f"the rehearsal failed: {done.reason}")
@@ -54,6 +61,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _place(args: argparse.Namespace, region: Region) -> str:
-    if args.into:
-        return "the store of --into"
+    if args.into_env:
+        return "the store of --into-env"
     return "the store of rehearsal_dsn" if region.connections.rehearsal_dsn else "the region's store, beside the memory"

@@ -20,7 +20,7 @@ from relight.memory.estimate import estimate
 from relight.memory.hydrate import hydrate
 from relight.recovery.cuts import cut_region, plan_region_cut
 from relight.vault.points import find, newest_eligible
-from relight_cli.console import DONE, add_plan, add_region, confirmed, moment, open_region, result
+from relight_cli.console import DONE, add_into, add_plan, add_region, confirmed, dsn_in, moment, open_region, result
 
 if TYPE_CHECKING:
     from relight.memory.cut import CutPlan
@@ -41,11 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--without-task", metavar="ID", action="append", help="take back what this task wrote; may be given repeatedly"
     )
-    parser.add_argument(
-        "--into",
-        metavar="DSN",
-        default="",
-        help="--until, --without-task: a store of the same kind for what is read from a snapshot (default: beside it)",
+    add_into(
+        parser,
+        help_="--until, --without-task: a store of the same kind for what is read from a snapshot (default: beside it)",
     )
     add_region(parser)
     add_plan(parser)
@@ -56,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     with open_region(args) as region:
         if args.until is not None or args.without_task:
             return _take_back(args, region)
-        if args.into:
-            raise ConfigError("--into goes with --until or --without-task", hint="leave it out")
+        if args.into_env:
+            raise ConfigError("--into-env goes with --until or --without-task", hint="leave it out")
         chosen = _chosen(args, region)
         plan = {
             "environment": region.settings.environment,
@@ -89,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _take_back(args: argparse.Namespace, region: Region) -> int:
+    into = dsn_in(args.into_env)
     selection = Selection(moment=args.until, tasks=frozenset(args.without_task or ()))
     plans = plan_region_cut(region, selection)
     what = f"what was written after {args.until:%Y-%m-%dT%H:%M:%SZ}" if args.until else "what these tasks wrote"
@@ -98,7 +97,7 @@ def _take_back(args: argparse.Namespace, region: Region) -> int:
         if args.json and args.dry_run:
             print(json.dumps([item.to_json() for item in plans], indent=2))
         return DONE
-    result(args, cut_region(region, plans, into=args.into))
+    result(args, cut_region(region, plans, into=into))
     return DONE
 
 

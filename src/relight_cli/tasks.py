@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name in ("resume", "cancel"):
         add_plan(options[name])
     for option in options.values():
-        add_region(option)
+        add_region(option, acting=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,13 +16,10 @@ import random
 import signal
 import sys
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, web
 
 from relight.config import Acknowledge
 from relight.errors import ConflictError, LeaseLostError, NotFoundError, RelightError, UnavailableError
@@ -64,28 +61,31 @@ class OutboxTool:
     name = "outbox"
     timeout_s = 3.0
     honours_keys_s = 0.0
+    _within_s = 2.0  # a whole call, so that the outbox has had the rest of `timeout_s` for what came last
 
     def send(self, request: dict[str, Any], *, key: str) -> Any:
         """Post the message."""
-        body = json.dumps(request).encode()
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        return self._call(urllib.request.Request(OUTBOX, data=body, headers=headers, method="POST"))
+        return asyncio.run(self._call("POST", json=request, headers={"Idempotency-Key": key}))
 
     def find(self, request: dict[str, Any], *, key: str) -> Any | Answer:  # noqa: ARG002 - found by what was sent
         """Look whether the message was sent."""
         digest = hashlib.sha256(canonical(request).encode()).hexdigest()
-        found = self._call(urllib.request.Request(f"{OUTBOX}?digest={urllib.parse.quote(digest)}"))  # noqa: S310
+        found = asyncio.run(self._call("GET", params={"digest": digest}))
         return found if found.get("count") else Answer.NOT_SENT
 
-    def _call(self, request: urllib.request.Request) -> Any:
+    async def _call(self, method: str, **what: Any) -> Any:
+        whole = ClientTimeout(total=self._within_s)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310 - the address is ours
-                return json.load(answer)
-        except urllib.error.URLError as exc:
-            if isinstance(exc.reason, ConnectionRefusedError):
+            async with (
+                ClientSession(trust_env=True, timeout=whole, raise_for_status=True) as session,
+                session.request(method, OUTBOX, **what) as answer,
+            ):
+                return await answer.json()
+        except ClientConnectorError as exc:
+            if isinstance(exc.os_error, ConnectionRefusedError):
                 raise NotSentError("the outbox refused the connection") from exc
             raise UnavailableError(f"the outbox did not answer: {type(exc).__name__}") from exc
-        except (OSError, ValueError) as exc:
+        except (ClientError, OSError, ValueError) as exc:
             raise UnavailableError(f"the outbox did not answer: {type(exc).__name__}") from exc
 
 

@@ -285,13 +285,18 @@ def test_the_newest_good_point_is_found_and_restored(
 
 
 def test_bisecting_can_be_done_on_another_server(
-    standby_region: Standby, vector_server: PostgresServer, take: Any, capsys: pytest.CaptureFixture[str]
+    standby_region: Standby,
+    vector_server: PostgresServer,
+    take: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With --into the region's own store is not asked, and a check looks at the other."""
+    """With --into-env the region's own store is not asked, and a check looks at the other."""
     point = take(standby_region.vault, 10)
     standby_region.connect(memory_dsn="postgresql://127.0.0.1:9/away")
     check = 'case "$RELIGHT_MEMORY_DSN" in */away) exit 1;; esac'
-    assert main(["points", "bisect", "--yes", "--json", "--check", check, "--into", vector_server.dsn()]) == 0
+    monkeypatch.setenv("OTHER", vector_server.dsn())
+    assert main(["points", "bisect", "--yes", "--json", "--check", check, "--into-env", "OTHER"]) == 0
     assert json.loads(capsys.readouterr().out)["newest_good"] == point.id
 
 
@@ -448,7 +453,8 @@ def test_the_memory_goes_back_to_a_moment(
     assert "in the future" in capsys.readouterr().err
     assert main(["restore", "--until", "2020-01-01T00:00:00Z", "--yes"]) == 1
     assert "its first write is of 20" in capsys.readouterr().err
-    assert main(["restore", "--into", "x", "--yes"]) == 2
+    assert main(["restore", "--into-env", "X", "--yes"]) == 2
+    assert "--into-env goes with --until or --without-task" in capsys.readouterr().err
 
 
 def _points(store: PgVectorStore, spec: CollectionSpec) -> int:

@@ -14,14 +14,20 @@ from memory_helpers import make_state
 from runtime_helpers import RecordingTool, sql
 
 from relight.adapters import aws, postgres
+from relight.clock import SystemClock
 from relight.config import Connections, Role, Settings
 from relight.objectives import Tier
+from relight.recovery.epoch import LEASE_KEY, Lease, LeaseStore
 from relight.tasks.database import Database
 from relight.tasks.effects import Effects, EffectStatus, effect_key
 from relight.tasks.epochs import EpochLog
 from relight.tasks.ledger import Kind, Ledger, Status
-from relight_cli.main import main
+from relight_cli.console import open_region
+from relight_cli.main import main, parser
 from relight_drill.emulator import SECRET_KEY
+from relight_drill.processes import free_port
+from relight_stacks.environment import load_named
+from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -364,3 +370,58 @@ def test_divergence_asks_for_the_old_side(
     monkeypatch.setenv("OLD_DSN", stranger.primary)
     assert main(["divergence", "--old-dsn-env", "OLD_DSN"]) == 1
     assert "the new side does not have it" in capsys.readouterr().err
+
+
+# -- which region
+
+
+@pytest.fixture
+def demo(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseStore]:
+    """The lease of the environment `demo`, before its first day."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+    session = boto3.Session(aws_access_key_id=emulator.account, aws_secret_access_key=SECRET_KEY)
+    monkeypatch.setattr(aws, "_session", lambda: session)
+    settings = settings_for(load_named("demo"), Role.STANDBY)
+    s3 = emulator.client("s3", settings.lease_region)
+    where: Any = {"LocationConstraint": settings.lease_region}
+    s3.create_bucket(Bucket=settings.lease_bucket, CreateBucketConfiguration=where)
+    yield LeaseStore(s3, settings.lease_bucket)
+    s3.delete_object(Bucket=settings.lease_bucket, Key=LEASE_KEY)
+    s3.delete_bucket(Bucket=settings.lease_bucket)
+
+
+def region_of(*argv: str) -> Role:
+    """The region on which a verb would work."""
+    with open_region(parser().parse_args([*argv, "--environment", "demo"])) as region:
+        return region.settings.role
+
+
+LOOKING = [["tasks", "list"], ["effects", "list"], ["db", "status"], ["journal", "show"]]
+
+
+@pytest.mark.parametrize("verb", LOOKING, ids=" ".join)
+def test_what_the_agent_works_on_is_looked_at_where_it_acts(demo: LeaseStore, verb: list[str]) -> None:
+    """In the primary before the first epoch and until a recovery, then in the standby; --role decides otherwise."""
+    settings = settings_for(load_named("demo"), Role.STANDBY)
+    assert region_of(*verb) is Role.PRIMARY
+    tag = None
+    for epoch, region, expected in (
+        (1, settings.primary_region, Role.PRIMARY),
+        (2, settings.standby_region, Role.STANDBY),
+    ):
+        lease = Lease(epoch=epoch, region=region, run_id="r", expires_at=SystemClock().now())
+        tag = demo.write(lease, instead_of=tag)
+        assert region_of(*verb) is expected
+    assert region_of(*verb, "--role", "primary") is Role.PRIMARY
+    assert region_of("replay") is Role.STANDBY
+    assert region_of("snapshot") is Role.PRIMARY
+
+
+def test_nobody_guesses_which_region_acts(
+    demo: LeaseStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when the lease cannot be read, and asks for --role."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert main(["tasks", "list", "--environment", "demo"]) == 1
+    assert "which region acts cannot be read" in (told := capsys.readouterr().err)
+    assert "say it with --role" in told

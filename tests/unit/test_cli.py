@@ -52,6 +52,8 @@ def test_wrong_input_is_usage(argv: list[str], says: str, capsys: pytest.Capture
         (["replay", "--since", "2026-04-19T02:00:00"], "is not a time with an offset"),
         (["recover", "--state", "dance"], "invalid choice: 'dance'"),
         (["drill", "--tier", "gold"], "invalid Tier value: 'gold'"),
+        (["db", "status", "--yes"], "unrecognized arguments: --yes"),
+        (["journal", "show", "--dry-run"], "unrecognized arguments: --dry-run"),
         ([], "required: VERB"),
     ],
 )
@@ -61,6 +63,17 @@ def test_wrong_options_are_usage(argv: list[str], says: str, capsys: pytest.Capt
         main(argv)
     assert left.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["rehearse", "--into-env"], ["divergence", "--environment", "demo", "--old-dsn-env"]])
+def test_an_address_is_not_taken_from_the_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a connection string, or a variable that is empty, is given as the name of one; it is not shown."""
+    assert main([*argv, "host=x password=secret"]) == 2
+    told = capsys.readouterr().err
+    assert "not the name of an environment variable" in told
+    assert "secret" not in told
+    assert main([*argv, "NOBODY_SET_THIS"]) == 2
+    assert "the environment variable 'NOBODY_SET_THIS' is empty" in capsys.readouterr().err
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, answer: str | None, **flags: bool) -> bool:

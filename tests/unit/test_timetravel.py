@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relight.errors import ConfigError
 from relight.tasks.ledger import Kind
 from relight.tasks.replay import BATCH, batch_size, pause_s
-from relight.tasks.timetravel import Fire, Hold, TimeTravel, judge_age
+from relight.tasks.timetravel import TimeTravel
 
 NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
 POLICY = TimeTravel(timers_after_s=3600, sends_after_s=900, credentials_after_s=0)
@@ -20,8 +20,14 @@ TICK = timedelta(microseconds=1)
 seconds = st.floats(min_value=0, max_value=1e9)
 
 
+def held(kind: Kind, due_at: datetime, now: datetime, policy: TimeTravel = POLICY) -> bool:
+    """As the statements of a replay compare."""
+    before = policy.due_before(kind, now)
+    return before is not None and due_at < before
+
+
 @pytest.mark.parametrize(
-    ("kind", "late_s", "held"),
+    ("kind", "late_s", "expected"),
     [
         (Kind.WORK, 1e8, False),
         (Kind.TIMER, 3600, False),
@@ -34,13 +40,15 @@ seconds = st.floats(min_value=0, max_value=1e9)
         (Kind.CREDENTIAL, -86_400, True),
     ],
 )
-def test_what_is_held(kind: Kind, late_s: float, held: bool) -> None:
+def test_what_is_held(kind: Kind, late_s: float, expected: bool) -> None:
     """Work never, timers and sends when they are later than allowed, credentials always, due or not."""
-    judged = judge_age(kind, NOW - timedelta(seconds=late_s), NOW, POLICY)
-    assert isinstance(judged, Hold) is held
-    if isinstance(judged, Hold):
-        assert kind in judged.reason
-        assert "held for review" in judged.reason
+    assert held(kind, NOW - timedelta(seconds=late_s), NOW) is expected
+
+
+def test_a_reason_says_what_is_held_and_why() -> None:
+    """The kind, and how late it may be; a kind that is always held says so."""
+    assert POLICY.reason(Kind.SEND).startswith("it is a send of a restored state, due more than 900 s ago")
+    assert POLICY.reason(Kind.CREDENTIAL).endswith("those are always held for review")
 
 
 @given(kind=st.sampled_from(Kind), after_s=seconds, late_s=seconds)
@@ -48,26 +56,26 @@ def test_the_limit_is_the_last_moment_that_fires(kind: Kind, after_s: float, lat
     """What is later by no more than its limit fires, whatever the limit, and a microsecond more does not."""
     policy = TimeTravel(timers_after_s=after_s, sends_after_s=after_s, credentials_after_s=after_s)
     if kind is Kind.WORK:
-        assert judge_age(kind, NOW - timedelta(seconds=late_s), NOW, policy) == Fire()
+        assert not held(kind, NOW - timedelta(seconds=late_s), NOW, policy)
         return
     last = NOW - timedelta(seconds=after_s)
-    assert (judge_age(kind, last, NOW, policy) == Fire()) is (after_s > 0)
-    assert isinstance(judge_age(kind, last - TICK, NOW, policy), Hold)
+    assert held(kind, last, NOW, policy) is (after_s == 0)
+    assert held(kind, last - TICK, NOW, policy)
 
 
 @given(kind=st.sampled_from(Kind), late_s=seconds, more_s=seconds)
 def test_time_never_frees_what_is_held(kind: Kind, late_s: float, more_s: float) -> None:
     """What is held now is held later too."""
     due_at = NOW - timedelta(seconds=late_s)
-    if isinstance(judge_age(kind, due_at, NOW, POLICY), Hold):
-        assert isinstance(judge_age(kind, due_at, NOW + timedelta(seconds=more_s), POLICY), Hold)
+    if held(kind, due_at, NOW):
+        assert held(kind, due_at, NOW + timedelta(seconds=more_s))
 
 
 @pytest.mark.parametrize("never", [math.inf, 1e15])
 def test_a_limit_can_be_never(never: float) -> None:
     """A limit of more than there are years holds nothing, and is no error."""
     policy = TimeTravel(timers_after_s=never)
-    assert judge_age(Kind.TIMER, datetime.min.replace(tzinfo=UTC), NOW, policy) == Fire()
+    assert not held(Kind.TIMER, datetime.min.replace(tzinfo=UTC), NOW, policy)
 
 
 @pytest.mark.parametrize("wrong", [-1.0, math.nan])

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Fire:
-    """It may be done."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """It waits until a person lets it go on."""
-
-    reason: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeTravel:
     """After how many seconds past the time that it was due a task of a kind is held; kinds that are left out never are.
@@ -82,11 +70,3 @@ class TimeTravel:
         if after_s == 0:
             return f"it is a {kind} of a restored state, and those are always held for review"
         return f"it is a {kind} of a restored state, due more than {after_s:g} s ago, and those are held for review"
-
-
-def judge_age(kind: Kind, due_at: datetime, now: datetime, policy: TimeTravel) -> Fire | Hold:
-    """Whether a task that an earlier life of the state left behind may still be done."""
-    before = policy.due_before(kind, now)
-    if before is None or due_at >= before:
-        return Fire()
-    return Hold(reason=policy.reason(kind))

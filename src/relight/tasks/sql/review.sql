@@ -1,3 +1,4 @@
+-- Both conditions: the first is what the partial index on tasks for review says, so that only those are read.
 -- name: count_held
 select kind, count(*) from relight.tasks where status in ('parked', 'held') and status = 'held' group by kind
 
