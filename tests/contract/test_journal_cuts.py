@@ -22,6 +22,7 @@ from relight.memory.hydrate import hydrate, verify_memory
 from relight.memory.journal import START
 from relight.memory.segments import Archive
 from relight.memory.vectors import unpack
+from relight.tasks import database as module
 from relight.tasks.database import Database
 from relight.vault.segments import PREFIX
 
@@ -262,6 +263,36 @@ def test_a_transaction_that_does_not_end_is_not_waited_for_for_ever(
         with pytest.raises(UnavailableError, match="has been open"):
             take_back(past, without("t"))
     assert past.entries() == before
+
+
+def test_a_restore_outlasts_what_an_idle_transaction_may(
+    past: Past, state_dsns: StateDsns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when the server ends the cut's transaction while a snapshot is restored beside it."""
+    past.write(5, "p")
+    overwrite(past, ["p0", "new"], task="bad")
+    monkeypatch.setattr(module, "IDLE_S", 0.2)
+    wait = cutting._wait_until_oldest
+
+    def restoring(cursor: Any, clock: Any) -> None:
+        """All that is heard of the session for longer than that."""
+        wait(cursor, clock)
+        idle = "select clock_timestamp() - state_change from pg_stat_activity where pid = %s"
+        pid = cursor.connection.info.backend_pid
+        with closing(postgres.connect(state_dsns.primary)) as other:
+            other.autocommit = True
+            with other.cursor() as look:
+                look.execute(idle, [pid])
+                while (found := look.fetchone()) is not None and found[0] < timedelta(seconds=1):
+                    clock.sleep(0.05)
+                    look.execute(idle, [pid])
+
+    monkeypatch.setattr(cutting, "_wait_until_oldest", restoring)
+    with closing(Database(state_dsns.primary)) as database:
+        [done] = take_back(past, without("bad"), database=database)
+        assert database.execute("show idle_in_transaction_session_timeout").rows == [("200ms",)]
+    assert (done.restored, done.deleted) == (1, 1)
+    assert {*contents(past.store, past)} == {f"p{n}" for n in range(5)}
 
 
 class Killed(Database):

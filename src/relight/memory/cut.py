@@ -210,8 +210,8 @@ def cut(
             return []
         id_ = f"restore-{point_id(clock.now())}-{secrets.token_hex(3)}"
         with database.transaction(confirmed=True, within_s=CUT_S) as cursor:
-            cursor.execute(SQL["begin_cut"])
-            _, epoch = cursor.fetchone() or (None, None)
+            cursor.execute(SQL["begin_cut"], {"within_ms": int(CUT_S * 1000)})
+            [(epoch, *_)] = cursor.fetchall()
             _wait_until_oldest(cursor, clock)
             # Nothing can come before us any more: what is read now is all.
             for undo in undone:

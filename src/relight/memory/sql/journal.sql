@@ -216,8 +216,10 @@ select edge.xid::text, edge.seq, wanted.id, alive.id is not null, last.op, last.
      order by id, journal.xid desc, journal.seq desc
   ) as last on last.id = wanted.id
 
+-- The server would end a transaction of an idle session long before the work beside it is done.
 -- name: begin_cut
-select pg_current_xact_id(), (select max(epoch) from relight.epochs)
+select (select max(epoch) from relight.epochs), pg_current_xact_id(),
+       set_config('idle_in_transaction_session_timeout', %(within_ms)s::text, true)
 
 -- name: is_oldest
 select pg_snapshot_xmin(pg_current_snapshot()) = pg_current_xact_id()
