@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from memory_helpers import (
     breaking,
     make_state,
     remember,
+    settle,
     some_points,
     wait_for_standby,
 )
@@ -31,6 +33,7 @@ from servers import start_pair
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PermanentError, UnavailableError
+from relight.memory import api, journal
 from relight.memory.api import Applier, Memory
 from relight.memory.hydrate import Hydration, bring_forward, hydrate, verify_memory
 from relight.memory.pgvector import PgVectorStore
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from servers import StatePair
 
     from relight.adapters.postgres import Connection
+    from relight.memory.journal import Position
     from relight.memory.store import VectorStore
     from relight.vault.manifest import Manifest
     from relight_drill.emulator import Emulator
@@ -550,6 +554,53 @@ def test_a_search_sees_its_own_earlier_writes(
     after = memory.search(state, query.vector, k=20)
     assert [hit.id for hit in after] == [hit.id for hit in inside]
     holder.close()
+
+
+def test_a_search_brings_the_store_up_once_and_asks_it_again(
+    store: PgVectorStore, memory: Memory, spec: CollectionSpec, state: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when what was applied meanwhile is read from the journal again, or held in memory, by the search."""
+    store.ensure(spec)
+    remember(state, memory, some_points(1200))
+    asked: list[Position] = []
+    pending = journal.pending
+
+    def counting(connection: Connection, collection: str, since: Position, *, limit: int) -> Any:
+        """See `pending`."""
+        asked.append(since)
+        return pending(connection, collection, since, limit=limit)
+
+    monkeypatch.setattr(journal, "pending", counting)
+    found = memory.search(state, some_points(1, seed=5)[0].vector, k=15)
+    assert len(found) == 15
+    assert asked[-1] == store.position(spec.name)
+    assert len(asked) <= 3
+
+
+def test_a_search_gives_up_where_too_much_cannot_be_applied(
+    store: PgVectorStore,
+    memory: Memory,
+    spec: CollectionSpec,
+    state: Connection,
+    state_dsns: StateDsns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """fails when a search holds whatever the store lacks, however much it is; up to the bound it answers."""
+    monkeypatch.setattr(api, "_MOST", 700)
+    store.ensure(spec)
+    query = some_points(1, seed=5)[0].vector
+    with closing(postgres.connect(state_dsns.primary)) as holder:
+        with holder.cursor() as cursor:
+            cursor.execute("select pg_current_xact_id()")
+        remember(state, memory, some_points(700))
+        before = memory.search(state, query, k=15)
+        remember(state, memory, some_points(1, prefix="more"))
+        with pytest.raises(UnavailableError, match="lacks more than 700 entries"):
+            memory.search(state, query, k=15)
+    assert store.describe(spec.name).points == 0  # type: ignore[union-attr]
+    settle(state)
+    after = memory.search(state, query, k=15)
+    assert len({hit.id for hit in before} & {hit.id for hit in after}) >= 14
 
 
 @pytest.mark.parametrize("distance", list(Distance))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Entries that the store lacks are compared one by one; with more than this, it is brought up to the journal first.
 _PAGE = 500
+# What it still lacks then, because nobody may apply it yet, is held in memory by each search: not more than this.
+_MOST = 20_000
 # How long another applier may hold this one up.
 _APPLIER_S = 60.0
 
@@ -151,17 +153,27 @@ class Memory:
         """The `k` nearest of everything that `state` sees as written, its own open transaction included.
 
         The store may be behind; what it lacks is compared here and laid over its answers. UnavailableError when it is
-        further behind than the state database goes back: an applier with the archive has to bring it forward first.
+        further behind than the state database goes back: an applier with the archive has to bring it forward first; and
+        when it lacks very much that no applier may apply yet, because a transaction is open that began before it.
         """
         query = unpack(pack(self._checked(vector)))
-        want = k
+        want, most = k, _PAGE
         while True:
             found = self._store.search(self._spec.name, query, want)
-            # Read after the search, so that no entry is missing between the two.
             try:
-                lacking = self._lacking(state, found.position)
+                # Read after the search, so that no entry is missing between the two.
+                lacking = self._lacking(state, found.position, most=most)
+                if lacking is None and most < _MOST:
+                    Applier(store=self._store, spec=self._spec, state=state).catch_up()
+                    most = _MOST
+                    continue
             except PrunedError as exc:
                 raise UnavailableError(exc.problem, hint=exc.hint) from exc
+            if lacking is None:
+                raise UnavailableError(
+                    f"the memory {self._spec.name!r} lacks more than {_MOST} entries that cannot be applied yet",
+                    hint="end the transaction that has been open since before them, and search again",
+                )
             hits = [hit for hit in found.hits if hit.id not in lacking]
             if len(hits) >= k or len(found.hits) < want or want >= k + len(lacking):
                 break
@@ -172,16 +184,19 @@ class Memory:
                 hits.append(Hit(id=entry.id, distance=distance, payload=entry.payload))
         return heapq.nsmallest(k, hits, key=lambda hit: (hit.distance, hit.id))
 
-    def _lacking(self, state: Connection, since: Position) -> dict[str, Entry]:
-        page = journal.pending(state, self._spec.name, since, limit=_PAGE)
-        if len(page) == _PAGE:
-            # `since` stays: entries that were applied in the meantime say the same once more.
-            Applier(store=self._store, spec=self._spec, state=state).catch_up()
-        lacking = {entry.id: entry for entry in page}
-        while len(page) == _PAGE:
-            page = journal.pending(state, self._spec.name, page[-1].position, limit=_PAGE)
+    def _lacking(self, state: Connection, since: Position, *, most: int) -> dict[str, Entry] | None:
+        """The last entry after `since` of each point that has any; None when there are more than `most` entries."""
+        lacking: dict[str, Entry] = {}
+        entries = 0
+        while True:
+            page = journal.pending(state, self._spec.name, since, limit=_PAGE)
+            entries += len(page)
+            if entries > most:
+                return None
             lacking.update((entry.id, entry) for entry in page)
-        return lacking
+            if len(page) < _PAGE:
+                return lacking
+            since = page[-1].position
 
     def _checked(self, vector: Sequence[float]) -> Sequence[float]:
         if len(vector) != self._spec.dimension:
