@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import (
     ConflictError,
     DeniedError,
-    NotFoundError,
     PermanentError,
     RelightError,
     UnavailableError,
@@ -22,7 +21,7 @@ from relight.queue.queues import open_queue
 from relight.recovery.exposure import vector_exposure
 from relight.recovery.metrics import CloudWatchMetrics, publish_exposure
 from relight.vault.copy import copy_points
-from relight.vault.points import newest_eligible
+from relight.vault.points import NoPointError, newest_eligible
 from relight.vault.retention import prune
 from relight.vault.verify import verify_points
 
@@ -160,7 +159,7 @@ def _exposed(region: Region) -> dict[str, Any]:
     try:
         try:
             newest = [newest_eligible(region.peer_vault)]
-        except NotFoundError:
+        except NoPointError:
             newest = []
         publish_exposure(
             CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region),

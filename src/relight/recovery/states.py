@@ -15,7 +15,7 @@ from relight.memory.hydrate import hydrate as hydrate_memory
 from relight.memory.hydrate import verify_memory
 from relight.recovery.epoch import take_next
 from relight.tasks.replay import replay as replay_tasks
-from relight.vault.points import eligible
+from relight.vault.points import NoPointError, newest_eligible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +56,14 @@ def assess(*, vault: Vault, leases: LeaseStore, replica: Replica, region: str) -
             f"the database of {region} accepts writes, and epoch {found[0].epoch} is held by {found[0].region}",
             hint="it is no replica of the holder: build a new one from it before going back",
         )
-    newest = next(iter(eligible(vault)), None)
+    try:
+        newest = newest_eligible(vault).id
+    except NoPointError:
+        newest = None
     return {
         "replica_replayed_lsn": position.replayed_lsn,
         "replica_last_commit_at": position.last_commit_at.isoformat() if position.last_commit_at else None,
-        "newest_eligible_point": newest.id if newest else None,
+        "newest_eligible_point": newest,
         "lease": None if found is None else {"epoch": found[0].epoch, "region": found[0].region},
     }
 

@@ -119,13 +119,17 @@ def eligible(vault: Vault) -> Iterator[Manifest]:
             yield status.manifest
 
 
+class NoPointError(NotFoundError):
+    """The vault answers, and holds no point that could be restored."""
+
+
 def newest_eligible(vault: Vault, *, before: datetime | None = None) -> PointStatus:
-    """The newest point that could be restored from `vault`, taken until `before`; NotFoundError when there is none."""
+    """The newest point that could be restored from `vault`, taken until `before`; NoPointError when there is none."""
     for status in survey(vault):
         taken = status.manifest.taken_at if status.manifest is not None else None
         if status.eligible and taken is not None and (before is None or taken <= before):
             return status
-    raise NotFoundError(
+    raise NoPointError(
         f"{vault} holds no eligible point" + (f" of before {before:%Y-%m-%dT%H:%M:%SZ}" if before else ""),
         hint="`relight points list` says why" + ("; name a later time" if before else ""),
     )
