@@ -552,6 +552,31 @@ def test_what_no_point_needs_leaves_the_vault(past: Past) -> None:
     assert len(past.entries()) == 10
 
 
+def test_a_locked_segment_is_left(past: Past, emulator: Emulator) -> None:
+    """fails when a part of the journal goes that Object Lock holds, which a vault with versions does not refuse."""
+    s3 = emulator.client("s3", past.peer.region)
+    bucket = f"locked-{secrets.token_hex(6)}"
+    place: Any = {"LocationConstraint": past.peer.region}
+    s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True, CreateBucketConfiguration=place)
+    past.peer = Vault(s3, bucket, region=past.peer.region)
+    for prefix in "abc":
+        past.write(5, prefix)
+        past.prune()
+    past.clock.shift(timedelta(seconds=1))
+    past.take()
+    kept, held, _ = past.peer.list_keys(PREFIX)
+    s3.put_object_legal_hold(Bucket=bucket, Key=held, LegalHold={"Status": "ON"})
+    until = past.clock.now() + timedelta(days=1)
+    s3.put_object_retention(
+        Bucket=bucket, Key=kept, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until.replace(microsecond=0)}
+    )
+    ladder: dict[str, Any] = {"keep_hourly": 0, "keep_daily": 1, "keep_monthly": 0}
+    assert prune(past.peer, **ladder, now=past.clock.now()).segments == 1
+    assert [*past.peer.list_keys(PREFIX)] == [kept, held]
+    assert prune(past.peer, **ladder, now=until).segments == 1
+    assert [*past.peer.list_keys(PREFIX)] == [held]
+
+
 def test_rows_of_what_both_vaults_let_go_are_forgotten(past: Past, database: Database) -> None:
     """They do not add up for ever; what is gone before its time stays noted, because it is missed."""
     for prefix in "ab":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # For this long an upload may be under way, and replication late.
 LEFTOVER_AGE = timedelta(days=1)
+
+# How many objects are asked for their locks at once.
+_AT_ONCE = 16
 
 # How much of an id names the bucket of UTC time that it is in: `20260419T02`, `20260419`, `202604`.
 _HOUR, _DAY, _MONTH = 11, 8, 6
@@ -157,8 +160,10 @@ def prune(
     # A lock is a request for each object, so only those are asked that would go.
     first = plan()
     keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
+    locks = _locks(vault, [key for objects in keys.values() for key in objects])
     for point, objects in keys.items():
-        held[point] = _with_locks(vault, held[point], objects)
+        until = max((locks[key] for key in objects if key in locks), default=None)
+        held[point] = replace(held[point], locked_until=until)
     final = plan()
     segments = plan_segments(vault.objects(JOURNAL), statuses, final.keep, keep_daily=keep_daily, now=now)
     if dry_run:
@@ -170,7 +175,8 @@ def prune(
     stays = {f"{point}.json" for point in held.keys() - set(removed)}
     records = [key for key in vault.list_keys(RECORDS) if key.rpartition("/")[2] not in stays]
     failed |= vault.delete([*going, *records])
-    segments = [key for key in segments[:DELETE_BATCH] if not _is_locked(vault, key, now)]
+    locks = _locks(vault, segments[:DELETE_BATCH])
+    segments = [key for key in segments[:DELETE_BATCH] if key not in locks or locks[key] <= now]
     kept = vault.delete(segments)
     for key, reason in (failed | kept).items():
         log.error("object not removed", extra={"key": key, "reason": reason})
@@ -222,18 +228,18 @@ def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]
     return list(first.values())
 
 
-def _is_locked(vault: Vault, key: str, now: datetime) -> bool:
-    try:
-        until = vault.locked_until(key)
-    except NotFoundError:  # another prune of this vault is at it
-        return False
-    return until is not None and until > now
+def _locks(vault: Vault, keys: Sequence[str]) -> dict[str, datetime]:
+    """The ends of the locks of those that have one, asked for several at once.
 
+    Each has to be asked for: a vault with versions refuses no deletion of a locked object, it only hides it.
+    """
 
-def _with_locks(vault: Vault, point: HeldPoint, keys: Sequence[str]) -> HeldPoint:
-    locks = []
-    for key in keys:
-        # Another prune of this vault may be at it.
-        with suppress(NotFoundError):
-            locks.append(vault.locked_until(key))
-    return replace(point, locked_until=max((until for until in locks if until is not None), default=None))
+    def ask(key: str) -> datetime | None:
+        try:
+            return vault.locked_until(key)
+        except NotFoundError:  # another prune of this vault is at it
+            return None
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-locks") as threads:
+        ends = dict(zip(keys, threads.map(ask, keys), strict=True))
+    return {key: until for key, until in ends.items() if until is not None}
