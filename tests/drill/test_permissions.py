@@ -74,15 +74,17 @@ UNSEEN = {
     ("hold-lease", "s3:ListBucket"): "S3 hides a missing lease from who may not list; the emulator says 404 to all",
     ("read-lease", "s3:ListBucket"): "as above",
     ("remember", "s3:ListBucket"): "as above, for the notes of a sentinel's first minute",
+    ("results-*", "s3:ListBucket"): "as above, for a result that the other vault has",
 }
 
 # What the agent does with its role, in a process that has the role's credentials and nothing else.
 AGENT = """
 from contextlib import suppress
 
-from relight.errors import ConflictError
+from relight.errors import ConflictError, NotFoundError
 from relight.memory.segments import fetch
 from relight.recovery.metrics import CloudWatchMetrics
+from relight.tasks.results import VaultResults
 from relight.wiring import Region
 
 with Region.from_env() as region:
@@ -91,6 +93,13 @@ with Region.from_env() as region:
     with suppress(ConflictError):  # a real agent renewed it in between
         region.leases.write(lease, instead_of=tag)
     fetch(region.vault, "journal/x")
+    for vault in (region.vault, region.peer_vault):  # the ledger has both, and asks the second where the first fails
+        results = VaultResults([vault])
+        results.put("results/x", b"x")
+        results.put("results/x", b"x")
+        results.get("results/x")
+        with suppress(NotFoundError):
+            results.get("results/missing")
     metrics = CloudWatchMetrics(region.aws("cloudwatch"), environment="test", region=region.settings.region)
     metrics.put({"JournalLagSeconds": 0.0}, collection="memory")
 """
