@@ -73,6 +73,7 @@ def test_the_tool_sends_and_is_told_what_was_sent(monkeypatch: pytest.MonkeyPatc
             found = await asyncio.to_thread(tool.find, message, key="k")
         finally:
             await outbox.close()
+        assert not isinstance(found, Answer)
         assert (found["digest"], found["count"]) == (sent["digest"], 1)
         assert [(item.key, item.body) for item in outbox.messages] == [("k", message)]
 
