@@ -37,7 +37,7 @@ AGENTS = {"openclaw": "examples.openclaw.research", "hermes": "examples.hermes.g
 
 
 def prepare(state_dsn: str) -> None:
-    """What an operator does once, by `relight db migrate` and `relight init`."""
+    """What an operator does by `relight init`, and with a later version of Relight by `relight db migrate`."""
     with closing(Database(state_dsn)) as database:
         migrate(database)
         EpochLog(database).take(1, region="here", run_id="first")
@@ -83,6 +83,7 @@ async def _postgres(group: ProcessGroup, folder: Path) -> PostgresServer:
         server.password = secret.read_text()
         settings.write_text(re.sub(r"(?m)^port = .*$", f"port = '{server.port}'", settings.read_text()))
         await server.start()
+        prepare(server.dsn())
         return server
     shutil.rmtree(folder / "postgres", ignore_errors=True)
     await server.create()
