@@ -66,9 +66,9 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
-def tickets(*ids: str, epoch: int = 1, attempt: int = 0) -> list[Ticket]:
+def tickets(*ids: str, epoch: int = 1, number: int = 0) -> list[Ticket]:
     """A ticket for each."""
-    return [Ticket(task_id=id_, epoch=epoch, attempt=attempt) for id_ in ids]
+    return [Ticket(task_id=id_, epoch=epoch, number=number) for id_ in ids]
 
 
 async def take(queue: TaskQueue, count: int = 1) -> list[Delivery]:
@@ -111,7 +111,7 @@ def ids(items: Sequence[Any]) -> list[str]:
 
 
 class QueueContract:
-    """Each subclass gives `server`, `own_server`, `erase` and `interrupted_burial`."""
+    """Each subclass gives `server`, `own_server`, `erase`, `trim`, `interrupt_burial` and `connected`."""
 
     @pytest.fixture
     def server(self) -> Server:
@@ -125,6 +125,10 @@ class QueueContract:
 
     async def erase(self, server: Any, environment: str) -> None:
         """Take the queue from under its users: the stream deleted, the database flushed."""
+        raise NotImplementedError
+
+    async def trim(self, server: Any, environment: str, *, keep: int) -> None:
+        """Remove all messages but the newest by hand, from a queue that stays."""
         raise NotImplementedError
 
     def interrupt_burial(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,14 +190,14 @@ class QueueContract:
         run(scenario())
 
     def test_the_same_ticket_is_stored_once(self, server: Server, environment: str) -> None:
-        """Within the window a second publication is dropped, whoever makes it; another epoch or attempt is not."""
+        """Within the window a second publication is dropped, whoever makes it; another epoch or number is not."""
 
         async def scenario() -> None:
             async with self.made(server, environment) as queue, self.made(server, environment) as other:
                 assert await queue.publish(tickets("a", "a", "b")) == 2
                 assert await other.publish(tickets("a", "c")) == 1
                 assert await other.publish(tickets("a", epoch=2)) == 1
-                assert await other.publish(tickets("a", attempt=1)) == 1
+                assert await other.publish(tickets("a", number=1)) == 1
                 # The id alone does not tell where it ends and the epoch begins.
                 assert await other.publish(tickets("a.1", "a.1.0")) == 2
                 assert await queue.publish(tickets("ü\n")) == 1
@@ -414,7 +418,7 @@ class QueueContract:
                     assert list(await waiting) == []
                 assert ids(await until(lambda: self._fetched_letters(queue), lambda got: len(got) == 3)) == [*"bac"]
                 assert ids(await queue.dead_letters(2)) == ["b", "a"]
-                await queue.publish(tickets("b", attempt=1))
+                await queue.publish(tickets("b", number=1))
                 (item,) = await take(queue)
                 await item.nak(0.0)
                 assert ids(await until(lambda: self._fetched_letters(queue), lambda got: ids(got)[0] == "a")) == [
@@ -471,6 +475,52 @@ class QueueContract:
                 position = await queue.position()
                 assert position.last_sequence == 2
                 assert environment in position.stream.lower()
+
+        run(scenario())
+
+    def test_the_age_is_that_of_the_oldest_message(self, server: Server, environment: str) -> None:
+        """A message counts from its first publication until it is acknowledged, whether it is handed out, given back or
+        waits for its delay; a queue without one has no age."""
+
+        async def scenario() -> None:
+            async with self.made(server, environment) as queue, self.made(server, environment) as other:
+                assert await queue.age_s() == 0.0
+                await queue.publish(tickets("old"))
+                old_s = await until(queue.age_s, lambda age: age > 0.5)
+                before = monotonic()
+                await queue.publish(tickets("new"))
+                first, second = await take(queue, 2)
+                assert await other.age_s() > old_s
+                for delay_s in (0.0, 0.3, 0.0):
+                    await first.nak(delay_s)
+                    assert await other.age_s() > old_s
+                    (first,) = await take(queue)
+                    await first.in_progress()
+                    assert first.task_id == "old"
+                await first.ack()
+                assert 0.0 < await other.age_s() < monotonic() - before + 0.01
+                await second.ack()
+                assert await other.age_s() == 0.0
+
+        run(scenario())
+
+    def test_what_is_removed_by_hand_shows_in_the_age(self, server: Server, environment: str) -> None:
+        """fails when somebody trims a queue that is in use: it is as old as what is left, though it was never empty."""
+
+        async def scenario() -> None:
+            async with self.made(server, environment) as queue:
+                made = await queue.incarnation()
+                await queue.publish(tickets("a", "b", "c"))
+                for item in await take(queue, 2):
+                    await item.nak(0.0)
+                old_s = await until(queue.age_s, lambda age: age > 0.5)
+                before = monotonic()
+                await queue.publish(tickets("new"))
+                assert await queue.age_s() > old_s
+                await self.trim(server, environment, keep=1)
+                assert await queue.age_s() < monotonic() - before + 0.01
+                assert await queue.incarnation() == made
+                assert ids(await take(queue)) == ["new"]
 
         run(scenario())
 
@@ -589,6 +639,7 @@ class QueueContract:
                     held.nak(0.0),
                     queue.incarnation(),
                     queue.depth(),
+                    queue.age_s(),
                     queue.position(),
                 ):
                     error = await error_of(call)
@@ -597,6 +648,7 @@ class QueueContract:
                 after = await other.ensure()
                 assert after != before
                 assert isinstance(await error_of(queue.publish(tickets("c"))), QueueLostError)
+                assert isinstance(await error_of(queue.age_s()), QueueLostError)
                 assert await queue.incarnation() == after
                 assert await queue.ensure() == after
                 await queue.publish(tickets("a", "b", "c"))
@@ -654,6 +706,7 @@ class QueueContract:
                         queue.ensure(),
                         queue.incarnation(),
                         queue.depth(),
+                        queue.age_s(),
                         queue.dead_letters(),
                         connect_queue(own_server.url(), environment=environment),
                     )

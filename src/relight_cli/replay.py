@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConfigError
 from relight.queue.queues import open_queue
-from relight.tasks.replay import PER_SECOND, Found, Scope, count, plan_replay, replay
+from relight.tasks.replay import LACKING, PER_SECOND, Found, Scope, count, plan_replay, replay
 from relight.tasks.timetravel import TimeTravel
 from relight_cli.console import (
     DONE,
@@ -50,8 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         type=several(Found),
         metavar="STATUS",
-        help="only tasks that are pending (another queue had them), running (their worker is gone), or unconfirmed"
-        " (no queue had them); several with commas",
+        help="only tasks that are pending (another queue had them, or this one lost them), running (their worker is"
+        " gone), or unconfirmed (no queue had them); or queued: what this queue should have, published again for"
+        " somebody who knows that it has not; several with commas (default: all but queued)",
     )
     parser.add_argument(
         "--per-second", type=float, default=PER_SECOND, metavar="N", help=f"at most so many (default: {PER_SECOND:g})"
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Show what would be held and published, ask, and do it."""
     if not args.per_second > 0:
         raise ConfigError(f"--per-second {args.per_second:g} would never end", hint="give more than 0")
-    scope = Scope(since=args.since, statuses=frozenset(args.status or Found))
+    scope = Scope(since=args.since, statuses=frozenset(args.status or LACKING))
     with open_region(args) as region:
         ledger = acting_ledger(region)
         plan = asyncio.run(_plan(region, ledger, scope, args.per_second))
@@ -135,10 +136,11 @@ def _shown(region: Region, ledger: Ledger, plan: Plan, args: argparse.Namespace)
 
 _LEFT = {
     "queued": "that this queue has",
+    "just queued": "that this queue has since a moment ago",
     "worked on": "whose workers are alive",
     "later": "that are not due yet, and are published when they are",
     "older": "that were made before",
-    **{found.value: "that were not asked for" for found in Found},
+    **{found.value: "that were not asked for" for found in sorted(LACKING)},
 }
 
 

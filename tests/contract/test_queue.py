@@ -45,6 +45,11 @@ class TestJetStream(QueueContract):
         await client.jetstream().delete_stream(f"RELIGHT-{environment.upper()}")
         await client.close()
 
+    async def trim(self, server: Any, environment: str, *, keep: int) -> None:
+        client = await nats.connect(server.url())
+        await client.jetstream().purge_stream(f"RELIGHT-{environment.upper()}", keep=keep)
+        await client.close()
+
     def interrupt_burial(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def die(_: JetStreamDelivery) -> None:
             raise asyncio.CancelledError
@@ -73,6 +78,9 @@ class TestRedis(QueueContract):
 
     async def erase(self, server: Any, environment: str) -> None:
         assert await server.command("FLUSHALL") == "+OK"
+
+    async def trim(self, server: Any, environment: str, *, keep: int) -> None:
+        await server.command("XTRIM", f"relight:{{{environment}}}:tasks", "MAXLEN", str(keep))
 
     def interrupt_burial(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = RedisQueue.run

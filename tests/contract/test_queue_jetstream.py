@@ -85,6 +85,19 @@ def test_a_new_stream_is_what_is_promised() -> None:
     assert promised(config) == config
 
 
+def test_no_limit_drops_what_was_acknowledged() -> None:
+    """fails when a limit for each subject stays, under which the server drops old messages: all tasks share one."""
+    theirs = {
+        "max_msgs_per_subject": 1,
+        "discard_new_per_subject": True,
+        "subject_transform": {"src": ">", "dest": "x"},
+    }
+    config = promised({**promised(new_stream("S")), **theirs})
+    assert config == promised(new_stream("S"))
+    dead = dead_as_promised({**new_stream("D"), **theirs}, subject="d.*")
+    assert dead == dead_as_promised(new_stream("D"), subject="d.*")
+
+
 def test_what_an_operator_set_stays() -> None:
     """Limits, placement, words, replicas, a longer window and settings that nobody here knows are not touched."""
     theirs = {
@@ -118,7 +131,13 @@ def test_the_subject_is_added_where_none_covers_it(subjects: list[str], after: l
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("retention", "limits"), ("storage", "memory"), ("mirror", {"name": "X"}), ("sealed", True)],
+    [
+        ("retention", "limits"),
+        ("storage", "memory"),
+        ("mirror", {"name": "X"}),
+        ("sealed", True),
+        ("persist_mode", "async"),
+    ],
 )
 def test_a_stream_that_cannot_be_changed_is_refused(key: str, value: Any) -> None:
     """fails when the stream is of a kind that the server never changes: the value, the rule and what to do."""
@@ -141,12 +160,14 @@ def test_a_consumer_is_brought_to_what_is_promised() -> None:
         "inactive_threshold": 5,
         "max_ack_pending": 7,
         "headers_only": True,
+        "priority_groups": ["a"],
+        "priority_policy": "overflow",
         "metadata": {"team": "a"},
     }
     config = consumer_as_promised(theirs, name="workers", subject=SUBJECT, ack_wait=9)
     assert (config["max_deliver"], config["ack_wait"], config["ack_policy"]) == (-1, 9, "explicit")
     assert (config["max_ack_pending"], config["metadata"]) == (7, {"team": "a"})
-    assert not {"backoff", "inactive_threshold", "headers_only"} & config.keys()
+    assert not {"backoff", "inactive_threshold", "headers_only", "priority_groups", "priority_policy"} & config.keys()
     assert consumer_as_promised(config, name="workers", subject=SUBJECT, ack_wait=9) == config
 
 
@@ -191,6 +212,103 @@ def test_a_queue_is_reconciled_and_not_clobbered(nats_server: NatsServer, enviro
             worker = await operator.consumer()
             assert (worker["max_deliver"], worker["max_ack_pending"], worker["ack_wait"]) == (-1, 7, 20 * 10**9)
             assert ids(await take(queue)) == ["a"]
+
+    run(scenario())
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_msgs_per_subject": 1},
+        {"max_msgs_per_subject": 1, "discard_new_per_subject": True},
+        {"subject_transform": {"src": ">", "dest": "elsewhere.>"}},
+        {"republish": {"src": ">", "dest": "copies.>"}},
+        {"allow_rollup_hdrs": True, "allow_msg_ttl": True, "deny_delete": True},
+    ],
+    ids=lambda settings: "+".join(settings),
+)
+def test_no_setting_takes_an_acknowledged_message(
+    nats_server: NatsServer, environment: str, settings: dict[str, Any]
+) -> None:
+    """fails when the server drops, under an operator's setting, what it acknowledged, or stores it where nobody looks;
+    what takes nothing away stays."""
+    operator = Operator(nats_server, environment)
+
+    async def scenario() -> None:
+        async with open_queue(nats_server.url(), environment=environment) as queue:
+            made = await queue.ensure()
+            await operator.change(**settings)
+            assert await queue.ensure() == made
+            assert await queue.publish(tickets(*"abc")) == 3
+            assert await queue.publish(tickets("d")) == 1
+            assert ids(await take(queue, 4)) == [*"abcd"]
+            config = await operator.config()
+            harmless = {key: value for key, value in settings.items() if key in ("republish", "allow_rollup_hdrs")}
+            assert {key: config[key] for key in harmless} == harmless
+
+    run(scenario())
+
+
+@pytest.mark.servers
+def test_a_consumer_that_asks_for_groups_is_brought_back(nats_server: NatsServer, environment: str) -> None:
+    """fails when the server hands out to members of a group only: the fetch says so, and `ensure` ends it."""
+    operator = Operator(nats_server, environment)
+
+    async def scenario() -> None:
+        async with open_queue(nats_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            await queue.publish(tickets("a"))
+            worker = await operator.consumer()
+            changed = {**worker, "priority_groups": ["a"], "priority_policy": "overflow"}
+            await operator.ask(
+                f"CONSUMER.CREATE.{operator.stream}.workers.{worker['filter_subject']}",
+                {"stream_name": operator.stream, "config": changed, "action": "update"},
+            )
+            error = await error_of(queue.fetch(1, timeout_s=0.2))
+            assert isinstance(error, ConfigError)
+            assert "Priority Group" in error.problem
+            await queue.ensure()
+            assert ids(await take(queue)) == ["a"]
+
+    run(scenario())
+
+
+@pytest.mark.servers
+def test_a_pause_is_the_operators(nats_server: NatsServer, environment: str) -> None:
+    """While the consumer is paused nothing is handed out, nothing is lost, and `ensure` does not end it."""
+    operator = Operator(nats_server, environment)
+
+    async def scenario() -> None:
+        async with open_queue(nats_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            await operator.ask(f"CONSUMER.PAUSE.{operator.stream}.workers", {"pause_until": "2100-01-01T00:00:00Z"})
+            await queue.ensure()
+            await queue.publish(tickets("a"))
+            assert list(await queue.fetch(1, timeout_s=0.2)) == []
+            await operator.ask(f"CONSUMER.PAUSE.{operator.stream}.workers", {})
+            assert ids(await take(queue)) == ["a"]
+
+    run(scenario())
+
+
+@pytest.mark.servers
+def test_the_age_is_that_of_tasks(nats_server: NatsServer, environment: str) -> None:
+    """What an operator has stored beside them under other subjects says nothing of what the queue has."""
+    operator = Operator(nats_server, environment)
+
+    async def scenario() -> None:
+        async with open_queue(nats_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            subject = f"other.{environment}"
+            await operator.change(subjects=[*(await operator.config())["subjects"], subject])
+            client = await nats.connect(nats_server.url())
+            await client.jetstream().publish(subject, b"x")
+            await client.close()
+            assert await queue.depth() == 1
+            assert await queue.age_s() == 0.0
+            await queue.publish(tickets("a"))
+            assert await queue.age_s() > 0.0
 
     run(scenario())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +159,43 @@ def test_a_group_that_is_deleted_is_made_again(redis_server: RedisServer, enviro
             assert isinstance(await error_of(held.nak(0.0)), QueueLostError)
             assert await queue.ensure() == made
             assert ids(await take(queue, 2)) == ["a", "b"]
+
+    run(scenario())
+
+
+def test_messages_of_the_future_have_no_age(redis_server: RedisServer, environment: str) -> None:
+    """fails when the server's clock was put back: how old its messages are cannot be told, and none counts as lost."""
+
+    async def scenario() -> None:
+        async with open_queue(redis_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            await redis_server.command("XADD", keys(environment, "tasks"), "99999999999999-0", "t", "a")
+            assert await queue.age_s() == math.inf
+
+    run(scenario())
+
+
+def test_what_was_given_back_and_removed_by_hand_is_forgotten(redis_server: RedisServer, environment: str) -> None:
+    """fails when the age of a message outlives it: thousands that were given back, with and without a delay, are
+    removed, and the queue is as old as what is left."""
+    names = [f"task-{number}" for number in range(1200)]
+
+    async def scenario() -> None:
+        async with open_queue(redis_server.url(), environment=environment) as queue:
+            await queue.ensure()
+            await queue.publish(tickets(*names))
+            old_s = await until(queue.age_s, lambda age: age > 0.2)
+            for number, item in enumerate(await take(queue, len(names))):
+                await item.nak(60.0 * (number % 2))
+            assert await queue.age_s() > old_s
+            await redis_server.command("XTRIM", keys(environment, "tasks"), "MAXLEN", "0")
+            assert await queue.age_s() > old_s
+            assert await queue.depth() == len(names) / 2
+            await redis_server.command("DEL", keys(environment, "delayed"))
+            before = monotonic()
+            await queue.publish(tickets("new"))
+            await until(queue.age_s, lambda age: age < monotonic() - before + 0.01)
+            assert await redis_server.command("ZCARD", keys(environment, "returned")) == ":0"
 
     run(scenario())
 

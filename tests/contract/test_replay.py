@@ -27,6 +27,7 @@ from relight.tasks import review
 from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
 from relight.tasks.ledger import Kind, Ledger, Status
+from relight.tasks.outbox import Relay
 from relight.tasks.replay import SQL, Found, Progress, Replay, Scope, _Run, plan_replay, replay
 from relight.tasks.timetravel import TimeTravel
 
@@ -141,20 +142,25 @@ over_both = pytest.mark.parametrize("book", ["nats_server", "redis_server"], ind
 
 
 class Through:
-    """A queue, with something done before each publication."""
+    """A queue, with something done before each publication, or that says that it has an older message."""
 
-    def __init__(self, queue: TaskQueue, before: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, queue: TaskQueue, before: Callable[[int], Coroutine[Any, Any, None]] | None = None) -> None:
         self._queue = queue
         self._before = before
         self._times = 0
+        self.oldest_s: float | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
     async def publish(self, tickets: Sequence[Ticket]) -> int:
         self._times += 1
-        await self._before(self._times)
+        if self._before is not None:
+            await self._before(self._times)
         return await self._queue.publish(tickets)
+
+    async def age_s(self) -> float:
+        return await self._queue.age_s() if self.oldest_s is None else self.oldest_s
 
 
 @over_both
@@ -439,17 +445,83 @@ def test_a_restored_state_does_not_believe_its_queue(book: Book) -> None:
     assert book.run().total == 0
 
 
-def test_a_queue_that_was_emptied_by_hand_is_filled_again(book: Book) -> None:
-    """What it confirmed a while ago is in it no more; what it has just confirmed may be, and a queue with messages in
-    it is believed."""
+@over_both
+def test_what_was_removed_by_hand_is_published_again(book: Book) -> None:
+    """fails when a queue loses messages while others come and go: what it confirmed well before the oldest that it has
+    is published again, what it has just confirmed is not, and a queue that has one as old is believed."""
     incarnation = asyncio.run(_incarnation(book))
     ago = datetime.now(UTC) - timedelta(minutes=5)
     book.restored("gone", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=ago)
-    book.restored("just now", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=datetime.now(UTC))
+    book.ledger.start_task({}, id_="there")
+
+    async def relay() -> None:
+        async with book.queue() as queue:
+            assert await Relay(book.ledger).empty(queue, incarnation=incarnation) == 1
+
+    asyncio.run(relay())
+    assert book.depth() == 1
+    assert {(group.state, group.count) for group in asyncio.run(_plan(book)).publish} == {("pending", 1)}
     assert book.run().published == {Found.PENDING: 1}
-    assert book.queued() == ["gone"]
+    assert book.queued() == ["there", "gone"]
     book.restored("believed", late_s=600, epoch=EPOCH, queued_in=incarnation, queued_at=ago)
+
+    async def replay_into_an_older_one() -> Replay:
+        async with book.queue() as queue:
+            older = Through(queue)
+            older.oldest_s = 300.0
+            return await book.replay(older)
+
+    assert asyncio.run(replay_into_an_older_one()).total == 0
+
+
+async def _plan(book: Book, **options: Any) -> Any:
+    async with book.queue() as queue:
+        return await plan_replay(ledger=book.ledger, queue=queue, policy=POLICY, **options)
+
+
+@over_both
+def test_who_knows_better_has_published_again_what_the_queue_is_said_to_have(book: Book) -> None:
+    """Never unasked; asked for, each time anew, and no queue takes the second message for the first."""
+    for id_ in ("a", "b"):
+        book.ledger.start_task({}, id_=id_)
+    book.restored("later", late_s=-3600)
+    assert book.run().total == 2
     assert book.run().total == 0
+    queued = Scope(statuses={Found.QUEUED})
+    for times in (2, 3):
+        plan = asyncio.run(_plan(book, scope=queued))
+        assert {(group.state, group.count) for group in plan.publish} == {("queued", 2)}
+        assert book.run(scope=queued).published == {Found.QUEUED: 2}
+        assert book.depth() == 2 * times
+    assert book.run().total == 0
+    assert book.run(scope=Scope(statuses={Found.QUEUED, Found.UNCONFIRMED})).published == {Found.QUEUED: 2}
+
+
+@over_both
+def test_a_queue_that_is_silent_does_not_keep_callers_from_their_tasks(book: Book) -> None:
+    """fails when a batch is locked for longer than a caller waits: while the queue says nothing to relays and replays,
+    a task that is in their batch is started again, as after a call that ended in doubt."""
+    ids = book.many(3, epoch=str(EPOCH))
+    began = threading.Semaphore(0)
+
+    async def never(_: int) -> None:
+        began.release()
+        await asyncio.Event().wait()
+
+    async def go() -> None:
+        async with book.queue() as queue:
+            incarnation = await queue.ensure()
+            silent = Through(queue, never)
+            for working in (Relay(book.ledger).empty(silent, incarnation=incarnation), book.replay(silent)):  # type: ignore[arg-type]
+                task = asyncio.create_task(working)
+                await asyncio.to_thread(began.acquire)
+                again = await asyncio.gather(*(asyncio.to_thread(book.ledger.start_task, {}, id_=id_) for id_ in ids))
+                assert {found.status for found in again} == {Status.PENDING}
+                with pytest.raises(UnavailableError, match="the queue took longer than 3 s for 3 tasks"):
+                    await task
+
+    asyncio.run(go())
+    assert book.run().total == 3
 
 
 @over_both
@@ -510,7 +582,7 @@ def test_the_ledger_holds_what_the_policy_says(
     policy = TimeTravel(timers_after_s=limits[0], sends_after_s=limits[1], credentials_after_s=limits[2])
     with book.database.transaction() as cur:
         cur.execute("truncate relight.tasks cascade")
-    run = _Run(book.ledger, None, "x", False, policy, Scope(), None)  # type: ignore[arg-type]
+    run = _Run(book.ledger, None, "x", math.inf, policy, Scope(), None)  # type: ignore[arg-type]
     expected = {}
     for number, (kind, late_s, running, epoch) in enumerate(rows):
         limit = policy.limits.get(kind, 0.0)
@@ -541,7 +613,7 @@ def test_no_statement_reads_what_has_ended(book: Book) -> None:
         )
     book.many(2000)
     book.database.execute("analyze", within_s=60)
-    run = _Run(book.ledger, None, "x", False, POLICY, Scope(), None)  # type: ignore[arg-type]
+    run = _Run(book.ledger, None, "x", math.inf, POLICY, Scope(), None)  # type: ignore[arg-type]
     values = {**run._values, "after_due_at": datetime(1, 1, 1, tzinfo=UTC), "after_id": "", "limit": 1000}
     for name in ("plan", "for_review", "open_effects", "hold", "take"):
         with book.database.transaction() as cur:

@@ -362,7 +362,7 @@ class TestWorking:
             start(ledger, 3)
             async with open_queue(server.url(), environment=environment) as queue:
                 await queue.ensure()
-                await queue.publish([Ticket(task_id="t000", epoch=1, attempt=-1)])
+                await queue.publish([Ticket(task_id="t000", epoch=1, number=-1)])
                 async with working(made(ledger, server, environment, handled, may_work=gate)):
                     for _ in range(12):
                         assert await asyncio.to_thread(asked.acquire, timeout=20)
@@ -396,7 +396,7 @@ class TestWorking:
             start(ledger, 3)
             async with open_queue(server.url(), environment=environment) as queue:
                 await queue.ensure()
-                await queue.publish([Ticket(task_id="t000", epoch=1, attempt=-1)])
+                await queue.publish([Ticket(task_id="t000", epoch=1, number=-1)])
                 worker = made(leaseless, server, environment, handled)
                 async with working(worker):
                     for _ in range(5):
@@ -805,7 +805,7 @@ class TestLedgerAway:
                 incarnation = await queue.ensure()
 
                 def publish(tasks: list[tuple[str, int]]) -> None:
-                    tickets = [Ticket(task_id=id_, epoch=1, attempt=n) for id_, n in tasks]
+                    tickets = [Ticket(task_id=id_, epoch=1, number=n) for id_, n in tasks]
                     asyncio.run_coroutine_threadsafe(queue.publish(tickets), loop).result(20)
 
                 loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import re
 import uuid
 from contextlib import contextmanager, suppress
@@ -32,7 +33,15 @@ from relight.queue.jetstream_config import (
     new_stream,
     stream_as_promised,
 )
-from relight.queue.port import ACK_WAIT_S, DEAD_REASON, DEDUPE_WINDOW_S, MAX_AGE_S, MAX_DELIVERIES, DeadLetter
+from relight.queue.port import (
+    ACK_WAIT_S,
+    DEAD_REASON,
+    DEDUPE_WINDOW_S,
+    MAX_AGE_S,
+    MAX_DELIVERIES,
+    DeadLetter,
+    age_of,
+)
 from relight.vault.manifest import QueuePosition
 
 if TYPE_CHECKING:
@@ -120,8 +129,7 @@ class JetStreamQueue:
 
     Three replicas where the cluster has as many servers, one elsewhere. Its incarnation is the stream's time of
     creation: it survives restarts, and changes when the stream is deleted or the disk wiped. JetStream acknowledges
-    before it syncs, so set `sync_interval: always`, or have three replicas, that a host's crash loses nothing; a purge
-    by hand is not noticed.
+    before it syncs, so set `sync_interval: always`, or have three replicas, that a host's crash loses nothing.
 
     The duplicate window is 10 minutes; after a restart the server knows only what is still in the
     queue. It refuses a new message when a limit of the stream is reached (`discard: new`), and never drops an old one.
@@ -400,6 +408,8 @@ class JetStreamQueue:
                 await self._info()
                 await self._api(f"CONSUMER.INFO.{self._stream}.{_CONSUMER}")
                 raise NoRespondersError
+            if status == "400":
+                raise _ApiError({"code": 400, "description": description})
             if status == "409" and not any(word in description for word in ("Leadership", "Shutdown", "Interest")):
                 raise _ApiError({"code": 503, "description": description})
         return messages
@@ -456,6 +466,26 @@ class JetStreamQueue:
     async def depth(self) -> int:
         with _translating("measure the queue"):
             return int((await self._info())["state"]["messages"])
+
+    async def age_s(self) -> float:
+        with _translating("ask the queue how far back it goes"):
+            info = await self._info()
+            if self._incarnation not in (None, str(info["created"])):
+                raise QueueLostError(_LOST, hint=_AGAIN)
+            try:
+                # An operator's subjects may be in the stream too.
+                found = await self._api(f"STREAM.MSG.GET.{self._stream}", {"seq": 1, "next_by_subj": self._subject})
+            except _ApiError as exc:
+                if exc.code == 404 and exc.number != _NO_STREAM:
+                    return 0.0
+                raise
+        if "ts" not in info:  # before NATS 2.10
+            return math.inf
+        return age_of(
+            _moment(found["message"]["time"]).timestamp(),
+            newest=_moment(info["state"]["last_ts"]).timestamp(),
+            now=_moment(info["ts"]).timestamp(),
+        )
 
     async def close(self) -> None:
         self._left = True

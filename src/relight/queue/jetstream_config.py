@@ -22,11 +22,15 @@ def stream_as_promised(
 ) -> dict[str, Any]:
     """The stream of tasks: a work queue on disk that takes `subject`, forgets after `max_age` nanoseconds, knows
     duplicates for `window` at least, and refuses what is too much instead of dropping what it holds; `in_batches` where
-    the server can take many at once."""
+    the server can take many at once.
+
+    All tasks share a subject, so a limit for each subject is none that an operator could mean, and the server keeps it
+    by dropping the old ones, whatever `discard` says."""
     wanted = _stream(config, subject=subject, retention="workqueue")
     wanted["max_age"] = max_age
     wanted["duplicate_window"] = max(wanted.get("duplicate_window", 0), window)
     wanted["discard"] = "new"
+    wanted["max_msgs_per_subject"] = -1
     if in_batches:
         wanted["allow_atomic"] = True
     return wanted
@@ -70,8 +74,12 @@ def consumer_as_promised(config: dict[str, Any], *, name: str, subject: str, ack
         "ack_wait": ack_wait,
         "max_deliver": -1,
     }
-    # Each would take something away: a delivery's time, its text, the consumer itself, messages of this subject.
-    for key in ("backoff", "headers_only", "inactive_threshold", "filter_subjects"):
+    # Each would take something away: a delivery's time, its text, the consumer itself, messages of this subject, all
+    # that workers get who name no group.
+    for key in (
+        *("backoff", "headers_only", "inactive_threshold", "filter_subjects"),
+        *("priority_groups", "priority_policy", "priority_timeout"),
+    ):
         wanted.pop(key, None)
     return wanted
 
@@ -82,6 +90,7 @@ def _stream(config: dict[str, Any], *, subject: str, retention: str) -> dict[str
         ("storage", "file", "a stream on disk"),
         ("mirror", None, "a stream that is published to"),
         ("sealed", False, "a stream that is not sealed"),
+        ("persist_mode", "default", "a stream that is written before it acknowledges"),
     ):
         got = config.get(key, value)
         if got != value:
@@ -92,7 +101,11 @@ def _stream(config: dict[str, Any], *, subject: str, retention: str) -> dict[str
     subjects = list(config.get("subjects") or [])
     if not any(_covers(pattern, subject) for pattern in subjects):
         subjects.append(subject)
-    return {**config, "subjects": subjects, "retention": retention, "storage": "file", "no_ack": False}
+    wanted = {**config, "subjects": subjects, "retention": retention, "storage": "file", "no_ack": False}
+    # The first would store messages where nobody looks for them, the second refuse a dead letter that replaces one.
+    for key in ("subject_transform", "discard_new_per_subject"):
+        wanted.pop(key, None)
+    return wanted
 
 
 def _covers(pattern: str, subject: str) -> bool:

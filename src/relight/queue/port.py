@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,20 +21,26 @@ MAX_AGE_S = 7 * 24 * 3600.0
 # How long a queue remembers what was published. Shorter than some recoveries: this only spares deliveries, and what
 # keeps a task from being done twice is its claim in the ledger.
 DEDUPE_WINDOW_S = 600.0
+# By how much the clocks of one queue's servers may differ.
+_CLOCKS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """What is published: a task, to be done under an epoch, for the `attempt`-th time."""
+    """What is published: a task, to be done under an epoch.
+
+    The `number` is the same each time that one publication is tried, and another for each new one of the task. It says
+    nothing else: the ledger takes it from a time.
+    """
 
     task_id: str
     epoch: int
-    attempt: int = 0
+    number: int = 0
 
     @property
     def dedupe_id(self) -> str:
         """Equal for equal tickets only."""
-        return f"{self.task_id}.{self.epoch}.{self.attempt}"
+        return f"{self.task_id}.{self.epoch}.{self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +139,20 @@ class TaskQueue(Protocol):
         """Messages that are not acknowledged yet, those that wait for their delay included, dead letters not."""
         ...
 
+    async def age_s(self) -> float:
+        """How long ago the oldest message that the queue has was first published; 0.0 when it has none.
+
+        By the server's clock; what is handed out or waits for its delay counts like the rest. So a message that was
+        published well before that and never acknowledged is not in the queue any more, though the store is the same:
+        somebody removed it. Infinite when the server's clock went back, and does not tell.
+        """
+        ...
+
     async def close(self) -> None:
         """Leave the server; unsettled messages are handed out again when their ack wait is over."""
         ...
+
+
+def age_of(oldest: float, *, newest: float, now: float) -> float:
+    """The age of the oldest message; infinite when a message is from the future."""
+    return math.inf if max(oldest, newest) > now + _CLOCKS_S else max(now - oldest, 0.0)

@@ -23,6 +23,7 @@ from relight.queue.port import (
     MAX_AGE_S,
     MAX_DELIVERIES,
     DeadLetter,
+    age_of,
 )
 from relight.tasks.sql import statements
 from relight.vault.manifest import QueuePosition
@@ -110,7 +111,8 @@ class RedisQueue:
         self.consumer = secrets.token_hex(8)
         self._stream = f"relight:{{{environment}}}:tasks"
         self._keys = [
-            f"relight:{{{environment}}}:{name}" for name in ("state", "tasks", "published", "delayed", "dead", "deaths")
+            f"relight:{{{environment}}}:{name}"
+            for name in ("state", "tasks", "published", "delayed", "dead", "deaths", "returned")
         ]
         self._ack_wait_ms = round(ack_wait_s * 1000)
         self._max_deliveries = max_deliveries
@@ -295,6 +297,11 @@ class RedisQueue:
     async def depth(self) -> int:
         with _translating("measure the queue"):
             return int(_kept(await self.run("look", expecting=""))[4])
+
+    async def age_s(self) -> float:
+        with _translating("ask the queue how far back it goes"):
+            _, now_ms, oldest_ms, newest_ms = _kept(await self.run("age"))
+        return 0.0 if oldest_ms < 0 else age_of(oldest_ms / 1000, newest=newest_ms / 1000, now=now_ms / 1000)
 
     async def close(self) -> None:
         with suppress(RelightError, RedisError, TimeoutError, OSError):

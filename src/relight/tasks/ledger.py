@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from relight.config import Acknowledge
@@ -318,19 +320,20 @@ class Ledger:
                 cur.execute(SQL["mark_queued"], {"ids": ids, "incarnation": incarnation, "epoch": self._epoch()})
         return len(rows)
 
-    def return_lost(self, *, incarnation: str, emptied: bool = False, limit: int = 5000) -> int:
+    def return_lost(self, *, incarnation: str, age_s: float = math.inf, limit: int = 5000) -> int:
         """Put tasks into the outbox again that the queue of this incarnation does not hold, and return how many.
 
         These are the ones that another incarnation confirmed, those whose message is past the queue's age limit, and
-        those whose worker is gone and whose message has not come again in its time. A queue that holds no message, not
-        even one that is being worked on, is `emptied`: what it confirmed some time ago, and was not claimed, was
-        removed by hand.
+        those whose worker is gone and whose message has not come again in its time. `age_s` is the age of the oldest
+        message that the queue has: what it confirmed well before that, and nobody claimed, somebody removed from it.
         """
         grace_s = 3 * ACK_WAIT_S
-        values = {"incarnation": incarnation, "epoch": self._epoch(), "limit": limit}
-        values |= {"max_age_s": grace_s if emptied else MAX_AGE_S, "grace_s": grace_s}
+        asked_at = monotonic()
+        values = {"incarnation": incarnation, "epoch": self._epoch(), "limit": limit, "grace_s": grace_s}
         returned = 0
         while True:
+            # Ages are compared, because the two servers have clocks of their own; the message grows older meanwhile.
+            values["max_age_s"] = min(MAX_AGE_S, age_s + grace_s + monotonic() - asked_at)
             count = self.database.execute(SQL["return_lost"], values).rowcount
             returned += count
             if count < limit:

@@ -11,7 +11,7 @@ from relight.errors import RelightError, UnavailableError
 from relight.queue.port import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from relight.queue.port import TaskQueue
@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 BATCH = 500
 # How long a task waits that becomes due, or that nobody announced to the relay.
 POLL_S = 0.5
-# A transaction is open meanwhile: a queue that says nothing must not hold it for long.
-PUBLISH_S = 12.0
+# The rows of a batch are locked meanwhile. Who waits for one of them gives up after 5 s, the bound of a confirmation: a
+# queue that says nothing must not take that long.
+PUBLISH_S = 3.0
 
 
 class Relay:
@@ -76,19 +77,27 @@ class Relay:
         epoch = self._ledger.epoch
 
         def publish(tasks: list[tuple[str, int]]) -> None:
-            tickets = [Ticket(task_id=id_, epoch=epoch, attempt=number) for id_, number in tasks]
-            publishing = asyncio.run_coroutine_threadsafe(queue.publish(tickets), loop)
             try:
-                publishing.result(PUBLISH_S)
-            except TimeoutError as exc:
-                publishing.cancel()
-                silent = UnavailableError(f"the queue took longer than {PUBLISH_S:g} s for {len(tickets)} tasks")
-                raise _QueueError(silent) from exc
+                publish_from_thread(
+                    queue, [Ticket(task_id=id_, epoch=epoch, number=number) for id_, number in tasks], loop=loop
+                )
             except RelightError as exc:
                 raise _QueueError(exc) from exc
 
         publishing = partial(self._ledger.publish_outbox, publish, incarnation=incarnation, limit=self._batch)
         return await loop.run_in_executor(self._threads, publishing)
+
+
+def publish_from_thread(queue: TaskQueue, tickets: Sequence[Ticket], *, loop: asyncio.AbstractEventLoop) -> None:
+    """Publish within a thread's transaction over a queue that lives in `loop`; UnavailableError after PUBLISH_S."""
+    publishing = asyncio.run_coroutine_threadsafe(queue.publish(tickets), loop)
+    try:
+        publishing.result(PUBLISH_S)
+    except TimeoutError as exc:
+        publishing.cancel()
+        raise UnavailableError(
+            f"the queue took longer than {PUBLISH_S:g} s for {len(tickets)} tasks", hint="see that it is up"
+        ) from exc
 
 
 class _QueueError(Exception):

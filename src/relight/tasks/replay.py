@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import AgainLaterError, QueueLostError, UnavailableError
+from relight.errors import AgainLaterError, QueueLostError
 from relight.queue.port import ACK_WAIT_S, MAX_AGE_S, Ticket
 from relight.tasks.ledger import Kind
+from relight.tasks.outbox import publish_from_thread
 from relight.tasks.sql import statements
 
 if TYPE_CHECKING:
@@ -27,8 +30,9 @@ SQL = statements("relight.tasks.sql", "replay.sql")
 # Tasks a second, so that neither the queue nor the database is overrun by a recovery.
 PER_SECOND = 10_000.0
 BATCH = 1000
-# A transaction is open while a batch is published: a queue that says nothing must not hold it for long.
-PUBLISH_S = 12.0
+# A statement may have to read all of the backlog from the disk of a standby that was promoted just now.
+SCAN_S = 300.0
+_LEAST_S = 1.0
 # How long rows are waited for that somebody else has locked (longer than the server lets a caller hold them that says
 # nothing), and how often a queue may be lost meanwhile.
 LOCKED_S = 45.0
@@ -38,22 +42,30 @@ _FIRST = (datetime.min.replace(tzinfo=UTC), "")
 
 
 class Found(StrEnum):
-    """Why a task is published: a queue had it that is not this one, its worker is gone, or no queue confirmed it."""
+    """Why a task is published: another queue had it or this one lost it, its worker is gone, or no queue confirmed it.
+
+    A task that is `queued` is in this queue, for all that can be known.
+    """
 
     PENDING = "pending"
     RUNNING = "running"
     UNCONFIRMED = "unconfirmed"
+    QUEUED = "queued"
+
+
+LACKING = frozenset({Found.PENDING, Found.RUNNING, Found.UNCONFIRMED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Which tasks are published: those made since a moment, and found for one of these reasons.
 
-    What is held does not depend on it.
+    What is held does not depend on it. What is `queued` is published again only when it is asked for, by somebody who
+    knows better: its message comes twice where it was there.
     """
 
     since: datetime | None = None
-    statuses: Collection[Found] = frozenset(Found)
+    statuses: Collection[Found] = LACKING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +93,9 @@ class OpenEffects:
 class Plan:
     """What a replay would do.
 
-    Of what is left alone, `queued` is in this queue, `worked on` is held by a live worker, `later` is not due, `older`
-    was made before the scope begins, and `for_review` and `effects` wait for a person.
+    Of what is left alone, `queued` is in this queue, `just queued` since this began, `worked on` is held by a live
+    worker, `later` is not due, `older` was made before the scope begins, and `for_review` and `effects` wait for a
+    person.
     """
 
     incarnation: str
@@ -164,10 +177,10 @@ async def plan_replay(
 ) -> Plan:
     """What `replay` would do now; changes nothing, in the queue neither."""
     try:
-        incarnation, emptied = await queue.incarnation(), await queue.depth() == 0
+        incarnation, age_s = await queue.incarnation(), await queue.age_s()
     except QueueLostError:
-        incarnation, emptied = "", False
-    run = await asyncio.to_thread(_Run, ledger, queue, incarnation, emptied, policy, scope or Scope(), per_second)
+        incarnation, age_s = "", math.inf
+    run = await asyncio.to_thread(_Run, ledger, queue, incarnation, age_s, policy, scope or Scope(), per_second)
     return await asyncio.to_thread(run.plan)
 
 
@@ -187,15 +200,20 @@ async def replay(
 
     Held are tasks that nobody has touched since an earlier epoch, which is what a state is after a recovery or after it
     was restored under a new epoch. What is published is marked in the same transaction, so that a replay that was
-    killed goes on where it was when it is called again, and a second one finds nothing. `per_second` bounds its speed;
-    None lets it go as fast as the queue. `until` is a time of the clock's `monotonic` at which AgainLaterError is
-    raised: what was published stays so. Memory does not grow with the number of tasks.
+    killed goes on where it was when it is called again, and a second one finds nothing; but what is `queued` is found
+    by each that is asked for it. `per_second` bounds its speed; None lets it go as fast as the queue. `until` is a time
+    of the clock's `monotonic` at which AgainLaterError is raised: what was published stays so. Memory does not grow
+    with the number of tasks.
     """
+
+    def within_s() -> float:
+        return SCAN_S if until is None else min(SCAN_S, max(until - clock.monotonic(), _LEAST_S))
+
     for _ in range(TIMES_LOST):
         try:
-            incarnation, emptied = await queue.ensure(), await queue.depth() == 0
+            incarnation, age_s = await queue.ensure(), await queue.age_s()
             run = await asyncio.to_thread(
-                _Run, ledger, queue, incarnation, emptied, policy, scope or Scope(), per_second
+                _Run, ledger, queue, incarnation, age_s, policy, scope or Scope(), per_second, within_s
             )
             return await run.replay(clock, until, progress)
         except QueueLostError as exc:
@@ -226,18 +244,19 @@ class _Run:
         ledger: Ledger,
         queue: TaskQueue,
         incarnation: str,
-        emptied: bool,
+        age_s: float,
         policy: TimeTravel,
         scope: Scope,
         per_second: float | None,
+        within_s: Callable[[], float] = lambda: SCAN_S,
     ) -> None:
-        # A queue without a message lost what it confirmed some time ago and nobody has claimed: see `return_lost`.
         self._ledger = ledger
         self._database = ledger.database
         self._queue = queue
         self._policy = policy
         self._scope = scope
         self._per_second = per_second
+        self._within_s = within_s
         self._epoch = ledger.epoch
         # The database's clock says what is due, as it does for workers.
         self._now: datetime = self._database.execute(SQL["now"]).rows[0][0]
@@ -249,16 +268,17 @@ class _Run:
             "incarnation": incarnation,
             "now": self._now,
             "since": scope.since,
-            "max_age_s": 3 * ACK_WAIT_S if emptied else MAX_AGE_S,
+            # What the queue confirmed well before the oldest message that it has, it lost: see `return_lost`.
+            "max_age_s": min(MAX_AGE_S, age_s + 3 * ACK_WAIT_S),
             "kinds": [kind.value for kind in held],
             "befores": [*held.values()],
             "reasons": [*self._reasons.values()],
-            **{found.value: found in scope.statuses for found in Found},
+            "found": [found.value for found in scope.statuses],
         }
         self._published: Counter[Found] = Counter()
 
     def plan(self) -> Plan:
-        groups = [_group(row) for row in self._database.execute(SQL["plan"], self._values).rows]
+        groups = self._groups()
         effects = self._database.execute(SQL["open_effects"]).rows
         publish = {found.value for found in self._scope.statuses}
         return Plan(
@@ -271,6 +291,13 @@ class _Run:
             effects=tuple(OpenEffects(tool=row[0], status=row[1], count=row[2], oldest=row[3]) for row in effects),
             per_second=self._per_second,
         )
+
+    def _groups(self) -> list[Group]:
+        rows = self._database.execute(SQL["plan"], self._values, within_s=self._within_s()).rows
+        return [_group(row) for row in rows]
+
+    def _left(self) -> int:
+        return count(group for group in self._groups() if group.state in self._scope.statuses)
 
     async def replay(self, clock: Clock, until: float | None, progress: Callable[[Progress], None]) -> Replay:
         plan = await asyncio.to_thread(self.plan)
@@ -290,7 +317,7 @@ class _Run:
                 progress(Progress(published=self._published.total(), total=plan.total))
                 await asyncio.sleep(pause_s(self._published.total(), clock.monotonic() - begun, self._per_second))
                 continue
-            left = count((await asyncio.to_thread(self.plan)).publish)
+            left = await asyncio.to_thread(self._left)
             if left == 0:
                 return Replay(plan=plan, published=dict(self._published), held=held)
             # Somebody else has their rows, and publishes or works on them.
@@ -303,38 +330,28 @@ class _Run:
     def _hold(self) -> dict[Kind, int]:
         held: Counter[Kind] = Counter()
         while True:
-            rows = self._database.execute(SQL["hold"], {**self._values, "limit": _HELD_AT_ONCE}).rows
+            values = {**self._values, "limit": _HELD_AT_ONCE}
+            rows = self._database.execute(SQL["hold"], values, within_s=self._within_s()).rows
             held.update(Kind(row[0]) for row in rows)
             if len(rows) < _HELD_AT_ONCE:
                 return dict(held)
 
     async def _publish_batch(self, after: tuple[datetime, str]) -> tuple[datetime, str] | None:
         """Publish and mark the next tasks after a place in their order, and return the new place; None at the end."""
-        loop = asyncio.get_running_loop()
-
-        def publish(tickets: Sequence[Ticket]) -> None:
-            publishing = asyncio.run_coroutine_threadsafe(self._queue.publish(tickets), loop)
-            try:
-                publishing.result(PUBLISH_S)
-            except TimeoutError as exc:
-                publishing.cancel()
-                raise UnavailableError(
-                    f"the queue took longer than {PUBLISH_S:g} s for {len(tickets)} tasks", hint="try it again"
-                ) from exc
-
+        publish = partial(publish_from_thread, self._queue, loop=asyncio.get_running_loop())
         return await asyncio.to_thread(self._move, publish, after)
 
     def _move(
         self, publish: Callable[[Sequence[Ticket]], None], after: tuple[datetime, str]
     ) -> tuple[datetime, str] | None:
         values = {**self._values, "after_due_at": after[0], "after_id": after[1]}
-        with self._database.transaction() as cur:
+        with self._database.transaction(within_s=self._within_s()) as cur:
             cur.execute(SQL["in_order"])
             cur.execute(SQL["take"], {**values, "limit": batch_size(self._per_second)})
             rows = cur.fetchall()
             if not rows:
                 return None
-            publish([Ticket(task_id=row[0], epoch=self._epoch, attempt=row[2]) for row in rows])
+            publish([Ticket(task_id=row[0], epoch=self._epoch, number=row[2]) for row in rows])
             cur.execute(SQL["mark"], {**values, "ids": [row[0] for row in rows]})
         self._published.update(Found(row[3]) for row in rows)
         return rows[-1][1], rows[-1][0]

@@ -216,9 +216,9 @@ class Worker:
         """Publish again what the queue lost, and see to what it gave up."""
         while True:
             if self._may_work():
-                emptied = await queue.depth() == 0
+                age_s = await queue.age_s()
                 try:
-                    returned = await self._call(self._ledger.return_lost, incarnation=incarnation, emptied=emptied)
+                    returned = await self._call(self._ledger.return_lost, incarnation=incarnation, age_s=age_s)
                 except RelightError as exc:
                     _log.warning("ledger_failed", extra={"error": str(exc)})
                     returned = 0

@@ -1,16 +1,18 @@
 -- Keys, in this order, in every script:
 --   state      hash: id (the incarnation), origin (the store that it was made in), count (what was ever put in)
---   tasks      stream: t (task), n (deliveries before the message was given back)
+--   tasks      stream: t (task), n (deliveries before the message was given back), o (the id that it had at first)
 --   published  sorted set: dedupe ids by the millisecond until which they are known
---   delayed    sorted set: "<number> <n> <task>" by the millisecond at which it is due
+--   delayed    sorted set: "<o> <n> <task>" by the millisecond at which it is due
 --   dead       sorted set: tasks by the millisecond at which they were given up
 --   deaths     hash: task -> deliveries
+--   returned   sorted set: what was given back, by the millisecond at which it was first published: an id in the stream, or
+--              a member of `delayed`. What somebody removed from there by hand may still be named here.
 -- The first argument is the incarnation that the caller knows, or nothing. A script that finds another, or no queue,
 -- changes nothing and returns {0}.
 
 -- name: prelude
 if redis.replicate_commands then redis.replicate_commands() end
-local STATE, TASKS, PUBLISHED, DELAYED, DEAD, DEATHS = unpack(KEYS)
+local STATE, TASKS, PUBLISHED, DELAYED, DEAD, DEATHS, RETURNED = unpack(KEYS)
 local GROUP = 'workers'
 local function now()
     local time = redis.call('TIME')
@@ -39,6 +41,14 @@ end
 local function remove(id)
     redis.call('XACK', TASKS, GROUP, id)
     redis.call('XDEL', TASKS, id)
+    redis.call('ZREM', RETURNED, id)
+end
+local function milliseconds(id)
+    return tonumber(string.match(id, '^%d+'))
+end
+local function put_back(origin, n, task)
+    local id = redis.call('XADD', TASKS, '*', 't', task, 'n', n, 'o', origin)
+    redis.call('ZADD', RETURNED, text(milliseconds(origin)), id)
 end
 local function bury(id, task, deliveries)
     redis.call('ZADD', DEAD, text(now()), task)
@@ -77,6 +87,27 @@ return {
     redis.call('XLEN', TASKS) + redis.call('ZCARD', DELAYED),
 }
 
+-- When the oldest message was first published, or -1, and the newest. What was given back stands behind its time in the
+-- stream. Of what is named there and gone a part is forgotten in each call; until all is, the answer is too old.
+-- name: age
+if lost() then return { 0 } end
+local first = redis.call('XRANGE', TASKS, '-', '+', 'COUNT', 1)[1]
+local oldest = first and milliseconds(first[1])
+local returned
+for _ = 1, 1000 do
+    local place, since = unpack(redis.call('ZRANGE', RETURNED, 0, 0, 'WITHSCORES'))
+    returned = tonumber(since)
+    if not place then break end
+    if string.find(place, ' ', 1, true) then
+        if redis.call('ZSCORE', DELAYED, place) then break end
+    elseif #redis.call('XRANGE', TASKS, place, place) > 0 then
+        break
+    end
+    redis.pcall('ZREM', RETURNED, place)
+end
+if returned and (not oldest or returned < oldest) then oldest = returned end
+return { 1, now(), oldest or -1, milliseconds(field(redis.call('XINFO', 'STREAM', TASKS), 'last-generated-id')) }
+
 -- name: publish
 if lost() then return { 0 } end
 local at = now()
@@ -103,9 +134,10 @@ local consumer, limit, ack_wait, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARG
 local max_age, cursor, at = tonumber(ARGV[6]), ARGV[7], now()
 redis.call('XTRIM', TASKS, 'MINID', text(at - max_age))
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', text(at), 'LIMIT', 0, 100)) do
-    local n, task = string.match(member, '^%S+ (%d+) (.*)$')
+    local origin, n, task = string.match(member, '^(%S+) (%d+) (.*)$')
     redis.call('ZREM', DELAYED, member)
-    redis.call('XADD', TASKS, '*', 't', task, 'n', n)
+    redis.call('ZREM', RETURNED, member)
+    put_back(origin, n, task)
 end
 local taken = {}
 local function hand_out(id, fields, times)
@@ -141,11 +173,15 @@ return { 1 }
 if lost() then return { 0 } end
 local consumer, id, times, task, deliveries, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
 if held(id, consumer, times) then
+    local entry = redis.call('XRANGE', TASKS, id, id)[1]
+    local origin = entry and field(entry[2], 'o') or id
     remove(id)
     if delay > 0 then
-        redis.call('ZADD', DELAYED, text(now() + delay), id .. ' ' .. deliveries .. ' ' .. task)
+        local member = origin .. ' ' .. deliveries .. ' ' .. task
+        redis.call('ZADD', DELAYED, text(now() + delay), member)
+        redis.call('ZADD', RETURNED, text(milliseconds(origin)), member)
     else
-        redis.call('XADD', TASKS, '*', 't', task, 'n', deliveries)
+        put_back(origin, deliveries, task)
     end
 end
 return { 1 }

@@ -22,7 +22,8 @@ with limits as (
                 when running then 'running'
                 when queued_in is null then 'unconfirmed'
                 when queued_in <> %(incarnation)s or epoch < %(epoch)s
-                     or queued_at < now() - %(max_age_s)s * interval '1 second' then 'pending'
+                     or queued_at < %(now)s - %(max_age_s)s * interval '1 second' then 'pending'
+                when queued_at >= %(now)s then 'just queued'
                 else 'queued' end as state
       from unfinished left join limits using (kind)
 )
@@ -79,27 +80,30 @@ returning kind
 set local enable_bitmapscan = off;
 set local enable_sort = off
 
--- The next tasks in their order that this queue lacks. It goes on after the last one, so that what was published before
+-- The next tasks in their order that are to be published; why is judged as in the plan. It goes on after the last one, so that what was published before
 -- is not looked at again. What an older epoch's worker or queue has is not relied on. The number that tells a publication
 -- from the queue's earlier ones is another when the task came back or was confirmed meanwhile, as in the outbox.
 -- name: take
 with pending as materialized (
-    select id, due_at, updated_at, queued_at, case when queued_in is null then 'unconfirmed' else 'pending' end as found
-      from relight.tasks
+    select id, due_at, updated_at, queued_at, found
+      from relight.tasks, lateral (
+               select case when queued_in is null then 'unconfirmed'
+                           when queued_in <> %(incarnation)s or epoch < %(epoch)s
+                                or queued_at < %(now)s - %(max_age_s)s * interval '1 second' then 'pending'
+                           when queued_at >= %(now)s then 'just queued'
+                           else 'queued' end as found
+           ) as judged
      where status = 'pending' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
-       and (%(unconfirmed)s and queued_in is null
-            or %(pending)s and queued_in is not null
-               and (queued_in <> %(incarnation)s or epoch < %(epoch)s
-                    or queued_at < now() - %(max_age_s)s * interval '1 second'))
+       and found = any(%(found)s)
        and (%(since)s::timestamptz is null or created_at >= %(since)s)
      order by due_at, id
      limit %(limit)s
-       for no key update skip locked
+       for no key update of tasks skip locked
 ), running as materialized (
     select id, due_at, updated_at, queued_at, 'running' as found
       from relight.tasks
      where status = 'running' and due_at <= %(now)s and (due_at, id) > (%(after_due_at)s, %(after_id)s)
-       and %(running)s and (lease_until < now() or claimed_epoch < %(epoch)s)
+       and 'running' = any(%(found)s) and (lease_until < now() or claimed_epoch < %(epoch)s)
        and (%(since)s::timestamptz is null or created_at >= %(since)s)
      order by due_at, id
      limit %(limit)s
