@@ -2,7 +2,7 @@
 
 list     effects that wait for the tool or for a person, or in the given statuses; without what was requested
 show     one effect, with what was requested and what the tool answered
-resolve  record what you found out, with --happened or --did-not-happen; a task that was parked for it goes on
+resolve  record what you found out, with --happened or --did-not-happen; the tasks that were parked for it go on
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _resolve(args: argparse.Namespace, region: Region) -> None:
         "task": effect.task_id,
         "request": json.dumps(effect.request, ensure_ascii=False),
         "record": f"{then}, found out by {who}",
-        "then": "its task goes on, if it was parked",
+        "then": "the tasks that are parked for it go on",
     }
     if confirmed(args, plan):
         effects.resolve(effect, happened=args.happened, response=args.response, who=who)

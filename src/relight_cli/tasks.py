@@ -1,6 +1,7 @@
 """Look after tasks, above all those that wait for a person: held by the time travel policy, or parked.
 
-list    tasks and why they wait; those that are held or parked, or in the given statuses
+list    tasks and why they wait; those that are held or parked, or in the given statuses, for which it looks through
+        all tasks
 show    one task with its payload, its steps and its effects
 resume  let tasks go on that are held or parked; their finished steps stay finished
 cancel  end tasks for good that nobody works on
