@@ -34,6 +34,7 @@ from relight.errors import LeaseLostError, StaleEpochError, UnavailableError, Un
 from relight.queue.port import ACK_WAIT_S, MAX_AGE_S
 from relight.queue.queues import open_queue
 from relight.recovery.replica import PhysicalReplica
+from relight.tasks import verdict as verdict_module
 from relight.tasks import worker as worker_module
 from relight.tasks.database import Database
 from relight.tasks.effects import EffectStatus, TooSoonError
@@ -73,8 +74,8 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool of these tests acts within the second, so nobody need wait long for what became of a call."""
     monkeypatch.setattr(worker_module, "_LOOK_AFTER_S", 0.1)
     monkeypatch.setattr(worker_module, "_RECONNECT_S", 0.1)
-    monkeypatch.setattr(worker_module, "_UNCONFIRMED_S", 0.1)
-    monkeypatch.setitem(TaskRun.__init__.__kwdefaults__, "begin_within_s", 0.8)
+    monkeypatch.setattr(verdict_module, "_UNCONFIRMED_S", 0.1)
+    monkeypatch.setitem(TaskRun.__init__.__kwdefaults__ or {}, "begin_within_s", 0.8)
 
 
 def worker(ledger: Ledger, url: str, environment: str, handler: Callable[[Any], Any], **options: Any) -> Worker:
@@ -440,7 +441,7 @@ class TestAMillionTasks:
             ("return_lost", {"limit": 50}),
             ("start_task", {"id": "t7", "kind": "work", "payload": "1", "due_at": None}),
             ("read_task", {"id": "t7"}),
-            ("give_up_message", {"id": "t5", "error": "e"}),
+            ("give_up_message", {"id": "t5", "error": "e", "suspicious": 5}),
         ],
     )
     def test_a_handful_of_rows_is_read(self, many: Database, name: str, values: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ from relight.tasks.effects import (
     EffectStatus,
     NotSentError,
     RefusedError,
+    ResponseLostError,
     TooSoonError,
     UnansweredError,
     UnknownEffectError,
@@ -116,6 +117,16 @@ def only(effects: Effects) -> Effect:
     """The only effect there is."""
     [found] = effects.list(list(EffectStatus))
     return found
+
+
+class Away:
+    """Vaults that cannot be reached."""
+
+    def put(self, key: str, data: bytes) -> None:
+        raise UnavailableError("away")
+
+    def get(self, key: str) -> bytes:
+        raise UnavailableError("away")
 
 
 def crash(ledger: Ledger, task: Task, tool: RecordingTool, *, acted: bool, key: str = "") -> None:
@@ -509,10 +520,54 @@ class TestAPerson:
         crash(ledger, task, tool, acted=True)
         make_final(ledger)
         again = next_life(ledger, task)
-        with pytest.raises(UnknownEffectError):
+        with pytest.raises(UnknownEffectError) as caught:
             living(ledger, again).effect(tool, REQUEST)
-        ledger.park(again, reason="r")
+        ledger.park(again, reason="r", waits_for=caught.value.key)
         return only(Effects(ledger))
+
+    def test_all_that_wait_for_it_go_on(
+        self, ledger: Ledger, task: Task, tool: RecordingTool, effects: Effects
+    ) -> None:
+        """A person is asked once for an action that two tasks need; a task that is parked for another reason stays."""
+        tool.says = Answer.CANNOT_TELL
+        crash(ledger, task, tool, acted=True, key="invoice 7")
+        make_final(ledger)
+        for waiting in (next_life(ledger, task), claimed(ledger, "second")):
+            with pytest.raises(UnknownEffectError) as caught:
+                living(ledger, waiting).effect(tool, REQUEST, key="invoice 7")
+            ledger.park(waiting, reason="r", waits_for=caught.value.key)
+        ledger.park(claimed(ledger, "other"), reason="r")
+        effects.resolve(only(effects), happened=True, response=7, who="ops")
+        assert {ledger.task(id_).status for id_ in (task.id, "second")} == {Status.PENDING}
+        assert ledger.task("other").status is Status.PARKED
+
+    def test_a_response_that_is_not_json(self, ledger: Ledger, task: Task, effects: Effects) -> None:
+        """fails when a person is asked whether something happened that the tool said had happened: what is asked for is
+        its response."""
+        tool = RecordingTool()
+        tool.response = {1, 2}
+        with pytest.raises(UnstorableError):
+            living(ledger, task).effect(tool, REQUEST)
+        found = only(effects)
+        assert (found.kept, len(tool.acted)) == (False, 1)
+        tool.says = Answer.CANNOT_TELL
+        with pytest.raises(ResponseLostError, match="its response was not kept") as caught:
+            living(ledger, task).effect(tool, REQUEST)
+        ledger.park(task, reason="r", waits_for=caught.value.key)
+        effects.resolve(only(effects), happened=True, response=[1, 2], who="ops")
+        assert living(ledger, next_life(ledger, task)).effect(tool, REQUEST) == [1, 2]
+        assert len(tool.acted) == 1
+
+    def test_a_response_that_no_vault_took(self, ledger: Ledger, task: Task, effects: Effects) -> None:
+        """A large response that could not be kept is asked for again, and the effect is not repeated."""
+        tool = RecordingTool()
+        tool.response = "x" * (INLINE_BYTES + 1)
+        ledger.results = Away()
+        with pytest.raises(UnavailableError):
+            living(ledger, task).effect(tool, REQUEST)
+        tool.response = "small"
+        assert living(ledger, task).effect(tool, REQUEST) == "small"
+        assert len(tool.acted) == 1
 
     def test_it_happened(self, ledger: Ledger, unknown: Effect, tool: RecordingTool, effects: Effects) -> None:
         """The task goes on with the response that the person found, and nothing is sent."""

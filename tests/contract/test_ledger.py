@@ -336,15 +336,21 @@ class TestEnding:
             ledger.cancel("never", reason="r")
 
     def test_what_is_worked_on_is_not_parked_over_its_worker(self, ledger: Ledger, task: Task) -> None:
-        """A dead letter parks a task that nobody holds, and leaves one that is being worked on, or has ended."""
+        """A dead letter parks a task that ended one worker after another, and leaves one that is being worked on, or
+        that has ended."""
         assert ledger.give_up_message(task.id, reason="r") is None
-        sql(ledger.database, "update relight.tasks set lease_until = now() - interval '1 s'")
+        sql(ledger.database, "update relight.tasks set lease_until = now() - interval '1 s', attempts = 5")
         assert ledger.give_up_message(task.id, reason="it kills\0") is Status.PARKED
         assert ledger.task(task.id).status is Status.PARKED
         assert ledger.give_up_message(task.id, reason="r") is None
         assert ledger.give_up_message("never", reason="r") is None
         with pytest.raises(LeaseLostError):
             ledger.finish(task, 1)
+
+    def test_one_dead_worker_is_no_reason_to_park(self, ledger: Ledger, task: Task) -> None:
+        """fails when a message that others gave back, because somebody was at its task, counts against the task."""
+        sql(ledger.database, "update relight.tasks set lease_until = now() - interval '1 s'")
+        assert ledger.give_up_message(task.id, reason="r") is Status.PENDING
 
     def test_what_nobody_began_is_not_parked(self, ledger: Ledger) -> None:
         """fails when a message was handed out in vain, time and again, because the ledger was away: its task ended
@@ -407,10 +413,13 @@ BY_ANYBODY: dict[str, Callable[[Ledger, Effects, Task], object]] = {
     "give_up_message": lambda ledger, effects, task: ledger.give_up_message("queued", reason="r"),
     "resume": lambda ledger, effects, task: ledger.resume("parked"),
     "resume_within": lambda ledger, effects, task: resume_within(ledger),
+    "resume_waiting": lambda ledger, effects, task: resume_waiting(ledger),
+    "confirm": lambda ledger, effects, task: ledger.confirm(task.id),
     "cancel": lambda ledger, effects, task: ledger.cancel("pending", reason="r"),
     "publish_outbox": lambda ledger, effects, task: ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9),
     "return_lost": lambda ledger, effects, task: ledger.return_lost(incarnation="q2"),
     "settle": lambda ledger, effects, task: effects.settle(KEY, EffectStatus.DONE, sending=1, response=1),
+    "happened": lambda ledger, effects, task: effects.happened(KEY, sending=1, response=1),
     "resolve": lambda ledger, effects, task: effects.resolve(known(effects), happened=False, who="me"),
 }
 
@@ -418,6 +427,11 @@ BY_ANYBODY: dict[str, Callable[[Ledger, Effects, Task], object]] = {
 def resume_within(ledger: Ledger) -> None:
     with ledger.database.transaction() as cur:
         assert ledger.resume_within(cur, "parked", of=[Status.PARKED])
+
+
+def resume_waiting(ledger: Ledger) -> None:
+    with ledger.database.transaction() as cur:
+        assert ledger.resume_waiting(cur, KEY) == ["parked"]
 
 
 READS = {"epoch", "ping", "status", "task", "tasks", "steps", "get", "named", "list"}
@@ -436,7 +450,7 @@ def lived_in(ledger: Ledger) -> Task:
     ledger.record_step(task, key="done", name="done", result=1)
     ledger.record_failure(task, key="failed", name="failed", error="e")
     Effects(ledger).intend(task, key=KEY, tool="t", request={}, final_s=-1)
-    ledger.park(claimed(ledger, "parked"), reason="r")
+    ledger.park(claimed(ledger, "parked"), reason="r", waits_for=KEY)
     ledger.start_task(1, id_="queued")
     ledger.publish_outbox(lambda tasks: None, incarnation="q1", limit=9)
     ledger.start_task(1, id_="pending")
@@ -847,6 +861,21 @@ class TestOutbox:
         back: list[tuple[str, int]] = []
         ledger.publish_outbox(back.extend, incarnation="q2", limit=9)
         assert {id_ for id_, _ in back} == {"pending", "dead"}
+
+    @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WORK])
+    def test_what_a_policy_may_hold_waits_for_a_replay(self, ledger: Ledger, kind: Kind) -> None:
+        """fails when a timer, a queued send or a credential of a restored state fires before a replay has judged it."""
+        ledger.start_task(1, id_="old", kind=kind)
+        epochs = EpochLog(ledger.database)
+        epoch = ledger.epoch + 1
+        epochs.take(epoch, region="there", run_id="r")
+        promoted = Ledger(ledger.database, epoch=lambda: epoch)
+        assert promoted.claim("old", worker="w", lease_s=30) is None
+        assert promoted.claim_due(9, worker="w", lease_s=30) == []
+        assert promoted.publish_outbox(lambda tasks: None, incarnation="q", limit=9) == 0
+        epochs.mark_replayed(epoch)
+        assert promoted.publish_outbox(lambda tasks: None, incarnation="q", limit=9) == 1
+        assert promoted.claim("old", worker="w", lease_s=30) is not None
 
     def test_what_was_removed_from_the_queue_by_hand_comes_back(self, ledger: Ledger) -> None:
         """fails when a purge loses tasks: the queue is the same one, and has messages, all of them much younger; where

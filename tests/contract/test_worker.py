@@ -23,6 +23,7 @@ from relight.errors import AgainLaterError, LeaseLostError, UnavailableError
 from relight.queue import jetstream
 from relight.queue.port import Ticket
 from relight.queue.queues import open_queue
+from relight.tasks import verdict as verdict_module
 from relight.tasks import worker as worker_module
 from relight.tasks.database import Database
 from relight.tasks.effects import Answer, Effects, EffectStatus
@@ -838,7 +839,7 @@ class TestLedgerAway:
     ) -> None:
         """fails when tasks whose effects wait for the standby are parked because it was away for long: nothing is sent
         meanwhile, and everything afterwards, once."""
-        monkeypatch.setattr(worker_module, "_UNCONFIRMED_S", 0.05)
+        monkeypatch.setattr(verdict_module, "_UNCONFIRMED_S", 0.05)
         tool = RecordingTool(timeout_s=1.0)
         tool.says = Answer.CANNOT_TELL
         impatient = Database(dsn, confirm_timeout_s=0.1)

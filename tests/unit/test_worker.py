@@ -19,7 +19,7 @@ from relight.errors import (
 from relight.tasks.effects import RefusedError, TooSoonError, UnansweredError, UnknownEffectError
 from relight.tasks.results import UnstorableError
 from relight.tasks.steps import Retry, StepFailedError
-from relight.tasks.worker import Again, Leave, Park, judge
+from relight.tasks.verdict import Again, Leave, Park, judge
 
 RETRY = Retry(first_s=4.0, factor=2.0, at_most_s=60.0, jitter=0.0)
 PASSING = [

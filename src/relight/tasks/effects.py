@@ -20,8 +20,8 @@ from relight.errors import (
 )
 from relight.tasks import results
 from relight.tasks.confirm import Confirm
-from relight.tasks.ledger import SQL, Status, canonical, check_id, not_ours, printable
-from relight.tasks.results import INLINE_BYTES, encode
+from relight.tasks.ledger import SQL, canonical, check_id, not_ours, printable
+from relight.tasks.results import INLINE_BYTES, Stored, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # A call begins this soon after its intent was written, or not at all. So from the intent on, this and the tool's own
 # time limit are all that can pass before the tool has acted or never will.
 BEGIN_WITHIN_S = 10.0
+# The age of an intent is told by the clock of the database that has it now, which may not be the one that wrote it.
+CLOCKS_APART_S = 300.0
 
 
 class EffectStatus(StrEnum):
@@ -91,7 +93,19 @@ class UnansweredError(TransientError):
 
 
 class UnknownEffectError(ConflictError):
-    """Nobody can tell whether the effect happened: it waits for a person and is never retried blindly."""
+    """Nobody can tell whether the effect with this `key` happened: it waits for a person and is never retried
+    blindly."""
+
+    def __init__(self, problem: str, *, hint: str = "", key: str = "") -> None:
+        super().__init__(problem, hint=hint)
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"key": self.key})
+
+
+class ResponseLostError(UnknownEffectError):
+    """The effect happened, and what the tool answered was not kept: it waits for a person who knows."""
 
 
 class TooSoonError(AgainLaterError):
@@ -110,7 +124,8 @@ class RightToAct(Protocol):
 class Effect:
     """One thing done to the outside world, known by what it is.
 
-    `final_in_s` counts down to when its last sending has happened or never will; `age_s` is since its first intent.
+    `kept` says whether there is a response: of one that happened it may be lost. `final_in_s` counts down to when its
+    last sending has happened or never will; `age_s` is since its first intent.
     """
 
     key: str
@@ -119,6 +134,7 @@ class Effect:
     request: Any
     status: EffectStatus
     response: Any
+    kept: bool
     error: str | None
     epoch: int
     sending: int
@@ -204,14 +220,29 @@ class Effects:
         self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
         return again
 
+    def happened(self, key: str, *, sending: int, response: Any) -> Any:
+        """Record that a sending happened, and return the response as every later reader will get it.
+
+        That it happened is recorded too when its response cannot be kept; then the reason is raised.
+        """
+        try:
+            values, again = self._settled(key, EffectStatus.DONE, sending=sending, response=response)
+        except RelightError as exc:
+            values = self._row(key, EffectStatus.DONE, Stored(), sending=sending, error=f"no response kept: {exc}")
+            self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
+            raise
+        self._ledger.database.execute(SQL["settle_effect"], values, confirmed=Confirm.POLICY)
+        return again
+
     def resolve(self, effect: Effect, *, happened: bool, response: Any = None, who: str) -> None:
-        """Record what a person found out about an effect that waits for it, and let its task go on.
+        """Record what a person found out about an effect that waits for it, and let all tasks go on that wait for it.
 
         ConflictError when the effect does not wait for anybody, or is not what the person saw.
         """
-        if effect.status not in OPEN:
+        lost = effect.status is EffectStatus.DONE and not effect.kept and happened
+        if effect.status not in OPEN and not lost:
             raise ConflictError(f"effect {effect.key[:12]} is {effect.status}", hint="it waits for nobody")
-        if effect.final_in_s > 0:
+        if effect.final_in_s > 0 and not lost:
             raise _too_soon(effect)
         status = EffectStatus.DONE if happened else EffectStatus.FAILED
         values, _ = self._settled(
@@ -221,7 +252,7 @@ class Effects:
             cur.execute(SQL["resolve_effect"], values)
             if cur.rowcount == 0:
                 raise ConflictError(f"effect {effect.key[:12]} changed meanwhile", hint="look at it again")
-            self._ledger.resume_within(cur, effect.task_id, of=[Status.PARKED])
+            self._ledger.resume_waiting(cur, effect.key)
 
     def _intend(
         self, name: str, values: dict[str, Any], *, sending_of: Callable[[Sequence[Any]], int | None]
@@ -245,9 +276,18 @@ class Effects:
     ) -> tuple[dict[str, Any], Any]:
         """What a row says of it, and the response as every later reader will get it."""
         kept, again = results.store(self._ledger.results, response, what=f"the response to effect {key[:12]}")
-        values: dict[str, Any] = {"key": key, "status": status.value, "sending": sending, "epoch": self._ledger.epoch}
-        values |= {"response": kept.inline, "response_object": kept.object, "error": error and printable(error)}
-        return values, again
+        return self._row(key, status, kept, sending=sending, error=error), again
+
+    def _row(self, key: str, status: EffectStatus, kept: Stored, *, sending: int, error: str | None) -> dict[str, Any]:
+        return {
+            "key": key,
+            "status": status.value,
+            "sending": sending,
+            "epoch": self._ledger.epoch,
+            "response": kept.inline,
+            "response_object": kept.object,
+            "error": error and printable(error),
+        }
 
     def _values(self, task: Task, *, key: str, final_s: float) -> dict[str, Any]:
         return {
@@ -259,7 +299,7 @@ class Effects:
         }
 
     def _effect(self, row: Sequence[Any]) -> Effect:
-        key, task_id, tool, request, status, response, object_, error, epoch, sending, final_in_s, age_s = row
+        key, task_id, tool, request, status, response, object_, kept, error, epoch, sending, final_in_s, age_s = row
         return Effect(
             key=key,
             task_id=task_id,
@@ -267,6 +307,7 @@ class Effects:
             request=request,
             status=EffectStatus(status),
             response=results.load(self._ledger.results, response, object_),
+            kept=kept,
             error=error,
             epoch=epoch,
             sending=sending,
@@ -302,11 +343,11 @@ def perform(
         if known is None:
             raise ConflictError(f"effect {key[:12]} of {tool.name} is gone", hint="do not delete from the ledger")
         if known.status is EffectStatus.DONE:
-            return known.response
+            return known.response if known.kept else _find_response(effects, known, tool)
         if known.status in OPEN:
             found = _reconcile(effects, known, tool, right=right, begin_within_s=begin_within_s)
             if found is not Answer.NOT_SENT:
-                return effects.settle(key, EffectStatus.DONE, sending=known.sending, response=found)
+                return effects.happened(key, sending=known.sending, response=found)
         begun = clock.monotonic()
         sending = effects.intend_again(task, known, final_s=final_s)
     try:
@@ -333,7 +374,19 @@ def _send(effects: Effects, tool: Tool, request: Any, *, key: str, sending: int)
             f"{tool.name} may or may not have acted on effect {key[:12]}: {type(exc).__name__}",
             hint="it is asked before anything is sent again",
         ) from exc
-    return effects.settle(key, EffectStatus.DONE, sending=sending, response=response)
+    return effects.happened(key, sending=sending, response=response)
+
+
+def _find_response(effects: Effects, known: Effect, tool: Tool) -> Any:
+    """The response to an effect that happened, from the tool: it could not be kept when it came."""
+    found = tool.find(known.request, key=known.key)
+    if isinstance(found, Answer):
+        raise ResponseLostError(
+            f"effect {known.key[:12]} of {tool.name} happened, and its response was not kept",
+            hint=f"`relight effects resolve {known.key[:12]} --happened --response JSON`",
+            key=known.key,
+        )
+    return effects.happened(known.key, sending=known.sending, response=found)
 
 
 def _reconcile(
@@ -343,7 +396,7 @@ def _reconcile(
     if known.final_in_s > 0:
         raise _too_soon(known)
     right.check(tool.timeout_s)
-    if known.age_s + begin_within_s + tool.timeout_s < tool.honours_keys_s:
+    if known.age_s + begin_within_s + tool.timeout_s + CLOCKS_APART_S < tool.honours_keys_s:
         return Answer.NOT_SENT  # or sent: the tool acts once under this key whichever it is
     try:
         found = tool.find(known.request, key=known.key)
@@ -355,6 +408,7 @@ def _reconcile(
         raise UnknownEffectError(
             f"effect {known.key[:12]} of {tool.name} may or may not have happened",
             hint=f"find out, then `relight effects resolve {known.key[:12]}`",
+            key=known.key,
         )
     return found
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from relight.config import Acknowledge
-from relight.errors import ConflictError, LeaseLostError, NotFoundError, PermanentError, UnconfirmedError
+from relight.errors import (
+    ConflictError,
+    LeaseLostError,
+    NotFoundError,
+    PermanentError,
+    RelightError,
+    UnconfirmedError,
+)
 from relight.queue.port import ACK_WAIT_S, MAX_AGE_S
 from relight.tasks import results
 from relight.tasks.confirm import Confirm
@@ -28,8 +36,10 @@ if TYPE_CHECKING:
     from relight.tasks.results import Results
 
 SQL = statements("relight.tasks.sql", "ledger.sql")
-# A task that was claimed this often and never ended may be what ends its workers.
+# A task that was claimed this often and never ended may be what ends its workers; already so often when its message too
+# was handed out time and again.
 MAX_ATTEMPTS = 20
+SUSPICIOUS_ATTEMPTS = 5
 _LONGEST_ID = 512
 
 
@@ -122,7 +132,8 @@ class Ledger:
         """Record a task and return it once it is acknowledged; it is in the outbox of the queue from then on.
 
         The id is the idempotency key: a call that ended in doubt is repeated with the same id. Without one, a new one
-        is made up, and named by UnconfirmedError. ConflictError when the id exists with another payload.
+        is made up, and named by UnconfirmedError. ConflictError when the id exists with another payload or kind; when
+        it is due stays as the first call said.
         """
         id_ = check_id(id_ or uuid.uuid4().hex)
         if due_at is not None and due_at.tzinfo is None:
@@ -138,12 +149,19 @@ class Ledger:
                 f"task {id_!r} is not acknowledged: {exc.problem}", hint="it is committed here; repeat it with this id"
             ) from exc
         task = self._task(row)
-        if canonical(task.payload) != canonical(json.loads(text)):
-            raise ConflictError(f"task {id_!r} exists with another payload", hint="use a new id for a new task")
+        for what, same in (
+            ("payload", canonical(task.payload) == canonical(json.loads(text))),
+            ("kind", task.kind is kind),
+        ):
+            if not same:
+                raise ConflictError(f"task {id_!r} exists with another {what}", hint="use a new id for a new task")
         return task
 
     def task(self, id_: str) -> Task:
-        """Read a task; NotFoundError when there is none."""
+        """Read a task; NotFoundError when there is none.
+
+        What it says is what this region's database has: `confirm` before telling somebody that it is done.
+        """
         rows = self.database.execute(SQL["read_task"], {"id": check_id(id_)}).rows
         if not rows:
             raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
@@ -156,6 +174,13 @@ class Ledger:
         if not rows:
             raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
         return Status(rows[0][0]), rows[0][1]
+
+    def confirm(self, id_: str) -> None:
+        """Return when all that was written of a task up to now is in the standby, by the environment's policy;
+        UnconfirmedError otherwise."""
+        self.database.execute(
+            SQL["confirm_task"], {"id": check_id(id_), "epoch": self._epoch()}, confirmed=self._confirm
+        )
 
     def ping(self) -> None:
         """Return when the state database answers."""
@@ -182,13 +207,14 @@ class Ledger:
     ) -> list[Task]:
         claim = f"{worker}/{uuid.uuid4().hex[:12]}"
         values = {**values, "claim": claim, "lease_s": lease_s, "epoch": self._epoch()}
-        claimed = []
-        for *row, stepped in self.database.execute(SQL[name], values).rows:
-            task = self._task(row, claim=claim, stepped=stepped)
+        rows = self.database.execute(SQL[name], values).rows
+        tasks = [self._task(row, claim=claim, stepped=stepped) for *row, stepped in rows]
+        claimed = [task for task in tasks if task.attempts <= max_attempts]
+        for task in tasks:
             if task.attempts > max_attempts:
-                self.park(task, reason=f"it was begun {max_attempts} times and never ended: it may end its workers")
-            else:
-                claimed.append(task)
+                # One that cannot be parked now comes again, and must not keep the others from being worked on.
+                with suppress(RelightError):
+                    self.park(task, reason=f"it was begun {max_attempts} times and never ended: it may end its workers")
         return sorted(claimed, key=lambda task: (task.due_at, task.id))
 
     def extend(self, task: Task, *, lease_s: float) -> None:
@@ -211,14 +237,15 @@ class Ledger:
         values = {"error": printable(error), "delay_s": delay_s, "uncounted": 0 if counted else 1}
         self._under_claim(task, "release_task", values)
 
-    def park(self, task: Task, *, reason: str) -> None:
-        """Give the task up until a person resumes it."""
-        self._end(task, Status.PARKED, error=printable(reason))
+    def park(self, task: Task, *, reason: str, waits_for: str | None = None) -> None:
+        """Give the task up until a person resumes it, or finds out about the effect whose key it waits for."""
+        self._end(task, Status.PARKED, error=printable(reason), waits_for=waits_for)
 
     def give_up_message(self, id_: str, *, reason: str) -> Status | None:
-        """The queue gave up a task's message: park the task if its worker is gone, and put it into the outbox again if
-        nobody has begun it since. The status that it has by that; None when it has ended, or is being worked on."""
+        """The queue gave up a task's message: park the task if its worker is gone and not the first one, else put it
+        into the outbox again. The status that it has by that; None when it has ended, or is being worked on."""
         values = {"id": check_id(id_), "error": printable(reason), "epoch": self._epoch()}
+        values |= {"suspicious": SUSPICIOUS_ATTEMPTS}
         rows = self.database.execute(SQL["give_up_message"], values, confirmed=self._confirm).rows
         return Status(rows[0][0]) if rows else None
 
@@ -238,6 +265,13 @@ class Ledger:
             return False
         cur.execute(SQL["forget_failures"], values)
         return True
+
+    def resume_waiting(self, cur: cursor, key: str) -> list[str]:
+        """Let every task run again, within the caller's transaction, that is parked because of the effect with this
+        key; their ids."""
+        cur.execute(SQL["waiting_for"], {"key": key})
+        ids = [row[0] for row in cur.fetchall()]
+        return [id_ for id_ in ids if self.resume_within(cur, id_, of=[Status.PARKED])]
 
     def cancel(self, id_: str, *, reason: str) -> None:
         """End a task that nobody works on, for good."""
@@ -312,7 +346,7 @@ class Ledger:
         No two callers hand out one task at once. When `publish` raises, nothing is recorded, and all come again.
         """
         with self.database.transaction() as cur:
-            cur.execute(SQL["outbox"], {"limit": limit})
+            cur.execute(SQL["outbox"], {"limit": limit, "epoch": self._epoch()})
             rows = cur.fetchall()
             if rows:
                 publish([(row[0], row[1]) for row in rows])
@@ -343,7 +377,7 @@ class Ledger:
 
     def _end(self, task: Task, status: Status, **fields: str | None) -> None:
         values = self._claimed(task) | {"id": task.id, "status": status.value}
-        values |= {"result": None, "result_object": None, "error": None, **fields}
+        values |= {"result": None, "result_object": None, "error": None, "waits_for": None, **fields}
         if not self.database.execute(SQL["end_task"], values, confirmed=self._confirm).rows:
             raise not_ours(task)
 

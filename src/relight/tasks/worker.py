@@ -8,12 +8,10 @@ import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import (
-    AgainLaterError,
     LeaseLostError,
     NotFoundError,
     PermanentError,
@@ -27,10 +25,11 @@ from relight.tasks.aio import AsyncTaskRun
 from relight.tasks.ledger import MAX_ATTEMPTS, Status, check_id
 from relight.tasks.migrate import check_schema
 from relight.tasks.outbox import Relay
-from relight.tasks.steps import CLAIM_S, HOPELESS, Retry, TaskRun
+from relight.tasks.steps import CLAIM_S, Retry, TaskRun
+from relight.tasks.verdict import Again, Leave, Park, give_back, judge, leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from concurrent.futures import Executor
     from contextlib import AbstractAsyncContextManager
 
@@ -44,57 +43,8 @@ _log = logging.getLogger(__name__)
 # The parts of a claim and of an ack wait after which both are renewed.
 _KEEP_EVERY_S = 5.0
 _RECONNECT_S = 1.0
-# How long a task waits whose writes the standby did not confirm.
-_UNCONFIRMED_S = 10.0
 # How often dead letters and tasks whose message is gone are looked for.
 _LOOK_AFTER_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """The task is given back, to be tried again after `delay_s`; a life that is not `counted` says nothing against
-    it."""
-
-    delay_s: float
-    reason: str
-    counted: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Park:
-    """The task is given up until a person looks at it."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leave:
-    """The task is not this worker's any more: nothing more is written."""
-
-    reason: str
-
-
-def judge(
-    exc: Exception, *, attempts: int, max_attempts: int, retry: Retry, chance: random.Random
-) -> Again | Park | Leave:
-    """What becomes of a task whose handler, or whose completion, raised `exc` in its `attempts`-th life."""
-    # Coroutines that work side by side fail in a group.
-    causes = _leaves(exc) if isinstance(exc, ExceptionGroup) else [exc]
-    reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-    if any(isinstance(cause, LeaseLostError | StaleEpochError) for cause in causes):
-        return Leave(reason=reason)
-    if any(isinstance(cause, HOPELESS) for cause in causes):
-        return Park(reason=reason)
-    if any(isinstance(cause, UnconfirmedError) for cause in causes):
-        # The standby is away, for however long: that is not the task's fault.
-        return Again(delay_s=_UNCONFIRMED_S, reason=reason, counted=False)
-    waits = [cause.wait_s for cause in causes if isinstance(cause, AgainLaterError)]
-    if len(waits) == len(causes):
-        # It waits for something, and says how long; a step's failures are counted by themselves.
-        return Again(delay_s=max(waits), reason=reason, counted=False)
-    if attempts >= max_attempts:
-        return Park(reason=reason)
-    return Again(delay_s=max([*waits, retry.after(attempts, chance=chance)]), reason=reason)
 
 
 class Worker:
@@ -173,7 +123,7 @@ class Worker:
             async with self._connect() as queue:
                 await self._serve(queue)
         except* RelightError as group:
-            _log.warning("worker_interrupted", extra={"errors": [str(exc) for exc in _leaves(group)]})
+            _log.warning("worker_interrupted", extra={"errors": [str(exc) for exc in leaves(group)]})
 
     async def _serve(self, queue: TaskQueue) -> None:
         await self._call(check_schema, self._ledger.database)
@@ -289,7 +239,11 @@ class Worker:
             raise
         finally:
             keeping.cancel()
-        return await self._write(task, verdict)
+        if isinstance(verdict, Leave):
+            return self._claim_s
+        if verdict is not None:
+            await self._call(give_back, self._ledger, task, verdict)
+        return None
 
     async def _handle(self, run: TaskRun) -> Again | Park | Leave | None:
         """Run the handler and record the completion; None when it is done."""
@@ -298,31 +252,31 @@ class Worker:
                 result = await self._handler(AsyncTaskRun(run))
             else:
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, self._handler, run)
-            await self._call(run.finish, result)
         except Exception as exc:  # noqa: BLE001 - the boundary of a worker: a task may raise anything
-            verdict = judge(
-                exc,
-                attempts=run.task.attempts,
-                max_attempts=self._max_attempts,
-                retry=self._retry,
-                chance=self._chance,
-            )
-            _log.warning(
-                "task_failed",
-                extra={"task_id": run.task.id, "attempt": run.task.attempts, "error": verdict.reason},
-            )
-            return verdict
+            return self._judged(run, exc)
+        try:
+            await self._call(run.finish, result)
+        except UnconfirmedError as exc:
+            # It is done here. Its message comes again, and is acknowledged when that is confirmed.
+            _log.warning("completion_unconfirmed", extra={"task_id": run.task.id, "error": str(exc)})
+            return Leave(reason=str(exc))
+        except RelightError as exc:
+            return self._judged(run, exc)
         return None
 
-    async def _write(self, task: Task, verdict: Again | Park | Leave | None) -> float | None:
-        match verdict:
-            case Again(delay_s=delay_s, reason=reason, counted=counted):
-                await self._call(self._ledger.release, task, error=reason, delay_s=delay_s, counted=counted)
-            case Park(reason=reason):
-                await self._call(self._ledger.park, task, reason=reason)
-            case Leave():
-                return self._claim_s
-        return None
+    def _judged(self, run: TaskRun, exc: Exception) -> Again | Park | Leave:
+        verdict = judge(
+            exc,
+            attempts=run.task.attempts,
+            max_attempts=self._max_attempts,
+            retry=self._retry,
+            chance=self._chance,
+        )
+        _log.warning(
+            "task_failed",
+            extra={"task_id": run.task.id, "attempt": run.task.attempts, "error": verdict.reason},
+        )
+        return verdict
 
     async def _unclaimed(self, task_id: str) -> float | None:
         """A message whose task could not be claimed: it has done its work, unless nothing else will bring the task
@@ -334,6 +288,9 @@ class Worker:
             return None
         if status is Status.RUNNING:
             return self._claim_s
+        if status is Status.DONE:
+            # Its completion may have been committed here and not confirmed.
+            await self._call(self._ledger.confirm, task_id)
         return _RECONNECT_S if status is Status.PENDING and queued else None
 
     async def _keep(self, run: TaskRun, delivery: Delivery, working: asyncio.Task[Any]) -> None:
@@ -379,10 +336,3 @@ def _can_be_a_task(id_: str) -> bool:
     except PermanentError:
         return False
     return True
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> Sequence[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
-    return found

@@ -32,7 +32,8 @@ from relight.queue.jetstream import JetStreamQueue
 from relight.tasks.database import Database
 from relight.tasks.ledger import MAX_ATTEMPTS, Ledger
 from relight.tasks.steps import Retry, TaskRun
-from relight.tasks.worker import Again, Park, Worker, judge
+from relight.tasks.verdict import Again, Park, judge
+from relight.tasks.worker import Worker
 from relight_drill.sweep.shapes import Tools, work, work_async
 from relight_drill.sweep.tools import HttpResults
 

@@ -16,14 +16,16 @@ returning id, kind, payload, status, epoch, attempts, due_at, queued_in is not n
 select id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
   from relight.tasks where id = %(id)s
 
--- A claim is free when nobody holds it, its time ran out, or it was made under an epoch that is over.
--- It waits for whoever has the row, which may be the relay that has just published it.
+-- A claim is free when nobody holds it, its time ran out, or it was made under an epoch that is over. It waits for whoever
+-- has the row, which may be the relay that has just published it. What an earlier epoch left and the time travel policy may
+-- hold is for nobody until a replay has judged it: so in all that follow.
 -- name: claim_task
 with free as materialized (
     select id from relight.tasks
      where id = %(id)s
        and (status = 'pending' and due_at <= now()
             or status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s))
+       and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
        for update
 )
 update relight.tasks
@@ -35,6 +37,10 @@ update relight.tasks
 returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
           exists (select from relight.steps where steps.task_id = tasks.id)
 
+-- A write that waits for the standby, and so for everything that was written before it.
+-- name: confirm_task
+update relight.tasks set updated_at = now(), epoch = %(epoch)s where id = %(id)s
+
 -- name: read_status
 select status, queued_in is not null from relight.tasks where id = %(id)s
 
@@ -42,12 +48,14 @@ select status, queued_in is not null from relight.tasks where id = %(id)s
 with dead as materialized (
     select id from relight.tasks
      where status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s)
+       and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
      order by lease_until
      limit %(limit)s
        for update skip locked
 ), due as materialized (
     select id from relight.tasks
      where status = 'pending' and due_at <= now()
+       and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
      order by due_at, id
      limit greatest(0, %(limit)s - (select count(*) from dead))
        for update skip locked
@@ -73,7 +81,7 @@ update relight.tasks
 with ended as (
     update relight.tasks
        set status = %(status)s, result = %(result)s, result_object = %(result_object)s, error = %(error)s,
-           claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
+           waits_for = %(waits_for)s, claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
      where id = %(id)s and claimed_by = %(claim)s and status = 'running'
     returning id
 ), left_behind as (
@@ -91,12 +99,12 @@ update relight.tasks
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s and claimed_by = %(claim)s and status = 'running'
 
--- A worker that began it and never gave it back may have been ended by it. A task that nobody has begun since it was
--- queued has ended nobody.
+-- A task that began several lives and gave none back may be what ends them. A message is handed out for other reasons too:
+-- a worker that could not reach the ledger, or one that met another at the task.
 -- name: give_up_message
 update relight.tasks
-   set status = case status when 'running' then 'parked' else 'pending' end,
-       error = case status when 'running' then %(error)s else error end,
+   set status = case when status = 'running' and attempts >= %(suspicious)s then 'parked' else 'pending' end,
+       error = case when status = 'running' and attempts >= %(suspicious)s then %(error)s else error end,
        queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s
@@ -105,9 +113,12 @@ returning status
 
 -- name: resume_task
 update relight.tasks
-   set status = 'pending', due_at = now(), attempts = 0, queued_in = null, queued_at = null,
+   set status = 'pending', due_at = now(), attempts = 0, waits_for = null, queued_in = null, queued_at = null,
        epoch = %(epoch)s, updated_at = now()
  where id = %(id)s and status = any(%(of)s)
+
+-- name: waiting_for
+select id from relight.tasks where waits_for = %(key)s and status = 'parked' for no key update
 
 -- A step's failures count anew for a task that a person has looked at.
 -- name: forget_failures
@@ -129,6 +140,7 @@ select id, kind, null::json, status, epoch, attempts, due_at, queued_in is not n
 -- name: outbox
 select id, (extract(epoch from updated_at) * 1000000)::bigint from relight.tasks
  where status = 'pending' and queued_in is null and due_at <= now()
+   and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
  order by due_at, id
  limit %(limit)s
    for update skip locked
@@ -175,6 +187,7 @@ update relight.tasks
    set status = 'pending', queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = any (array(select id from lost))
+   and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
 
 -- name: is_claimed
 select exists (select from relight.tasks where id = %(task_id)s and claimed_by = %(claim)s and status = 'running')
@@ -205,7 +218,8 @@ on conflict (task_id, key) do update
 returning failures
 
 -- name: read_effect
-select key, task_id, tool, request, status, response, response_object, error, epoch, sending,
+select key, task_id, tool, request, status, response, response_object,
+       response is not null or response_object is not null, error, epoch, sending,
        extract(epoch from final_from - clock_timestamp()), extract(epoch from clock_timestamp() - intended_at)
   from relight.effects where key = %(key)s
 
@@ -234,22 +248,28 @@ update relight.effects
                 where id = %(task_id)s and claimed_by = %(claim)s and status = 'running' for no key update)
 returning sending
 
--- That it happened is true whoever says so; that it did not, only of the sending that is meant.
+-- That it happened is true whoever says so; that it did not, only of the sending that is meant. A response that could not
+-- be kept may still be found.
 -- name: settle_effect
 update relight.effects
    set status = %(status)s, response = %(response)s, response_object = %(response_object)s, error = %(error)s,
        epoch = %(epoch)s, settled_at = now()
- where key = %(key)s and status <> 'done' and (%(status)s = 'done' or sending = %(sending)s)
+ where key = %(key)s
+   and (status <> 'done' and (%(status)s = 'done' or sending = %(sending)s)
+        or %(status)s = 'done' and response is null and response_object is null)
 
 -- A person speaks of the sending that they saw, and of one that waits for them.
 -- name: resolve_effect
 update relight.effects
    set status = %(status)s, response = %(response)s, response_object = %(response_object)s, error = %(error)s,
        epoch = %(epoch)s, settled_at = now()
- where key = %(key)s and status in ('intent', 'unknown') and sending = %(sending)s
+ where key = %(key)s and sending = %(sending)s
+   and (status in ('intent', 'unknown')
+        or status = 'done' and %(status)s = 'done' and response is null and response_object is null)
 
 -- name: list_effects
-select key, task_id, tool, request, status, response, response_object, error, epoch, sending,
+select key, task_id, tool, request, status, response, response_object,
+       response is not null or response_object is not null, error, epoch, sending,
        extract(epoch from final_from - clock_timestamp()), extract(epoch from clock_timestamp() - intended_at)
   from relight.effects
  where status = any(%(statuses)s)

@@ -155,6 +155,7 @@ CREATE TABLE relight.tasks (
     queued_in text,
     queued_at timestamp with time zone,
     result_object text,
+    waits_for text,
     CONSTRAINT tasks_claim_check CHECK (((status = 'running'::text) = (claimed_by IS NOT NULL))),
     CONSTRAINT tasks_kind_check CHECK ((kind = ANY (ARRAY['work'::text, 'timer'::text, 'send'::text, 'credential'::text]))),
     CONSTRAINT tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'done'::text, 'parked'::text, 'held'::text, 'cancelled'::text])))
@@ -204,6 +205,8 @@ CREATE INDEX tasks_pending ON relight.tasks USING btree (due_at, id) WHERE (stat
 CREATE INDEX tasks_queued ON relight.tasks USING btree (queued_in, queued_at) WHERE ((status = 'pending'::text) AND (queued_in IS NOT NULL));
 
 CREATE INDEX tasks_running ON relight.tasks USING btree (lease_until) WHERE (status = 'running'::text);
+
+CREATE INDEX tasks_waiting ON relight.tasks USING btree (waits_for) WHERE (waits_for IS NOT NULL);
 
 CREATE TRIGGER effects_epoch BEFORE INSERT OR UPDATE ON relight.effects FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
 
