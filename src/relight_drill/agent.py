@@ -30,7 +30,7 @@ from relight.queue.queues import open_queue
 from relight.recovery.gate import Readiness, readiness
 from relight.recovery.metrics import promise_gauges, publish_lag
 from relight.tasks.effects import Answer, NotSentError
-from relight.tasks.ledger import canonical
+from relight.tasks.ledger import Status, canonical
 from relight.tasks.steps import Retry
 from relight.tasks.worker import Worker
 from relight.wiring import Region
@@ -286,6 +286,9 @@ class Agent:
 
     async def _get_task(self, request: web.Request) -> web.Response:
         task = await self._in_thread(lambda: self._ledger.task(request.match_info["id"]))
+        if task.status is Status.DONE:
+            # Nobody is told of a result that the standby may not have.
+            await self._in_thread(lambda: self._ledger.confirm(task.id))
         # What follows the error's class is a driver's text, for whoever may read the ledger.
         error = task.error and task.error.partition(":")[0]
         return web.json_response({"id": task.id, "status": task.status, "result": task.result, "error": error})
