@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import multiprocessing
 import secrets
@@ -625,6 +626,43 @@ def test_no_statement_reads_what_has_ended(book: Book) -> None:
         if name == "take":
             assert any("Index Scan using tasks_pending" in line for line in lines), "\n".join(lines)
             assert not any("external" in line for line in lines)
+
+
+@pytest.mark.parametrize("published", [0, 15_000, 20_000])
+def test_a_batch_reads_what_it_takes(book: Book, published: int) -> None:
+    """A backlog that is all there is in the ledger is read once for the plan, and by the batches once together: none
+    sorts what is left, or looks at what the ones before it published."""
+    ids = book.many(20_000)
+    after: tuple[datetime, str] = (datetime(1, 1, 1, tzinfo=UTC), "")
+    if published:
+        [after] = book.database.execute("select due_at, id from relight.tasks where id = %s", [ids[published - 1]]).rows
+        book.database.execute(
+            "update relight.tasks set queued_in = 'x', queued_at = clock_timestamp(), epoch = %s where id <= %s",
+            [EPOCH, after[1]],
+            within_s=60,
+        )
+    book.database.execute("analyze", within_s=60)
+    run = _Run(book.ledger, None, "x", math.inf, POLICY, Scope(), None)  # type: ignore[arg-type]
+    values = {**run._values, "after_due_at": after[0], "after_id": after[1], "limit": 1000}
+    assert _read(book, "take", values) == min(1000, len(ids) - published)
+    assert _read(book, "plan", values) == len(ids)
+
+
+def _read(book: Book, name: str, values: dict[str, Any]) -> int:
+    """How many rows of tasks the statement reads, those that it throws away included."""
+
+    def rows(node: dict[str, Any]) -> int:
+        below = sum(rows(child) for child in node.get("Plans", []))
+        if node.get("Relation Name") != "tasks":
+            return below
+        return below + int(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)))
+
+    with book.database.transaction(within_s=60) as cur:
+        if name == "take":
+            cur.execute(SQL["in_order"])
+        cur.execute("explain (analyze, format json) " + SQL[name], values)
+        [(found,)] = cur.fetchall()
+    return rows((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
 
 
 def test_a_person_sees_a_whole_task(book: Book) -> None:
