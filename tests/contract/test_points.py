@@ -105,6 +105,17 @@ def eligible(vault: Vault) -> list[str]:
     return [manifest.id for manifest in points.eligible(vault)]
 
 
+def test_a_vault_without_a_point_is_told_from_none(vault: Vault) -> None:
+    """fails when a bucket that is missing counts as one in which there is nothing to restore yet."""
+    with pytest.raises(points.NoPointError, match="holds no eligible point"):
+        points.newest_eligible(vault)
+    with pytest.raises(NotFoundError) as missing:
+        points.newest_eligible(Vault(vault._client, "no-such-bucket", region=vault.region))
+    assert not isinstance(missing.value, points.NoPointError)
+    seal_point(vault, NEW)
+    assert points.newest_eligible(vault).id == NEW
+
+
 def test_what_no_rung_holds_is_removed(vault: Vault) -> None:
     """The objects, the manifest and what was found of them go; everything else in the vault stays."""
     for point in (OLD, NEW):

@@ -249,7 +249,8 @@ def test_an_old_primary_that_returns_is_not_ready(pair: Pair) -> None:
 def test_a_former_primary_is_not_made_the_primary_again(pair: Pair) -> None:
     """fails when somebody recovers back into the old region: its database is no replica, and its past is another."""
     run = Run(run_id="there")
-    for name in ("assess", "fence", "promote", "promote"):
+    assert run_state("assess", pair.west, run)["newest_eligible_point"] is None
+    for name in ("fence", "promote", "promote"):
         run_state(name, pair.west, run)
     back = Run(run_id="and-back")
     with pytest.raises(ConflictError, match="us-east-1 accepts writes, and epoch 2 is held by us-west-2"):
