@@ -419,6 +419,27 @@ class TestAfterACrash:
             living(ledger, next_life(ledger, task)).effect(tool, REQUEST)
         assert (len(tool.acted), len(tool.sent), len(tool.asked)) == (1, 1, 1)
 
+    @pytest.mark.parametrize("exc", [NotSentError("closed"), RefusedError("no")], ids=repr)
+    def test_a_second_sending_that_was_not_made_says_nothing_of_the_first(
+        self, ledger: Ledger, task: Task, exc: Exception
+    ) -> None:
+        """fails when an effect that happened is taken for one that did not, because the same under its key could not be
+        sent again: once the key is forgotten it would be done twice."""
+        tool = RecordingTool(honours_keys_s=3600)
+        tool.says = Answer.CANNOT_TELL
+        crash(ledger, task, tool, acted=True)
+        make_final(ledger)
+        tool.before = raising(exc)
+        with pytest.raises(type(exc)):
+            living(ledger, next_life(ledger, task)).effect(tool, REQUEST)
+        assert only(Effects(ledger)).status is EffectStatus.UNKNOWN
+        tool.before = lambda: None
+        make_final(ledger)
+        sql(ledger.database, "update relight.effects set intended_at = intended_at - interval '2 h'")
+        with pytest.raises(UnknownEffectError):
+            living(ledger, next_life(ledger, task)).effect(tool, REQUEST)
+        assert len(tool.acted) == 1
+
     def test_the_age_of_a_key_is_that_of_its_first_sending(self, ledger: Ledger, task: Task) -> None:
         """fails when each sending under a key lengthens the time for which the tool is trusted to know it."""
         tool = RecordingTool(honours_keys_s=3600)

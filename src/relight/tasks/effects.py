@@ -55,6 +55,10 @@ class Answer(Enum):
     CANNOT_TELL = "cannot tell"
 
 
+# It may have happened, and is sent under its key again, under which the tool does it once.
+_ONCE = object()
+
+
 class Tool(Protocol):
     """Something that acts on the outside world."""
 
@@ -200,10 +204,13 @@ class Effects:
             raise not_ours(task)
         return None if sending is None else int(sending)
 
-    def intend_again(self, task: Task, effect: Effect, *, final_s: float) -> int:
-        """Intend an effect that certainly did not happen once more; ConflictError when somebody was faster."""
+    def intend_again(
+        self, task: Task, effect: Effect, *, final_s: float, unsent: EffectStatus = EffectStatus.FAILED
+    ) -> int:
+        """Intend an effect once more that certainly did not happen, or that its tool does once only; ConflictError when
+        somebody was faster. `unsent` is what is known of it when this sending is not made."""
         values = self._values(task, key=effect.key, final_s=final_s) | {"sending": effect.sending}
-        rows = self._intend("intend_again", values, sending_of=lambda rows: rows[0][0] if rows else None)
+        rows = self._intend("intend_again", values, sending_of=lambda rows: rows[0][0] if rows else None, unsent=unsent)
         if not rows:
             self._ledger.check_claim(task)
             raise ConflictError(f"effect {effect.key[:12]} of {effect.tool} changed meanwhile", hint="look at it again")
@@ -255,7 +262,12 @@ class Effects:
             self._ledger.resume_waiting(cur, effect.key)
 
     def _intend(
-        self, name: str, values: dict[str, Any], *, sending_of: Callable[[Sequence[Any]], int | None]
+        self,
+        name: str,
+        values: dict[str, Any],
+        *,
+        sending_of: Callable[[Sequence[Any]], int | None],
+        unsent: EffectStatus = EffectStatus.FAILED,
     ) -> Sequence[Any]:
         """Run a statement that intends, and wait for the standby. What it does not confirm is not sent, and said so: a
         tool that cannot tell would leave it to a person."""
@@ -265,7 +277,7 @@ class Effects:
             sending = sending_of(exc.rows) if exc.rows is not None else None
             if sending is not None:
                 settled, _ = self._settled(
-                    values["key"], EffectStatus.FAILED, sending=sending, error="not confirmed, and so not sent"
+                    values["key"], unsent, sending=sending, error="not confirmed, and so not sent"
                 )
                 with suppress(RelightError):
                     self._ledger.database.execute(SQL["settle_effect"], settled)
@@ -338,6 +350,8 @@ def perform(
     final_s = begin_within_s + tool.timeout_s
     begun = clock.monotonic()
     sending = effects.intend(task, key=key, tool=tool.name, request=request, final_s=final_s)
+    # What is known when this sending is not made. Where an earlier one is open, nothing is.
+    unsent = EffectStatus.FAILED
     if sending is None:
         known = effects.get(key)
         if known is None:
@@ -346,10 +360,12 @@ def perform(
             return known.response if known.kept else _find_response(effects, known, tool)
         if known.status in OPEN:
             found = _reconcile(effects, known, tool, right=right, begin_within_s=begin_within_s)
-            if found is not Answer.NOT_SENT:
+            if found is _ONCE:
+                unsent = EffectStatus.UNKNOWN
+            elif found is not Answer.NOT_SENT:
                 return effects.happened(key, sending=known.sending, response=found)
         begun = clock.monotonic()
-        sending = effects.intend_again(task, known, final_s=final_s)
+        sending = effects.intend_again(task, known, final_s=final_s, unsent=unsent)
     try:
         right.check(tool.timeout_s)
         if clock.monotonic() - begun > begin_within_s:
@@ -357,16 +373,16 @@ def perform(
     except RelightError as exc:
         # Nothing was sent. Saying so spares the next life a question; a region that lost its lease may not say it.
         with suppress(RelightError):
-            effects.settle(key, EffectStatus.FAILED, sending=sending, error=str(exc))
+            effects.settle(key, unsent, sending=sending, error=str(exc))
         raise
-    return _send(effects, tool, request, key=key, sending=sending)
+    return _send(effects, tool, request, key=key, sending=sending, unsent=unsent)
 
 
-def _send(effects: Effects, tool: Tool, request: Any, *, key: str, sending: int) -> Any:
+def _send(effects: Effects, tool: Tool, request: Any, *, key: str, sending: int, unsent: EffectStatus) -> Any:
     try:
         response = tool.send(request, key=key)
     except (NotSentError, RefusedError) as exc:
-        effects.settle(key, EffectStatus.FAILED, sending=sending, error=str(exc))
+        effects.settle(key, unsent, sending=sending, error=str(exc))
         raise
     except Exception as exc:
         effects.settle(key, EffectStatus.UNKNOWN, sending=sending, error=f"{type(exc).__name__}: {exc}")
@@ -392,12 +408,12 @@ def _find_response(effects: Effects, known: Effect, tool: Tool) -> Any:
 def _reconcile(
     effects: Effects, known: Effect, tool: Tool, *, right: RightToAct, begin_within_s: float
 ) -> Any | Answer:
-    """What became of an open effect: its response, or NOT_SENT for certain."""
+    """What became of an open effect: its response, NOT_SENT for certain, or that its tool will do it once only."""
     if known.final_in_s > 0:
         raise _too_soon(known)
     right.check(tool.timeout_s)
     if known.age_s + begin_within_s + tool.timeout_s + CLOCKS_APART_S < tool.honours_keys_s:
-        return Answer.NOT_SENT  # or sent: the tool acts once under this key whichever it is
+        return _ONCE
     try:
         found = tool.find(known.request, key=known.key)
     except RelightError:
