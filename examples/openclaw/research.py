@@ -19,19 +19,22 @@ from examples.web import SPEC, Web, embed, summarise
 
 from relight.clock import SystemClock
 from relight.config import MemoryStore
+from relight.errors import RelightError, UnavailableError
 from relight.memory.api import Memory, Point
 from relight.memory.stores import open_store
 from relight.tasks.database import Database
 from relight.tasks.effects import Effects
 from relight.tasks.ledger import ENDED, MAX_ATTEMPTS, Ledger, Status, Task
+from relight.tasks.migrate import check_schema
 from relight.tasks.steps import Retry, TaskRun
-from relight.tasks.worker import Again, Leave, Park, judge
+from relight.tasks.verdict import give_back, judge
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor
 
 READER = "you@home.example"
 RETRY = Retry()
+UNFINISHED = (Status.PENDING, Status.RUNNING)
 
 
 class Researcher:
@@ -100,16 +103,22 @@ class Researcher:
         waiting = ""
         while True:
             claimed_at = time.monotonic()
-            claimed = self.ledger.claim_due(1, worker=f"openclaw/{os.getpid()}", lease_s=self.place.claim_s)
-            for task in claimed:
-                self.live(task, claimed_at)
-            left = self.ledger.tasks([Status.PENDING, Status.RUNNING])
-            if not left:
-                return
-            if not claimed:
-                if left[0].id != waiting:
+            try:
+                claimed = self.ledger.claim_due(1, worker=f"openclaw/{os.getpid()}", lease_s=self.place.claim_s)
+                # What waits is looked for once, in the whole backlog; then it is enough to look whether it still does.
+                if not claimed and (not waiting or self.ledger.status(waiting)[0] not in UNFINISHED):
+                    left = self.ledger.tasks(UNFINISHED, limit=1)
+                    if not left:
+                        return
                     waiting = left[0].id
                     say(f"{waiting}: waiting until an earlier life's claim has run out, or it is due again")
+            except UnavailableError as exc:
+                say(f"the ledger is away, and is asked again: {exc}")
+                time.sleep(1.0)
+                continue
+            for task in claimed:
+                self.live(task, claimed_at)
+            if not claimed:
                 time.sleep(0.2)
 
     def live(self, task: Task, claimed_at: float) -> None:
@@ -129,13 +138,10 @@ class Researcher:
         except Exception as exc:  # noqa: BLE001 - an agent's step may raise anything
             verdict = judge(exc, attempts=task.attempts, max_attempts=MAX_ATTEMPTS, retry=RETRY, chance=random.Random())
             say(f"{task.id}: {type(verdict).__name__.lower()}: {verdict.reason}")
-            match verdict:
-                case Again(delay_s=delay_s, reason=reason):
-                    self.ledger.release(task, error=reason, delay_s=delay_s)
-                case Park(reason=reason):
-                    self.ledger.park(task, reason=reason)
-                case Leave():
-                    pass
+            try:
+                give_back(self.ledger, task, verdict)
+            except RelightError as failed:  # its claim runs out by itself
+                say(f"{task.id}: could not be given back: {failed}")
         else:
             apply_journal(self.store, self.place.state_dsn)
             say(f"{task.id}: done")
@@ -150,6 +156,7 @@ def main() -> None:
     place = Place.from_env()
     log_to(place.folder / "agent.log")
     with plainly(), closing(Database(place.state_dsn)) as database:
+        check_schema(database)  # a Worker does so by itself
         agent = Researcher(place, database)
         effects = Effects(agent.ledger)
         resolve(effects, args)

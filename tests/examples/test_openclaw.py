@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 import runpy
+import secrets
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from example_lives import PATIENCE_S, ROOT, Scene, at_once
+from examples.openclaw.research import Researcher
 
+from relight.errors import AgainLaterError, UnavailableError, UnconfirmedError
 from relight.tasks.effects import EffectStatus
 from relight.tasks.ledger import Status
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from relight.tasks.ledger import Task
     from relight_drill.postgres import PostgresServer
     from relight_drill.processes import ProcessGroup
 
@@ -122,6 +128,51 @@ def test_a_report_that_is_done_is_not_done_again(stories: dict[str, Story]) -> N
     assert life.wait(timeout_s=PATIENCE_S) == 0
     assert "done already" in scene.said("again")
     scene.check_mailed_once(TASK)
+
+
+@pytest.fixture
+def researcher(server_group: ProcessGroup, vector_server: PostgresServer, server_dir: Path) -> Iterator[Researcher]:
+    """The agent in this process, over a ledger with one task."""
+    scene = Scene(server_group, vector_server, server_dir / f"openclaw-{secrets.token_hex(4)}")
+    scene.ledger.start_task({"topic": "json encoding"}, id_=TASK)
+    yield Researcher(scene.place, scene.database)
+    scene.close()
+
+
+def live(researcher: Researcher, raising: Exception) -> Task:
+    """One life of the task, whose work raises that; the task afterwards."""
+    [task] = researcher.ledger.claim_due(1, worker="w", lease_s=30.0)
+    researcher.report = Mock(side_effect=raising)  # type: ignore[method-assign]
+    researcher.live(task, time.monotonic())
+    return researcher.ledger.task(TASK)
+
+
+@pytest.mark.parametrize(
+    "raising",
+    [UnconfirmedError("the standby is away"), AgainLaterError("not yet", wait_s=60.0)],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_a_life_that_only_waited_does_not_count(researcher: Researcher, raising: Exception) -> None:
+    """fails when a standby that is away, or a step that waits, uses up the lives of a task."""
+    task = live(researcher, raising)
+    assert (task.status, task.attempts) == (Status.PENDING, 0)
+
+
+def test_a_life_that_failed_counts(researcher: Researcher) -> None:
+    """It comes again, and is parked one day."""
+    task = live(researcher, RuntimeError("no such page"))
+    assert (task.status, task.attempts, task.error) == (Status.PENDING, 1, "RuntimeError: no such page")
+
+
+def test_a_ledger_that_is_away_does_not_end_the_agent(
+    researcher: Researcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when a task that cannot be given back ends the process: its claim runs out by itself."""
+    away = UnavailableError("the state database broke the connection")
+    monkeypatch.setattr(researcher.ledger, "release", Mock(side_effect=away))
+    task = live(researcher, RuntimeError("no such page"))
+    assert (task.status, task.attempts) == (Status.RUNNING, 1)
+    assert f"{TASK}: could not be given back: the state database broke the connection" in capsys.readouterr().out
 
 
 def test_a_stranger_runs_it_twice(server_dir: Path) -> None:
