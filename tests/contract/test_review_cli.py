@@ -78,7 +78,7 @@ class Stage:
         sending = effects.intend(task, key=key, tool=tool.name, request=request, final_s=0.0)
         assert sending is not None
         effects.settle(key, EffectStatus.UNKNOWN, sending=sending, error="no answer")
-        self.ledger.park(task, reason="mail may have been sent")
+        self.ledger.park(task, reason="mail may have been sent", waits_for=key)
         return key
 
 
