@@ -82,7 +82,7 @@ def test_what_was_removed_from_a_queue_that_is_never_empty_is_done(
     async def scenario() -> None:
         worker = Worker(
             ledger,
-            lease=Held(),  # type: ignore[arg-type] - what a worker asks of one
+            lease=Held(),
             connect=lambda: open_queue(server.url(), environment=environment),
             handler=handler,
             name="w",

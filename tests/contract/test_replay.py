@@ -513,7 +513,7 @@ def test_a_queue_that_is_silent_does_not_keep_callers_from_their_tasks(book: Boo
         async with book.queue() as queue:
             incarnation = await queue.ensure()
             silent = Through(queue, never)
-            for working in (Relay(book.ledger).empty(silent, incarnation=incarnation), book.replay(silent)):  # type: ignore[arg-type]
+            for working in (Relay(book.ledger).empty(silent, incarnation=incarnation), book.replay(silent)):
                 task = asyncio.create_task(working)
                 await asyncio.to_thread(began.acquire)
                 again = await asyncio.gather(*(asyncio.to_thread(book.ledger.start_task, {}, id_=id_) for id_ in ids))
