@@ -102,7 +102,7 @@ def believe_that_it_was_published() -> None:
 
     def mark_first(self: Ledger, publish: Callable[[list[Any]], None], *, incarnation: str, limit: int) -> int:
         with self.database.transaction() as cur:
-            cur.execute(SQL["outbox"], {"limit": limit})
+            cur.execute(SQL["outbox"], {"limit": limit, "epoch": self._epoch()})
             rows = cur.fetchall()
             if rows:
                 values = {"ids": [row[0] for row in rows], "incarnation": incarnation, "epoch": self.epoch}

@@ -32,7 +32,7 @@ from relight.queue.jetstream import JetStreamQueue
 from relight.tasks.database import Database
 from relight.tasks.ledger import MAX_ATTEMPTS, Ledger
 from relight.tasks.steps import Retry, TaskRun
-from relight.tasks.verdict import Again, Park, judge
+from relight.tasks.verdict import give_back, judge
 from relight.tasks.worker import Worker
 from relight_drill.sweep.shapes import Tools, work, work_async
 from relight_drill.sweep.tools import HttpResults
@@ -190,10 +190,7 @@ class Life:
                 chance=random.Random(1),  # noqa: S311
             )
             logging.warning("task_failed", extra={"task_id": task.id, "error": repr(exc)})
-            if isinstance(verdict, Again):
-                self._ledger.release(task, error=verdict.reason, delay_s=verdict.delay_s)
-            elif isinstance(verdict, Park):
-                self._ledger.park(task, reason=verdict.reason)
+            give_back(self._ledger, task, verdict)
 
 
 class _Fields(logging.Formatter):
