@@ -940,7 +940,7 @@ class WeaviateStore:
             raise ConfigError(
                 f"the class {row.physical}, which the backup is of, is here, of the collection {there.spec.name!r}: a "
                 f"backup of {name!r} cannot be restored beside it",
-                hint="name another server of as many nodes with --into, or drop the collection whose class it is",
+                hint="name another server of as many nodes with --into-env, or drop the collection whose class it is",
             )
 
     def _make_way(self, physical: str, name: str, *, replace: bool) -> None:

@@ -187,7 +187,10 @@ class Ledger:
         self.database.execute(SQL["ping"])
 
     def tasks(self, statuses: Iterable[Status], *, limit: int = 100) -> list[Task]:
-        """Tasks in these statuses, oldest first, without their payloads and results."""
+        """Tasks in these statuses, oldest first, without their payloads and results.
+
+        What waits for a person is found by an index; the other statuses are looked for among all tasks.
+        """
         values = {"statuses": [item.value for item in statuses], "limit": limit}
         return [self._task(row) for row in self.database.execute(SQL["list_tasks"], values).rows]
 
