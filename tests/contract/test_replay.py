@@ -29,7 +29,7 @@ from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
 from relight.tasks.ledger import Kind, Ledger, Status
 from relight.tasks.outbox import Relay
-from relight.tasks.replay import SQL, Found, Progress, Replay, Scope, _Run, plan_replay, replay
+from relight.tasks.replay import SCAN_S, SQL, Found, Progress, Replay, Scope, _Run, plan_replay, replay
 from relight.tasks.timetravel import TimeTravel
 
 if TYPE_CHECKING:
@@ -373,6 +373,35 @@ def test_time_that_is_over_is_no_failure(book: Book) -> None:
     left = book.run()
     assert 0 < left.plan.total < 3500
     assert book.queued() == ids
+
+
+def test_time_that_is_over_within_a_statement_is_no_failure(book: Book) -> None:
+    """fails when the backlog takes longer to read than there is time: the statement is ended then, and the next call
+    begins again."""
+    book.many(10)
+    other = postgres.connect(book.dsn)
+    with other.cursor() as cur:
+        cur.execute("lock table relight.tasks")
+    clock = SystemClock()
+    with pytest.raises(AgainLaterError, match="within a statement"):
+        book.run(clock=clock, until=clock.monotonic() + 1.5)
+    other.close()
+    assert book.run().total == 10
+
+
+def test_a_cold_backlog_has_time_to_be_read(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when what reads all of the backlog is given up like what reads a row: the bound is a scan's."""
+    given: dict[str, float] = {}
+    execute = Database.execute
+
+    def noted(database: Database, sql: str, *args: Any, **named: Any) -> Any:
+        given[next(name for name, text in SQL.items() if text == sql)] = named.get("within_s", 0.0)
+        return execute(database, sql, *args, **named)
+
+    monkeypatch.setattr(Database, "execute", noted)
+    book.restored("mail", kind="send", late_s=7200)
+    book.run()
+    assert given["plan"] == given["hold"] == SCAN_S
 
 
 def test_only_a_whole_replay_is_recorded(book: Book) -> None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import AgainLaterError, QueueLostError
+from relight.errors import AgainLaterError, QueueLostError, UnavailableError
 from relight.queue.port import ACK_WAIT_S, MAX_AGE_S, Ticket
 from relight.tasks.ledger import Kind
 from relight.tasks.outbox import publish_from_thread
@@ -38,6 +38,7 @@ _LEAST_S = 1.0
 LOCKED_S = 45.0
 TIMES_LOST = 3
 _HELD_AT_ONCE = 5000
+_GOES_ON = "call it again: it goes on where it was"
 _FIRST = (datetime.min.replace(tzinfo=UTC), "")
 
 
@@ -218,6 +219,10 @@ async def replay(
             return await run.replay(clock, until, progress)
         except QueueLostError as exc:
             lost = exc  # what went into it is found again, because another incarnation has it
+        except UnavailableError as exc:
+            if until is None or clock.monotonic() < until:
+                raise
+            raise AgainLaterError("the time was over within a statement", hint=_GOES_ON) from exc
     raise lost
 
 
@@ -309,7 +314,7 @@ class _Run:
             if until is not None and clock.monotonic() >= until:
                 raise AgainLaterError(
                     f"the time is over, and {self._published.total()} of {plan.total} tasks were published",
-                    hint="call it again: it goes on where it was",
+                    hint=_GOES_ON,
                 )
             taken = await self._publish_batch(after)
             if taken is not None:
