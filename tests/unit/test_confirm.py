@@ -215,7 +215,6 @@ def test_a_change_of_the_promise_is_logged_once(caplog: pytest.LogCaptureFixture
         promise.kept()
         promise.kept()
     assert [(record.message, record.__dict__["state"], record.__dict__["reason"]) for record in caplog.records] == [
-        ("promise_changed", "kept", ""),
         ("promise_changed", "suspended", "0 of 1 connected"),
         ("promise_changed", "kept", ""),
     ]

@@ -359,6 +359,8 @@ class PromiseLog:
             if state is not self._away:
                 self._written = None
             found = self._promise
+        if before is None and state is Standing.KEPT:
+            return found  # as it should be: nothing has changed
         log.log(
             logging.INFO if state is Standing.KEPT else logging.WARNING,
             "promise_changed",
