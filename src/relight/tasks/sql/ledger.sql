@@ -109,6 +109,7 @@ update relight.tasks
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s
    and (status = 'pending' or status = 'running' and (lease_until < now() or claimed_epoch < %(epoch)s))
+   and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
 returning status
 
 -- name: resume_task
