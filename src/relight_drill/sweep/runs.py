@@ -81,7 +81,8 @@ _MOVE_TASKS = """
 set local session_replication_role = replica;
 update relight.tasks
    set lease_until = lease_until - {seconds} * interval '1 s', due_at = due_at - {seconds} * interval '1 s',
-       queued_at = queued_at - {seconds} * interval '1 s';
+       queued_at = queued_at - {seconds} * interval '1 s', updated_at = updated_at - {seconds} * interval '1 s',
+       created_at = created_at - {seconds} * interval '1 s';
 """
 _MOVE_EFFECTS = """
 update relight.effects
