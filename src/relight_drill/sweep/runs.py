@@ -37,7 +37,7 @@ from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import DrillError
 from relight_drill.sweep.life import LifeConfig, as_line
 from relight_drill.sweep.shapes import SCENARIOS, action_of, expected_of
-from relight_drill.sweep.tools import HttpResults, World, run_of
+from relight_drill.sweep.tools import HONOURS_S, HttpResults, World, run_of
 from relight_drill.sweep.wire import STOPPED, Channel, Point, Proxy, Traffic, When
 
 if TYPE_CHECKING:
@@ -513,8 +513,6 @@ class Lane:
         """Play that so many seconds passed, for everybody."""
         (played,) = struct.unpack("d", self._clock.read_bytes())
         self._play(played + seconds)
-        if seconds > 60:
-            self._servers.world.forget()
         await self.sql(_END_IDLE)
         await self.sql(
             _MOVE_TASKS.format(seconds=seconds) + (_MOVE_EFFECTS.format(seconds=seconds) if of_effects else "")
@@ -560,6 +558,7 @@ class _Run:
         self._acknowledged: set[str] = set()
         self._seen: list[Mapping[str, Row]] = []
         self._raced = False
+        self._forgot = False
         self._outcome = Outcome(plan=plan, reached=False)
         self.sent: list[Point] = []
         self.results: dict[str, str] = {}
@@ -622,7 +621,7 @@ class _Run:
     async def _change_the_world(self, held: asyncio.Event) -> None:
         """What happens between the kill and the recovery, and the recovery's own accident."""
         plan, lane = self._plan, self._lane
-        await lane.pass_time(LONG_S if plan.long else SOON_S, of_effects=not plan.slow)
+        await self._pass(LONG_S if plan.long else SOON_S, of_effects=not plan.slow)
         if plan.promoted:
             self._epoch += 1
             await lane.promote(self._epoch)
@@ -630,18 +629,20 @@ class _Run:
             await lane.wipe()
         if plan.slow:
             second = await self._begin(self._repeated())
-            await self._until(lambda: self._too_soon(), 1.0)
+            sends = len(lane.world.sends)
+            await self._until(lambda: self._has_looked(sends), QUIET_S)
             held.set()
             await self._tools_rest()
             await self._end(second)
-            await lane.pass_time(LONG_S if plan.long else SOON_S)
+            await self._look(raced=True)
+            await self._pass(LONG_S if plan.long else SOON_S)
         if plan.second:
             second = await self._begin(self._repeated(), nth=plan.second)
             await self._until_struck(second)
             await self._end(second)
             await self._tools_rest()
             await self._look(raced=True)
-            await lane.pass_time(LONG_S if plan.long else SOON_S)
+            await self._pass(LONG_S if plan.long else SOON_S)
 
     async def _go_on(self, life: Life) -> None:
         """Recover beside the stopped worker, then let it go on, and see that it comes to nothing."""
@@ -659,7 +660,7 @@ class _Run:
             await self._end(recovery)
         if not await self._quiet(0.1):
             # What the worker had started when it went on, or had claimed: its claims have to run out.
-            await self._lane.pass_time(LONG_S)
+            await self._pass(LONG_S)
             await self._finish()
 
     async def _finish(self) -> None:
@@ -675,7 +676,7 @@ class _Run:
                 return life
             await self._end(life)
             self._outcome.late = self._outcome.late or number == 0
-            await self._lane.pass_time(LONG_S)
+            await self._pass(LONG_S)
         self._fail(f"tasks never came to an end: {await self._lane.sql(_OPEN)}")
         return None
 
@@ -723,6 +724,12 @@ class _Run:
             if sum(point.name not in _IDLE for point in traffic.sent) == count:
                 return
 
+    async def _pass(self, seconds: float, *, of_effects: bool = True) -> None:
+        await self._lane.pass_time(seconds, of_effects=of_effects)
+        if seconds > HONOURS_S["forgetful"]:
+            self._lane.world.forget(self._name)
+            self._forgot = True
+
     # -- the ledger
 
     async def _quiet(self, within_s: float, life: Life | None = None) -> bool:
@@ -746,8 +753,10 @@ class _Run:
         while loop.time() < until and not await holds():  # noqa: ASYNC110 - a database has to be asked
             await asyncio.sleep(0.02)
 
-    async def _too_soon(self) -> bool:
-        return bool(await self._lane.sql("select from relight.tasks where error like 'TooSoon%'"))
+    async def _has_looked(self, sends: int) -> bool:
+        """Whether the recovery has come to the effect whose tool is slow: it finds that it is too soon, or acts."""
+        looked = await self._lane.sql("select from relight.tasks where error like 'TooSoon%'")
+        return bool(looked) or any(self._is_mine(action) for action, _ in self._lane.world.sends[sends:])
 
     async def _tools_rest(self) -> None:
         async with asyncio.timeout(10):
@@ -863,7 +872,7 @@ class _Run:
                 seen[id_].effects[action][1] for seen in self._seen if id_ in seen and action in seen[id_].effects
             ]
             was_open = "intent" in open_before or "unknown" in open_before
-            cannot_say = tool in ("blind", "forgetful")
+            cannot_say = tool == "blind" or (tool == "forgetful" and self._forgot)
             if status == "unknown" and not cannot_say:
                 yield f"{action} is unknown, and {tool} can say what became of it"
             if status == "unknown" and not (was_open or action.rpartition("/")[2] in expected.ambiguous):
@@ -914,7 +923,7 @@ class _Run:
             }
             if not waiting or self._outcome.violations:
                 return
-            await lane.pass_time(SOON_S)
+            await self._pass(SOON_S)
             for id_, row in waiting.items():
                 unknown = [(action, key) for action, (key, status, _) in row.effects.items() if status == "unknown"]
                 self._outcome.unknown += len(unknown)

@@ -1,7 +1,7 @@
 """The outside world of the sweep: tools that count what they did, and a place for large results.
 
 Played parts. `asked` can say whether it acted, `blind` cannot; `keyed` and `forgetful` act once per idempotency key and
-cannot say, the second for a minute only. All keep every request that they got; none leaves anything out to be kind.
+cannot say, the second for an hour only. All keep every request that they got; none leaves anything out to be kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 KINDS = ("asked", "blind", "keyed", "forgetful")
-HONOURS_S: Mapping[str, float] = {"asked": 0.0, "blind": 0.0, "keyed": 7 * 86400.0, "forgetful": 60.0}
+HONOURS_S: Mapping[str, float] = {"asked": 0.0, "blind": 0.0, "keyed": 7 * 86400.0, "forgetful": 3600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,8 @@ class World:
     """The requests to act, as (whose, tool, the so-many-th), that a tool is slow to do, and what it waits for."""
     busy: Counter[str] = field(default_factory=Counter)
     """Requests that are being worked on, by whose they are."""
-    forgotten: int = 0
-    """How many of the acts `forgetful` has forgotten the keys of."""
+    forgotten: dict[str, int] = field(default_factory=dict)
+    """The keys of how many of the acts `forgetful` has forgotten, by whose they are."""
     port: int = field(default_factory=free_port)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _server: asyncio.Server | None = None
@@ -65,9 +65,9 @@ class World:
         if self._server is not None:
             self._server.close()
 
-    def forget(self) -> None:
-        """More than a minute passed."""
-        self.forgotten = len(self.acts)
+    def forget(self, run: str) -> None:
+        """More than an hour passed."""
+        self.forgotten[run] = len(self.acts)
 
     def done(self, action: str) -> list[Act]:
         """How often an action was done."""
@@ -135,7 +135,7 @@ class World:
             return 503, b""
         if behave == "drop" and first:
             return None
-        begin = {"keyed": 0, "forgetful": self.forgotten}.get(kind, len(self.acts))
+        begin = {"keyed": 0, "forgetful": self.forgotten.get(run, 0)}.get(kind, len(self.acts))
         known = [act for act in self.acts[begin:] if act.key == key]
         if not known:
             known = [Act(tool=kind, action=action, key=key, receipt=1000 + len(self.acts))]
