@@ -6,11 +6,16 @@ RelightError
 │   ├── UnavailableError     a server did not answer, or broke the connection
 │   │   └── QueueLostError   the queue is gone, or is not the one that was filled
 │   ├── AgainLaterError      it says itself when
+│   │   ├── ProvidersDownError   no LLM provider can be asked now
+│   │   └── WouldDegradeError    the first one cannot, and the caller would rather wait
+│   ├── StreamCutError       an LLM's answer ended in the middle, after its beginning was given out
 │   └── UnconfirmedError     committed here, but not confirmed in the standby within the bound
 ├── PermanentError           the same call will fail again
 │   ├── IntegrityError       bytes, counts or a schema are not what a manifest says
 │   ├── DeniedError          a permission is missing
-│   └── NotFoundError        what was named does not exist
+│   ├── NotFoundError        what was named does not exist
+│   ├── RequestRefusedError  an LLM provider says that the request itself is wrong
+│   └── IncapableError       no LLM provider that is configured can do what the request needs
 └── ConflictError            somebody else was first
     ├── StaleEpochError      a newer epoch exists
     └── LeaseLostError       this region does not hold a live lease
@@ -67,14 +72,27 @@ class QueueLostError(UnavailableError):
 
 
 class AgainLaterError(TransientError):
-    """Worth another try in `wait_s` seconds, and not before."""
+    """Worth another try in `wait_s` seconds, or once what `waits_for` names has happened, and not before."""
 
-    def __init__(self, problem: str, *, hint: str = "", wait_s: float = 1.0) -> None:
+    def __init__(self, problem: str, *, hint: str = "", wait_s: float = 1.0, waits_for: str = "") -> None:
         super().__init__(problem, hint=hint)
         self.wait_s = wait_s
+        self.waits_for = waits_for
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (*super().__reduce__(), {"wait_s": self.wait_s})
+        return (*super().__reduce__(), {"wait_s": self.wait_s, "waits_for": self.waits_for})
+
+
+class ProvidersDownError(AgainLaterError):
+    """No LLM provider can be asked now: each failed, cools down, or is left alone by its breaker."""
+
+
+class WouldDegradeError(AgainLaterError):
+    """The first LLM provider cannot be asked now, and the caller would rather wait than have another's answer."""
+
+
+class StreamCutError(TransientError):
+    """An LLM's answer ended in the middle, after its beginning was given out: what came is no answer."""
 
 
 class UnconfirmedError(TransientError):
@@ -100,6 +118,21 @@ class DeniedError(PermanentError):
 
 class NotFoundError(PermanentError):
     """What was named does not exist."""
+
+
+class RequestRefusedError(PermanentError):
+    """An LLM provider says that the request itself is wrong; `status` is its HTTP status."""
+
+    def __init__(self, problem: str, *, hint: str = "", status: int = 400) -> None:
+        super().__init__(problem, hint=hint)
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"status": self.status})
+
+
+class IncapableError(PermanentError):
+    """No LLM provider that is configured can do what the request needs."""
 
 
 class ConflictError(RelightError):
