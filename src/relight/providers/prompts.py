@@ -50,7 +50,7 @@ class Prompts:
 
     @classmethod
     def load(cls, path: Path, *, providers: Iterable[str]) -> Prompts:
-        """Read a TOML file: a table for each prompt, with `fields`, `default` and `forms`; ConfigError names the file."""
+        """Read a TOML file: a table a prompt, with `fields`, `default` and `forms`; ConfigError names the file."""
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as exc:
