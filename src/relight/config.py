@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import OBJECTIVES, Objectives, Tier
+from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "RELIGHT_"
+_KEY = re.compile(r"[!-~]+")
+_LIMITS = ProviderLimits()
 
 
 class Role(StrEnum):
@@ -79,7 +83,7 @@ class Settings:
     how many replicas must have a commit under `confirm_by = "position"`: all that the region's database has, so that
     the other region's is among them, and 0 where it has none, as after a recovery. `hold_timers_after_s` and its like
     say how late a task of that kind may still be done in a restored state; a later one is held for review, and with 0
-    every one is.
+    every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
     """
 
     environment: str
@@ -127,6 +131,8 @@ class Settings:
     probe_interval_s: float = 10.0
     probe_timeout_s: float = 4.0
     probe_threshold: int = 3
+    providers: tuple[ProviderSpec, ...] = ()
+    provider_limits: ProviderLimits = _LIMITS
 
     @property
     def objectives(self) -> Objectives:
@@ -166,15 +172,85 @@ class Settings:
 
 
 def _required(item: Any) -> bool:
-    from dataclasses import MISSING
-
-    return item.default is MISSING
+    return item.default is MISSING and item.default_factory is MISSING
 
 
 def _render(value: Any) -> str:
+    # Lambda takes 4 KB of variables in all: of providers, what is at its default is left out.
+    if isinstance(value, ProviderLimits):
+        return json.dumps(_chosen(value), sort_keys=True)
     if isinstance(value, tuple):
-        return json.dumps([asdict(item) for item in value], sort_keys=True)
+        rows = [_chosen(item) if isinstance(item, ProviderSpec) else asdict(item) for item in value]
+        return json.dumps(rows, sort_keys=True)
     return str(value)
+
+
+def _chosen(value: ProviderSpec | ProviderLimits) -> dict[str, Any]:
+    found = {item.name: getattr(value, item.name) for item in fields(value)}
+    return {item.name: found[item.name] for item in fields(value) if found[item.name] != item.default}
+
+
+_PROVIDERS_HINT = "correct the variable, or deploy the stacks again"
+
+
+def _parse_providers(name: str, text: str) -> tuple[ProviderSpec, ...]:
+    """The inverse of `_render`. No error shows what the variable holds: somebody may have put a key there."""
+    rows = _json(name, text)
+    if not isinstance(rows, list):
+        raise ConfigError(f"{name} is not a list of providers", hint=_PROVIDERS_HINT)
+    specs = tuple(_made(ProviderSpec, row, f"{name}[{number}]") for number, row in enumerate(rows))
+    try:
+        check_specs(specs)
+    except ConfigError as exc:
+        raise ConfigError(f"{name}: {exc.problem}", hint=exc.hint) from None
+    return specs
+
+
+def _parse_limits(name: str, text: str) -> ProviderLimits:
+    """The inverse of `_render`."""
+    return _made(ProviderLimits, _json(name, text), name)
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ConfigError(f"{name} is not JSON", hint=_PROVIDERS_HINT) from None
+
+
+_Made = TypeVar("_Made", ProviderSpec, ProviderLimits)
+
+
+def _made(kind: type[_Made], row: object, where: str) -> _Made:
+    """The value whose fields `row` holds, each of its own type; ConfigError names the field."""
+    known = get_type_hints(kind)
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is not an object", hint=f"its keys are {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        if key not in known:
+            raise ConfigError(f"{where} has a key that is unknown", hint=f"its keys are {', '.join(known)}")
+        values[key] = _typed(value, known[key], f"{where}.{key}")
+    lacking = [item.name for item in fields(kind) if _required(item) and item.name not in values]
+    if lacking:
+        raise ConfigError(f"{where} lacks {', '.join(lacking)}", hint=_PROVIDERS_HINT)
+    try:
+        return kind(**values)
+    except ConfigError as exc:
+        raise ConfigError(f"{where}: {exc.problem}", hint=exc.hint) from None
+    except ValueError:  # of an address that cannot be split, which its text may show
+        raise ConfigError(f"{where} has a base_url that is no address", hint=_PROVIDERS_HINT) from None
+
+
+def _typed(value: object, kind: type, where: str) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Api and isinstance(value, str) and value in [*Api]:
+        return Api(value)
+    if type(value) is not kind:
+        allowed = f"one of {', '.join(Api)}" if kind is Api else f"a {kind.__name__}"
+        raise ConfigError(f"{where} is not {allowed}", hint=_PROVIDERS_HINT)
+    return value
 
 
 def _parse_collections(name: str, text: str) -> tuple[CollectionSpec, ...]:
@@ -201,6 +277,10 @@ def _parse_collections(name: str, text: str) -> tuple[CollectionSpec, ...]:
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
+    if kind == tuple[ProviderSpec, ...]:
+        return _parse_providers(name, text)
+    if kind is ProviderLimits:
+        return _parse_limits(name, text)
     if get_origin(kind) is tuple:
         return _parse_collections(name, text)
     try:
@@ -223,7 +303,8 @@ class Connections:
 
     `rehearsal_dsn` is of another store of the same kind for rehearsals; without it they are done beside the memory. The
     keys of `vault_keys` and `peer_vault_keys` are `ID:SECRET`, for vaults outside AWS; without them, requests are
-    signed with what AWS gives to the process. The fields are left out of `repr`, because they hold passwords.
+    signed with what AWS gives to the process. `provider_keys` are those of LLM providers, by the providers' names. The
+    fields are left out of `repr`, because they hold passwords.
     """
 
     state_dsn: str = field(repr=False)
@@ -232,12 +313,20 @@ class Connections:
     rehearsal_dsn: str = field(repr=False, default="")
     vault_keys: str = field(repr=False, default="")
     peer_vault_keys: str = field(repr=False, default="")
+    provider_keys: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("vault_keys", "peer_vault_keys"):
             value = getattr(self, name)
             if value and not all(value.partition(":")):
                 raise ConfigError(f"{name} of the connections is not ID:SECRET", hint="put both, with a colon between")
+        for provider, key in self.provider_keys.items():
+            # It becomes an HTTP header, and a client that refuses one may show it.
+            if not isinstance(key, str) or not _KEY.fullmatch(key):
+                raise ConfigError(
+                    f"the key of provider {provider} in the connections is not one printable ASCII word",
+                    hint="put the key alone, without spaces, quotes or a line's end",
+                )
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Connections:
@@ -252,11 +341,17 @@ class Connections:
         if not isinstance(value, dict) or not {*needed} <= {*value} <= {*names}:
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ConfigError(f"the secret {source} has the keys {got}", hint=hint)
+        keys = value.pop("provider_keys", {})
         wrong = [name for name in value if not isinstance(value[name], str) or not value[name]]
         if wrong:
             raise ConfigError(f"the secret {source} has no text under {', '.join(wrong)}", hint=hint)
-        return cls(**value)
+        if not isinstance(keys, dict):
+            raise ConfigError(
+                f"the secret {source} has no object under provider_keys", hint='put {"<name of the provider>": "<key>"}'
+            )
+        return cls(**value, provider_keys=keys)
 
     def to_json(self) -> str:
         """The secret's value."""
-        return json.dumps({item.name: text for item in fields(self) if (text := getattr(self, item.name))})
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return json.dumps({name: value for name, value in found.items() if value}, default=dict)
