@@ -319,10 +319,12 @@ async def carry_request(
     headers: Mapping[str, str],
     body: bytes | None = None,
     begun: Callable[[web.StreamResponse], None] = lambda _: None,
+    writes: Callable[[int], None] = lambda _: None,
 ) -> web.StreamResponse:
     """Send a request onward and its answer back, both streamed, with every header but those of the connection.
 
-    `headers` replace the request's; `body` is what was read of it already; `begun` is told when an answer begins.
+    `headers` replace the request's; `body` is what was read of it already; `begun` is told when an answer begins,
+    and `writes` of every chunk of it, before it goes out.
     Raises aiohttp.ClientError when the server cannot be reached.
     """
     sent: CIMultiDict[str] = CIMultiDict((k, v) for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP)
@@ -344,6 +346,7 @@ async def carry_request(
         begun(response)
         await response.prepare(request)
         async for chunk in answer.content.iter_any():
+            writes(len(chunk))
             await response.write(chunk)
         await response.write_eof()
         return response

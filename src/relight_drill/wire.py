@@ -94,17 +94,22 @@ class _Flight:
     call: Call
     cut: asyncio.Future[tuple[str, str]] = field(repr=False)
     response: web.StreamResponse | None = None
+    written: int = 0
 
     def begin(self, response: web.StreamResponse) -> None:
         self.response = response
 
+    def write(self, size: int) -> None:
+        self.written += size
+
     @property
     def answered(self) -> bool:
-        """Whether the caller has its whole answer already."""
+        """Whether the caller has its whole answer already, or is being handed the last of it."""
         response = self.response
-        if response is None or not response.prepared:
+        if response is None or not response.prepared or response.content_length is None:
             return False
-        return response.body_length >= response.content_length if response.content_length is not None else False
+        # aiohttp's own count is made once a response has ended, which may be after its caller has read all of it.
+        return self.written >= response.content_length
 
 
 def classify(
@@ -260,6 +265,7 @@ class Gate:
                 headers={"X-Forwarded-Proto": "https"},
                 body=body,
                 begun=flight.begin,
+                writes=flight.write,
             )
         )
         try:
