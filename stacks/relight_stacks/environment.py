@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from relight.config import (
     Acknowledge,
@@ -24,6 +24,7 @@ from relight.config import (
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
+from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs
 from relight_stacks.naming import Names
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Environment:
     """One named deployment. Equal files make equal values.
 
     `confirm_replicas` are the replicas that the primary's database has, `confirm_replicas_relit` those that the
-    standby's has once it was relit; they count under `confirm_by = "position"`.
+    standby's has once it was relit; they count under `confirm_by = "position"`. The `base_url` of one of the
+    `providers` may say `{region}`. Whether they can be asked from the standby is tried every `provider_check_minutes`.
     """
 
     name: str
@@ -142,6 +144,9 @@ class Environment:
     confirm_replicas: int = _DEFAULTS["confirm_replicas"]
     confirm_replicas_relit: int = 0
     on_standby_away: OnStandbyAway = _DEFAULTS["on_standby_away"]
+    providers: tuple[ProviderSpec, ...] = ()
+    provider_limits: ProviderLimits = _DEFAULTS["provider_limits"]
+    provider_check_minutes: int = 15
 
     @property
     def names(self) -> Names:
@@ -234,6 +239,9 @@ def load_environment(path: Path) -> Environment:
         confirm_replicas=root.integer("confirm_replicas", least=1, most=10, default=_DEFAULTS["confirm_replicas"]),
         confirm_replicas_relit=root.integer("confirm_replicas_relit", least=0, most=10, default=0),
         on_standby_away=root.choice("on_standby_away", OnStandbyAway, default=_DEFAULTS["on_standby_away"]),
+        providers=_providers(root),
+        provider_limits=root.table("provider_limits", optional=True).made(ProviderLimits),
+        provider_check_minutes=root.integer("provider_check_minutes", least=5, most=720, default=15),
     )
     networks.done()
     root.done()
@@ -307,6 +315,21 @@ def _collection(table: _Table) -> CollectionSpec:
     return spec
 
 
+def _providers(root: _Table) -> tuple[ProviderSpec, ...]:
+    found = []
+    for table in root.tables("providers"):
+        spec = table.made(ProviderSpec)
+        if "{" in spec.base_url.replace("{region}", ""):
+            raise table.error("base_url", spec.base_url, "an address with no placeholder but {region}")
+        found.append(spec)
+    if found:
+        try:
+            check_specs(found)
+        except ConfigError as exc:
+            raise root.error("providers", [spec.name for spec in found], f"{exc.problem}: {exc.hint}") from None
+    return tuple(found)
+
+
 def _image(table: _Table, regions: Regions) -> str:
     image = table.text("image", re.compile(r"\S+"), "the address of a container image")
     if any(region in image for region in (regions.primary, regions.standby)):
@@ -348,6 +371,7 @@ def _network(table: _Table, region: str, account: str) -> Network:
 
 
 _Choice = TypeVar("_Choice", bound="StrEnum")
+_Made = TypeVar("_Made", ProviderSpec, ProviderLimits)
 
 
 class _Table:
@@ -427,13 +451,39 @@ class _Table:
             raise self.error(key, value, allowed)
         return value
 
-    def done(self) -> None:
+    def made(self, kind: type[_Made]) -> _Made:
+        """The value whose fields this table holds; what each may be, the kind itself says."""
+        hints = get_type_hints(kind)
+        values = {item.name: self._of(hints[item.name], item.name, item.default) for item in fields(kind)}
+        # Nothing that is unknown is shown: it may be an API key.
+        self.done(shown=False)
+        try:
+            return kind(**values)
+        except ConfigError as exc:
+            raise ConfigError(f"{self._path}: {self._name}: {exc.problem}", hint=exc.hint) from None
+        except ValueError:  # of an address that cannot be split
+            raise ConfigError(
+                f"{self._path}: {self._name}.base_url is no address", hint="write http://host/v1"
+            ) from None
+
+    def _of(self, kind: type, key: str, default: Any) -> Any:
+        if kind is Api:
+            return self.choice(key, Api, default=default)
+        if kind is str:
+            return self.text(key, re.compile(r"\S(.*\S)?"), "a text", default=default)
+        if kind is bool:
+            return self.flag(key, default=default)
+        allowed = "a whole number" if kind is int else "a number"
+        return kind(self._number(key, allowed, default, lambda value: kind is float or isinstance(value, int)))
+
+    def done(self, *, shown: bool = True) -> None:
         """Refuse the keys that nobody asked for."""
         for key, value in self._values.items():
             if key not in self._asked:
                 known = ", ".join(sorted(self._asked))
+                what = f" = {_shown(value)}" if shown else ""
                 raise ConfigError(
-                    f"{self._path}: {self._full(key)} = {_shown(value)} is not a key of an environment",
+                    f"{self._path}: {self._full(key)}{what} is not a key of an environment",
                     hint=f"allowed here: {known}",
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relight.config import Role, Settings
@@ -57,4 +58,8 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         hold_timers_after_s=environment.hold_timers_after_s,
         hold_sends_after_s=environment.hold_sends_after_s,
         hold_credentials_after_s=environment.hold_credentials_after_s,
+        providers=tuple(
+            replace(spec, base_url=spec.base_url.replace("{region}", region)) for spec in environment.providers
+        ),
+        provider_limits=environment.provider_limits,
     )

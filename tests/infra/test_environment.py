@@ -11,6 +11,7 @@ from synthesis import ROOT
 from relight.config import Acknowledge, ConfirmBy, OnLeaseLost, OnStandbyAway, Role, Settings
 from relight.errors import ConfigError
 from relight.objectives import Tier
+from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.tasks.ledger import Kind
 from relight.tasks.timetravel import TimeTravel
 from relight_stacks.environment import (
@@ -94,7 +95,10 @@ STORE = 'store = "pgvector"'
 MODEL = 'embedding_model = "wordllama-l2-supercat-256"'
 IMAGE = '"000000000000.dkr.ecr.{region}.amazonaws.com/agent:1"'
 
-# What is replaced in demo.toml, by what; then the words that the refusal must hold: key, value, what is allowed.
+PROVIDER = '[[providers]]\nname = "openai"\napi = "openai"\nmodel = "m"'
+
+# What is replaced in demo.toml, which has one provider here, by what; then the words that the refusal must hold: key,
+# value, what is allowed.
 BAD: list[tuple[str, str, list[str]]] = [
     (STORE, 'store = "chroma"', ["memory.store = 'chroma'", "pgvector, qdrant, weaviate"]),
     (STORE, f"{STORE}\nrecall_floor = 1.5", ["memory.recall_floor = 1.5", "from 0 to 1"]),
@@ -170,17 +174,39 @@ BAD: list[tuple[str, str, list[str]]] = [
     ),
     ("[vector]", "[vectors]\na = 1\n\n[vector]", ["vectors = a table is not a key", "vector"]),
     ("[regions]", "[regions", ["is not TOML", "correct the line"]),
+    (PROVIDER, f'{PROVIDER}\nkey = "hunter2"', ["providers[0].key is not a key", "silence_s", "thinks"]),
+    (PROVIDER, f"{PROVIDER}\nsilence_s = 0", ["providers[0]: silence_s of provider openai is 0"]),
+    (PROVIDER, f'{PROVIDER}\nsilence_s = "long"', ["providers[0].silence_s = 'long'", "a number"]),
+    (PROVIDER, f"{PROVIDER}\ncontext_tokens = 1.5", ["providers[0].context_tokens = 1.5", "a whole number"]),
+    (PROVIDER, f"{PROVIDER}\nkeyless = 1", ["providers[0].keyless = 1", "true or false"]),
+    (PROVIDER, '[[providers]]\nname = "openai"', ["providers[0].api is missing", "anthropic, openai, compatible"]),
+    (
+        PROVIDER,
+        PROVIDER.replace('"openai"', '"azure"'),
+        ["providers[0].api = 'azure'", "anthropic, openai, compatible"],
+    ),
+    (PROVIDER, PROVIDER.replace("model", "modle"), ["providers[0].model is missing", "a text"]),
+    (PROVIDER, f"{PROVIDER}\n{PROVIDER}", ["providers = ['openai', 'openai'", "two providers are named openai"]),
+    (PROVIDER, f'{PROVIDER}\nbase_url = "http://{{zone}}.x"', ["providers[0].base_url", "no placeholder but {region}"]),
+    (PROVIDER, f'{PROVIDER}\nbase_url = "http://u:hunter2@x"', ["providers[0]: base_url of provider openai holds"]),
+    (PROVIDER, f'{PROVIDER}\nbase_url = "http://[hunter2"', ["providers[0].base_url is no address"]),
+    (PROVIDER, "[providers]", ["providers = a table", "begin with [[providers]]"]),
+    (TIER, f"{TIER}\nprovider_check_minutes = 1", ["provider_check_minutes = 1", "from 5 to 720"]),
+    ("[regions]", "[provider_limits]\nfailures = 0\n[regions]", ["provider_limits: failures is 0"]),
+    ("[regions]", "[provider_limits]\npatience = 0\n[regions]", ["provider_limits.patience is not a key", "open_s"]),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "words"), BAD, ids=[f"{i}-{new[:40]}" for i, (_, new, _) in enumerate(BAD)])
 def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
     """The refusal names the file, the key, the value got and what is allowed."""
-    assert old in DEMO
-    path = write(tmp_path, DEMO.replace(old, new, 1))
+    text = f"{DEMO.partition('[[providers]]')[0]}{PROVIDER}\n[network{DEMO.partition('[network')[2]}"
+    assert old in text
+    path = write(tmp_path, text.replace(old, new, 1))
     with pytest.raises(ConfigError) as refused:
         load_environment(path)
     message = str(refused.value)
+    assert "hunter2" not in message
     for word in [str(path), *words]:
         assert word in message
 
@@ -259,6 +285,70 @@ def test_what_the_environment_chooses_reaches_the_settings(tmp_path: Path) -> No
     assert (settings.tier, settings.agent_replicas) == (Tier.BATCH, 7)
     assert (settings.acknowledge, settings.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
     assert settings.confirm_timeout_s == 2.5
+
+
+def test_providers_reach_the_settings_in_their_order(tmp_path: Path) -> None:
+    """Every field and limit that the file may name does, and each region has its own address where it says so."""
+    text = f"""{DEMO.partition("[[providers]]")[0]}
+[[providers]]
+name = "local"
+api = "compatible"
+model = "llama"
+base_url = "http://llm.{{region}}.internal:8000/v1"
+context_tokens = 8192
+max_output_tokens = 1024
+tools = false
+images = false
+thinks = true
+keyless = true
+unlisted = true
+ca_file = "/etc/ca.pem"
+connect_s = 1
+silence_s = 20.5
+progress_s = 240
+
+[[providers]]
+name = "openai"
+api = "openai"
+model = "gpt-5"
+
+[provider_limits]
+failures = 5
+open_s = 30
+
+[network{DEMO.partition("[network")[2]}"""
+    mine = load_environment(write(tmp_path, text))
+    for role, region in ((Role.PRIMARY, "us-east-1"), (Role.STANDBY, "us-west-2")):
+        settings = settings_for(mine, role)
+        local, openai = settings.providers
+        assert dataclasses.asdict(local) == {
+            "name": "local",
+            "api": "compatible",
+            "model": "llama",
+            "base_url": f"http://llm.{region}.internal:8000/v1",
+            "context_tokens": 8192,
+            "max_output_tokens": 1024,
+            "tools": False,
+            "images": False,
+            "thinks": True,
+            "keyless": True,
+            "unlisted": True,
+            "ca_file": "/etc/ca.pem",
+            "connect_s": 1.0,
+            "silence_s": 20.5,
+            "progress_s": 240.0,
+        }
+        assert openai == ProviderSpec(name="openai", api=Api.OPENAI, model="gpt-5")
+        assert settings.provider_limits == ProviderLimits(failures=5, open_s=30.0)
+        assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_providers_may_be_left_out(tmp_path: Path) -> None:
+    """An environment whose agent asks no model has no providers, and no variables of them."""
+    text = f"{DEMO.partition('[[providers]]')[0]}[network{DEMO.partition('[network')[2]}"
+    settings = settings_for(load_environment(write(tmp_path, text)), Role.PRIMARY)
+    assert settings.providers == ()
+    assert not [name for name in settings.to_env() if "PROVIDER" in name]
 
 
 def test_the_time_travel_policy_reaches_the_settings(tmp_path: Path) -> None:
