@@ -243,9 +243,10 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingDelta:
-    """More thoughts."""
+    """More thoughts. The last piece of a signed or redacted block has the `whole` of it, with what it is signed by."""
 
     text: str
+    whole: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
