@@ -1,0 +1,423 @@
+"""Calls the first LLM provider that can be asked, and the next when it fails.
+
+All decisions are made here, on one event loop; `blocking.py` is a face of the same for code that has no loop. What
+counts against a provider is in `faults.py`, when it is left alone in `breaker.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from relight.clock import SystemClock
+from relight.errors import (
+    ConfigError,
+    IncapableError,
+    ProvidersDownError,
+    RequestRefusedError,
+    StreamCutError,
+    UnavailableError,
+    WouldDegradeError,
+)
+from relight.providers.board import Board, Shut
+from relight.providers.breaker import Abandoned, Cooled, Denied, Failed, Succeeded
+from relight.providers.choose import lacks
+from relight.providers.faults import Fault, FaultKind, consequence
+from relight.providers.messages import Answer, Attempt, Finished, Restarted, Started, Usage
+from relight.providers.port import Completed
+from relight.providers.prompts import Prompt
+from relight.providers.spec import ProviderLimits, check_specs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from datetime import datetime
+
+    from relight.clock import Clock
+    from relight.providers.board import Permit
+    from relight.providers.breaker import Outcome
+    from relight.providers.incidents import Incidents
+    from relight.providers.messages import Delta, Event, Request
+    from relight.providers.port import Provider
+    from relight.providers.prompts import Prompts
+    from relight.providers.spec import ProviderSpec
+
+_log = logging.getLogger(__name__)
+
+_Value = TypeVar("_Value")
+
+# How long to wait before a provider that has just failed, and is not left alone yet, is asked again.
+AGAIN_S = 1.0
+
+
+class OnCut(StrEnum):
+    """What a stream does whose provider fails after the first piece was given out: end with an error, or announce with
+    `Restarted` that another begins anew."""
+
+    ERROR = "error"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """Answers have begun to come from a fallback, or (`degraded` is False) from the first choice again."""
+
+    degraded: bool
+    provider: str
+    at: datetime
+
+
+class AsyncRouter:
+    """Asks providers in the order given, on the event loop where it is first used.
+
+    Raises ConfigError when made without providers, or with two of one name. `on_attempt` and `on_degraded` are called
+    on the event loop and must not block; what they raise is logged and stops nothing.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        *,
+        limits: ProviderLimits | None = None,
+        board: Board | None = None,
+        prompts: Prompts | None = None,
+        incidents: Incidents | None = None,
+        on_attempt: Callable[[Attempt], None] | None = None,
+        on_degraded: Callable[[Degradation], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        check_specs([provider.spec for provider in providers])
+        self.limits = limits or ProviderLimits()
+        self._providers = tuple(providers)
+        self._clock = clock or SystemClock()
+        self.board = board or Board(
+            [provider.spec.name for provider in providers], limits=self.limits, clock=self._clock
+        )
+        self._prompts = prompts
+        self._incidents = incidents
+        self._on_attempt = on_attempt
+        self._on_degraded = on_degraded
+        self._degraded = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def specs(self) -> tuple[ProviderSpec, ...]:
+        """The providers, in order of preference."""
+        return tuple(provider.spec for provider in self._providers)
+
+    async def complete(
+        self, request: Request, *, deadline_s: float | None = None, degrade: bool = True, wait_s: float = 0.0
+    ) -> Answer:
+        """The whole answer of the first provider that gives one.
+
+        A provider that fails in the middle is as if it had failed at once: the next one answers from the beginning.
+        `deadline_s` is for the whole call, however many are tried (by default the limits'). With `degrade` False, only
+        the first provider that could do the job is asked. When no one can be asked now, the call waits for up to
+        `wait_s` until one can.
+
+        Raises ProvidersDownError or WouldDegradeError, which say when to come back; UnavailableError when the deadline
+        passed, or none gave a usable answer; RequestRefusedError when a provider says that the request is wrong;
+        IncapableError when no provider could do what it needs; ConfigError for a prompt that does not fit.
+        """
+        call = self._call(request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=OnCut.RESTART)
+        async with aclosing(call) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.answer
+        raise AssertionError("a call ends with an answer or an error")
+
+    async def stream(
+        self,
+        request: Request,
+        *,
+        deadline_s: float | None = None,
+        degrade: bool = True,
+        wait_s: float = 0.0,
+        on_cut: OnCut = OnCut.ERROR,
+    ) -> AsyncGenerator[Event, None]:
+        """The answer as it comes: `Started`, pieces, and `Finished` with the whole.
+
+        A provider that fails before its first piece is not noticed. After it, `on_cut` decides: StreamCutError, or
+        `Restarted` and another provider's answer from the beginning. A stream that did not end with `Finished` gave no
+        answer, and raises. The other arguments and errors are those of `complete`. The time that the caller takes
+        between pieces counts for the deadline alone.
+        """
+        call = self._call(request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=on_cut)
+        async with aclosing(call) as events:
+            async for event in events:
+                yield event
+
+    async def close(self) -> None:
+        """Close the providers' connections, and let go of the board and the incidents; safe to call twice."""
+        for provider in self._providers:
+            await provider.close()
+        # Both may wait for a thread of theirs to end.
+        await asyncio.to_thread(self.board.close)
+        if self._incidents is not None:
+            await asyncio.to_thread(self._incidents.close)
+
+    # -- one call
+
+    async def _call(
+        self, request: Request, *, deadline_s: float | None, degrade: bool, wait_s: float, on_cut: OnCut
+    ) -> AsyncGenerator[Event, None]:
+        loop = self._bind()
+        choices = self._capable(request)
+        began = loop.time()
+        deadline = began + (self.limits.deadline_s if deadline_s is None else deadline_s)
+        tried: list[Attempt] = []
+        cut = ""
+        while True:
+            first, faults, waits = choices[0], dict[str, Fault](), dict[str, Shut]()
+            for provider in list(choices):
+                if not degrade and provider is not choices[0]:
+                    break
+                name = provider.spec.name
+                permit = self.board.admit(name)
+                if isinstance(permit, Shut):
+                    waits[name] = permit
+                    continue
+                begun = False
+                pieces = self._ask(provider, request, permit, deadline=deadline, tried=tried)
+                try:
+                    async with aclosing(pieces):
+                        async for piece in pieces:
+                            if not begun:
+                                begun = True
+                                yield _beginning(provider.spec, degraded=provider is not choices[0], cut=cut)
+                            if isinstance(piece, Completed):
+                                dropped = provider.dropped(request)
+                                degraded = provider is not choices[0]
+                                answer = _answer(piece, name, degraded=degraded, dropped=dropped, tried=tried)
+                                self._answered(answer)
+                                yield Finished(answer=answer)
+                                return
+                            yield piece
+                except Fault as fault:
+                    if not consequence(fault).falls_through:
+                        raise _refused(name, fault) from fault
+                    if begun and on_cut is OnCut.ERROR:
+                        raise _cut_short(name, fault) from fault
+                    if begun:
+                        cut = f"{name}: {fault}"
+                    faults[name] = fault
+                    if fault.kind is FaultKind.TOO_LONG and len(choices) > 1:
+                        # It could not do the job: the next one is the first choice then, and no fallback.
+                        choices.remove(provider)
+            wait = min([*(shut.wait_s for shut in waits.values()), *([AGAIN_S] if faults else [])])
+            if not _worth_waiting(faults) or loop.time() + wait > min(began + wait_s, deadline):
+                raise _nobody(first, faults, waits, wait=wait, degrade=degrade)
+            await asyncio.sleep(wait)
+
+    async def _ask(
+        self, provider: Provider, request: Request, permit: Permit, *, deadline: float, tried: list[Attempt]
+    ) -> AsyncGenerator[Delta | Completed, None]:
+        """One provider's answer, within its limits. Settles the permit, whatever happens, and writes the attempt down.
+
+        Raises Fault, or UnavailableError when it was the call's deadline that passed.
+        """
+        loop = asyncio.get_running_loop()
+        patience = _Patience(loop, provider.spec, deadline)
+        outcome: Outcome = Abandoned()
+        said, detail, first_event_s, usage = "abandoned", "", None, Usage()
+        try:
+            async with aclosing(provider.stream(self._for(provider, request), heard=patience.heard)) as pieces:
+                while True:
+                    piece = await patience.next(pieces)
+                    if first_event_s is None:
+                        first_event_s = loop.time() - patience.began
+                    if isinstance(piece, Completed):
+                        # Told before it is given out: a consumer that has its answer need not come back.
+                        outcome, said, usage = Succeeded(first_event_s=first_event_s), "answered", piece.usage
+                        break
+                    yield piece
+        except Fault as fault:
+            outcome, said, detail = _outcome(fault), fault.kind.value, fault.detail
+            if consequence(fault).pages:
+                self._denied(provider.spec.name, fault)
+            raise
+        finally:
+            self.board.settle(permit, outcome)
+            seconds = loop.time() - patience.began
+            attempt = Attempt(
+                provider=provider.spec.name,
+                model=provider.spec.model,
+                outcome=said,
+                seconds=seconds,
+                first_event_s=first_event_s,
+                detail=detail,
+                usage=usage,
+            )
+            tried.append(attempt)
+            _run_hook(self._on_attempt, attempt)
+        yield piece
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Connections belong to the loop that they were opened on."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigError(
+                "this router is used on a second event loop", hint="make one AsyncRouter for each loop, or use Router"
+            )
+        return loop
+
+    def _capable(self, request: Request) -> list[Provider]:
+        reasons = [lacks(request, provider.spec) for provider in self._providers]
+        found = [provider for provider, reason in zip(self._providers, reasons, strict=True) if not reason]
+        if not found:
+            names = (spec.name for spec in self.specs)
+            said = "; ".join(f"{name} {reason}" for name, reason in zip(names, reasons, strict=True))
+            raise IncapableError(f"no provider can do this: {said}", hint="ask for less, or configure one that can")
+        return found
+
+    def _for(self, provider: Provider, request: Request) -> Request:
+        """The request with the system prompt in the provider's form."""
+        if not isinstance(request.system, Prompt):
+            return request
+        if self._prompts is None:
+            raise ConfigError(f"there is no prompt {request.system.name!r}", hint="give the router its prompts")
+        text = self._prompts.render(request.system, provider=provider.spec.name)
+        return dataclasses.replace(request, system=text)
+
+    def _answered(self, answer: Answer) -> None:
+        if self._incidents is not None:
+            self._incidents.answered(answer.provider, degraded=answer.degraded)
+        if answer.degraded is not self._degraded:
+            self._degraded = answer.degraded
+            change = Degradation(degraded=answer.degraded, provider=answer.provider, at=self._clock.now())
+            _log.warning("llm_degraded", extra={"degraded": change.degraded, "provider": change.provider})
+            _run_hook(self._on_degraded, change)
+
+    def _denied(self, provider: str, fault: Fault) -> None:
+        _log.error("llm_provider_denied", extra={"provider": provider, "detail": fault.detail})
+        if self._incidents is not None:
+            self._incidents.denied(provider, str(fault))
+
+
+class _Patience:
+    """The time limits of one attempt: silence, no progress, and the call's deadline."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, spec: ProviderSpec, deadline: float) -> None:
+        self.began = loop.time()
+        self._loop = loop
+        self._spec = spec
+        self._deadline = deadline
+        self._step_began = self._heard_at = self.began
+        self._heard_anything = False
+        self._scope: asyncio.Timeout | None = None
+
+    def heard(self) -> None:
+        """A whole event has come over the wire."""
+        self._heard_anything = True
+        self._heard_at = self._loop.time()
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(self._until())
+
+    async def next(self, pieces: AsyncGenerator[Delta | Completed, None]) -> Delta | Completed:
+        """The next piece; Fault when it does not come in time, UnavailableError when the call's time is over."""
+        # What the caller took between two pieces is not the provider's silence.
+        self._step_began = self._heard_at = self._loop.time()
+        try:
+            async with asyncio.timeout_at(self._until()) as self._scope:
+                return await anext(pieces)
+        except TimeoutError:
+            raise self._overdue() from None
+        except StopAsyncIteration:
+            raise Fault(FaultKind.TRUNCATED, "the stream ended without an answer") from None
+
+    def _until(self) -> float:
+        silence = self._heard_at + self._spec.silence_s
+        return min(silence, self._step_began + self._spec.progress_s, self._deadline)
+
+    def _overdue(self) -> Exception:
+        until = self._until()
+        if until == self._deadline:
+            return UnavailableError(
+                f"the call's deadline passed while {self._spec.name} was asked",
+                hint="give it more time, or ask for less",
+            )
+        if until == self._step_began + self._spec.progress_s:
+            return Fault(FaultKind.NO_PROGRESS, f"signs of life alone for {self._spec.progress_s:g} s")
+        kind = FaultKind.STALLED if self._heard_anything else FaultKind.SILENCE
+        return Fault(kind, f"nothing for {self._spec.silence_s:g} s")
+
+
+def _outcome(fault: Fault) -> Outcome:
+    """What the provider's breaker is told."""
+    follows = consequence(fault)
+    if fault.kind is FaultKind.DENIED:
+        return Denied()
+    if follows.cools:
+        return Cooled(wait_s=fault.wait_s)
+    return Failed(reason=fault.kind.value) if follows.counts else Abandoned()
+
+
+def _beginning(spec: ProviderSpec, *, degraded: bool, cut: str) -> Started | Restarted:
+    if cut:
+        return Restarted(provider=spec.name, model=spec.model, reason=cut)
+    return Started(provider=spec.name, model=spec.model, degraded=degraded)
+
+
+def _answer(
+    done: Completed, provider: str, *, degraded: bool, dropped: tuple[str, ...], tried: Sequence[Attempt]
+) -> Answer:
+    return Answer(
+        message=done.message,
+        stop=done.stop,
+        usage=done.usage,
+        provider=provider,
+        model=done.model,
+        id=done.id,
+        stop_sequence=done.stop_sequence,
+        degraded=degraded,
+        dropped=dropped,
+        attempts=tuple(tried),
+    )
+
+
+def _worth_waiting(faults: dict[str, Fault]) -> bool:
+    """Whether time may mend it: a model that answers nonsense, or for which it is too long, does so again."""
+    return all(consequence(fault).counts or consequence(fault).cools for fault in faults.values())
+
+
+def _nobody(
+    first: Provider, faults: dict[str, Fault], waits: dict[str, Shut], *, wait: float, degrade: bool
+) -> Exception:
+    """The error for a call that nobody answered."""
+    told = [f"{name}: {fault}" for name, fault in faults.items()]
+    said = "; ".join([*told, *(f"{name}: {shut.reason}" for name, shut in waits.items())])
+    if faults and not waits and all(fault.kind is FaultKind.TOO_LONG for fault in faults.values()):
+        return IncapableError(f"the request is too long: {said}", hint="shorten it, or configure a longer context")
+    if not _worth_waiting(faults):
+        return UnavailableError(f"no provider gave a usable answer: {said}", hint="look at the request, and try again")
+    waits_for = f"provider:{first.spec.name}"
+    hint = f"come back in {wait:.0f} s"
+    if not degrade:
+        return WouldDegradeError(
+            f"the first provider cannot be asked: {said}", hint=hint, wait_s=wait, waits_for=waits_for
+        )
+    return ProvidersDownError(f"no provider can be asked: {said}", hint=hint, wait_s=wait, waits_for=waits_for)
+
+
+def _refused(provider: str, fault: Fault) -> RequestRefusedError:
+    hint = "correct the request: another provider would be asked the same"
+    return RequestRefusedError(f"{provider} refused the request: {fault.detail}", hint=hint, status=fault.status or 400)
+
+
+def _cut_short(provider: str, fault: Fault) -> StreamCutError:
+    return StreamCutError(f"{provider} broke off: {fault}", hint="what came is no answer; ask again")
+
+
+def _run_hook(hook: Callable[[_Value], None] | None, value: _Value) -> None:
+    if hook is None:
+        return
+    try:
+        hook(value)
+    except Exception:  # noqa: BLE001 - an answer is not lost for a hook's sake
+        _log.exception("llm_hook_failed")
