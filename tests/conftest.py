@@ -14,3 +14,9 @@ pytest_plugins = ["servers"]
 # A shell lets what it starts in the background ignore interrupts, and so does all that this starts in turn.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Coroutines that are tests run on asyncio."""
+    return "asyncio"
