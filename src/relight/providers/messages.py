@@ -180,7 +180,8 @@ class Usage:
 class Attempt:
     """One provider's try at a request, for metrics and for whoever asks why it took so long.
 
-    `outcome` is `answered` or the kind of fault; `first_event_s` is None when nothing came.
+    `outcome` is `answered` or the kind of fault; `first_event_s` is None when nothing came. `degraded` tells that the
+    provider was not the first choice.
     """
 
     provider: str
@@ -190,6 +191,7 @@ class Attempt:
     first_event_s: float | None = None
     detail: str = ""
     usage: Usage = Usage()
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
