@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.adapters import aws
@@ -16,12 +17,32 @@ if TYPE_CHECKING:
 
 NAMESPACE = "Relight"
 
+# CloudWatch takes 1 MB a call, and a tally of the most values takes some 15 KB.
+_AT_ONCE = 50
+
 
 class Metrics(Protocol):
     """Takes numbers."""
 
     def put(self, values: Mapping[str, float], *, collection: str = "") -> None:
         """Record `values` by name, as of now, of a collection where one is named; UnavailableError or DeniedError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How often each value of one name occurred, told apart by `dimensions`; 150 different values at most."""
+
+    name: str
+    counts: Mapping[float, int]
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tallies(Protocol):
+    """Takes many numbers at once."""
+
+    def put_tallies(self, tallies: Sequence[Tally], *, at: datetime) -> None:
+        """Record `tallies` as of `at`; UnavailableError or DeniedError, and then perhaps some of them."""
         ...
 
 
@@ -58,7 +79,7 @@ def publish_exposure(metrics: Metrics, exposures: Sequence[Exposure]) -> None:
 
 
 class CloudWatchMetrics:
-    """Metrics in the namespace `Relight`, told apart by environment and region, and by collection where one is named.
+    """Metrics in the namespace `Relight`, told apart by environment and region, and by what else is named.
 
     Seconds are those so named.
     """
@@ -72,17 +93,32 @@ class CloudWatchMetrics:
 
     def put(self, values: Mapping[str, float], *, collection: str = "") -> None:
         """See `Metrics.put`."""
-        # CloudWatch takes ASCII.
-        value = collection.encode("ascii", "backslashreplace").decode()
-        named = [{"Name": "collection", "Value": value}] if collection else []
+        named = {"collection": collection} if collection else {}
+        self._send([{"Value": value, **self._named(name, named)} for name, value in values.items()])
+
+    def put_tallies(self, tallies: Sequence[Tally], *, at: datetime) -> None:
+        """See `Tallies.put_tallies`."""
         data = [
             {
-                "MetricName": name,
-                "Value": value,
-                "Unit": "Seconds" if name.endswith("Seconds") else "None",
-                "Dimensions": [*self._dimensions, *named],
+                "Values": list(tally.counts),
+                "Counts": [float(count) for count in tally.counts.values()],
+                "Timestamp": at,
+                **self._named(tally.name, tally.dimensions),
             }
-            for name, value in values.items()
+            for tally in tallies
         ]
+        for begin in range(0, len(data), _AT_ONCE):
+            self._send(data[begin : begin + _AT_ONCE])
+
+    def _named(self, name: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
+        # CloudWatch takes ASCII.
+        named = [
+            {"Name": key, "Value": value.encode("ascii", "backslashreplace").decode()}
+            for key, value in dimensions.items()
+        ]
+        unit = "Seconds" if name.endswith("Seconds") else "None"
+        return {"MetricName": name, "Unit": unit, "Dimensions": [*self._dimensions, *named]}
+
+    def _send(self, data: Sequence[Mapping[str, Any]]) -> None:
         with aws.translating():
             self._client.put_metric_data(Namespace=NAMESPACE, MetricData=data)
