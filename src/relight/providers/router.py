@@ -181,17 +181,16 @@ class AsyncRouter:
                 if isinstance(permit, Shut):
                     waits[name] = permit
                     continue
-                begun = False
-                pieces = self._ask(provider, request, permit, deadline=deadline, tried=tried)
+                begun, degraded = False, provider is not choices[0]
+                pieces = self._ask(provider, request, permit, degraded=degraded, deadline=deadline, tried=tried)
                 try:
                     async with aclosing(pieces):
                         async for piece in pieces:
                             if not begun:
                                 begun = True
-                                yield _beginning(provider.spec, degraded=provider is not choices[0], cut=cut)
+                                yield _beginning(provider.spec, degraded=degraded, cut=cut)
                             if isinstance(piece, Completed):
                                 dropped = provider.dropped(request)
-                                degraded = provider is not choices[0]
                                 answer = _answer(piece, name, degraded=degraded, dropped=dropped, tried=tried)
                                 self._answered(answer)
                                 yield Finished(answer=answer)
@@ -214,7 +213,14 @@ class AsyncRouter:
             await asyncio.sleep(wait)
 
     async def _ask(
-        self, provider: Provider, request: Request, permit: Permit, *, deadline: float, tried: list[Attempt]
+        self,
+        provider: Provider,
+        request: Request,
+        permit: Permit,
+        *,
+        degraded: bool,
+        deadline: float,
+        tried: list[Attempt],
     ) -> AsyncGenerator[Delta | Completed, None]:
         """One provider's answer, within its limits. Settles the permit, whatever happens, and writes the attempt down.
 
@@ -251,6 +257,7 @@ class AsyncRouter:
                 first_event_s=first_event_s,
                 detail=detail,
                 usage=usage,
+                degraded=degraded,
             )
             tried.append(attempt)
             _run_hook(self._on_attempt, attempt)
