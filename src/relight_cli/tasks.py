@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relight.tasks.ledger import Task
+    from relight.tasks.review import SeenTask
     from relight.wiring import Region
 
 WAITING = (Status.HELD, Status.PARKED)
@@ -86,8 +87,10 @@ def _list(args: argparse.Namespace, region: Region) -> None:
         return
     for task in found:
         due = ago(task.due_at, region.clock.now())
+        waits = f", waits for {_awaited(task)}" if task.waits_for else ""
         print(
-            f"{task.id}  {task.status} {task.kind}, due {due}, begun {task.attempts} times: {task.error or 'no error'}"
+            f"{task.id}  {task.status} {task.kind}, due {due}{waits}, begun {task.attempts} times:"
+            f" {task.error or 'no error'}"
         )
     if len(found) == args.limit:
         print(f"and perhaps more: --limit {args.limit}")
@@ -106,6 +109,8 @@ def _show(args: argparse.Namespace, region: Region) -> None:
         )
         if found.error:
             print(f"  error: {found.error}")
+        if found.waits_for:
+            print(f"  waits for: {_awaited(found)}")
         if found.worker:
             print(f"  worker: {found.worker}")
         print(f"  payload: {json.dumps(found.payload, ensure_ascii=False)}")
@@ -150,6 +155,12 @@ def _described(task: Task) -> str:
     return f"{task.status} {task.kind}: {task.error or 'no error'}"
 
 
+def _awaited(task: Task | SeenTask) -> str:
+    """What a task waits for, by its short name: a parked one for an effect, any other for what wakes it."""
+    key = task.waits_for or ""
+    return f"effect {key[:12]}" if task.status is Status.PARKED else key
+
+
 def _row(task: Task) -> dict[str, Any]:
     return {
         "id": task.id,
@@ -159,6 +170,7 @@ def _row(task: Task) -> dict[str, Any]:
         "attempts": task.attempts,
         "due_at": task.due_at.isoformat(),
         "error": task.error,
+        "waits_for": task.waits_for,
     }
 
 

@@ -29,6 +29,7 @@ from relight.errors import (
     UnconfirmedError,
 )
 from relight.recovery.replica import PhysicalReplica
+from relight.tasks import ledger as ledger_module
 from relight.tasks.database import Database
 from relight.tasks.effects import Effects, EffectStatus
 from relight.tasks.epochs import EpochLog
@@ -379,6 +380,7 @@ class TestEnding:
 # -- who may write
 
 KEY = "e" * 64
+PROVIDER = "provider:a"
 
 # Every method of Ledger and Effects that writes in the name of a worker.
 UNDER_A_CLAIM: dict[str, Callable[[Ledger, Effects, Task], object]] = {
@@ -418,6 +420,7 @@ BY_ANYBODY: dict[str, Callable[[Ledger, Effects, Task], object]] = {
     "cancel": lambda ledger, effects, task: ledger.cancel("pending", reason="r"),
     "publish_outbox": lambda ledger, effects, task: ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9),
     "return_lost": lambda ledger, effects, task: ledger.return_lost(incarnation="q2"),
+    "wake": lambda ledger, effects, task: ledger.wake(PROVIDER),
     "settle": lambda ledger, effects, task: effects.settle(KEY, EffectStatus.DONE, sending=1, response=1),
     "happened": lambda ledger, effects, task: effects.happened(KEY, sending=1, response=1),
     "resolve": lambda ledger, effects, task: effects.resolve(known(effects), happened=False, who="me"),
@@ -451,6 +454,7 @@ def lived_in(ledger: Ledger) -> Task:
     ledger.record_failure(task, key="failed", name="failed", error="e")
     Effects(ledger).intend(task, key=KEY, tool="t", request={}, final_s=-1)
     ledger.park(claimed(ledger, "parked"), reason="r", waits_for=KEY)
+    ledger.release(claimed(ledger, "waiting"), error="e", delay_s=3600, waits_for=PROVIDER)
     ledger.start_task(1, id_="queued")
     ledger.publish_outbox(lambda tasks: None, incarnation="q1", limit=9)
     ledger.start_task(1, id_="pending")
@@ -788,6 +792,117 @@ def unreachable(vault: Vault) -> Callable[[], None]:
 
 
 # -- the outbox
+
+
+class TestWaiting:
+    """Tasks that wait for something, and are woken when it has happened."""
+
+    def wait(self, ledger: Ledger, id_: str, *, kind: Kind = Kind.WORK, key: str = PROVIDER) -> None:
+        """A task that waits an hour, or for this."""
+        ledger.start_task(1, id_=id_, kind=kind)
+        ledger.release(reclaimed(ledger, id_), error="e", delay_s=3600, counted=False, waits_for=key)
+
+    def due_in(self, ledger: Ledger, id_: str) -> float:
+        """In how many seconds a task is due."""
+        [(seconds,)] = sql(
+            ledger.database, "select extract(epoch from due_at - now())::float from relight.tasks where id = %s", [id_]
+        )
+        return float(seconds)
+
+    def test_a_waiting_task_is_woken(self, ledger: Ledger) -> None:
+        """It is pending, says what it waits for, and no life of it counted; woken, it is in the outbox at once, and
+        whoever claims it finds nothing that it waits for."""
+        self.wait(ledger, "t")
+        task = ledger.task("t")
+        assert (task.status, task.waits_for, task.attempts, task.queued) == (Status.PENDING, PROVIDER, 0, False)
+        assert [found.waits_for for found in ledger.tasks([Status.PENDING])] == [PROVIDER]
+        assert ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9) == 0
+        assert ledger.wake(PROVIDER) == 1
+        assert ledger.wake(PROVIDER) == 0
+        assert ledger.publish_outbox(lambda tasks: None, incarnation="q", limit=9) == 1
+        again = ledger.claim("t", worker="w", lease_s=30)
+        assert again is not None
+        assert (again.waits_for, again.attempts) == (None, 1)
+
+    def test_only_what_waits_for_it_is_woken(self, ledger: Ledger) -> None:
+        """What waits for something else, for a person, or for its time, goes on waiting."""
+        for id_, key in (("this", PROVIDER), ("other", "provider:ab"), ("effect", KEY)):
+            self.wait(ledger, id_, key=key)
+        ledger.park(claimed(ledger, "parked"), reason="r", waits_for=PROVIDER)
+        ledger.release(claimed(ledger, "later"), error="e", delay_s=3600)
+        assert ledger.wake(PROVIDER) == 1
+        assert ledger.wake("") == 0
+        assert ledger.wake("a\0b") == 0
+        with ledger.database.transaction() as cur:
+            assert ledger.resume_waiting(cur, KEY) == []
+        assert statuses(ledger) == {"pending": 4, "parked": 1}
+        assert ledger.claim_due(9, worker="w", lease_s=30)[0].id == "this"
+
+    def test_a_claim_ends_the_wait(self, ledger: Ledger) -> None:
+        """A task whose time came before what it waited for is woken by nothing any more, also when it failed then."""
+        self.wait(ledger, "t")
+        due(ledger, "t")
+        assert ledger.wake(PROVIDER) == 0
+        task = ledger.claim("t", worker="w", lease_s=30)
+        assert task is not None
+        ledger.release(task, error="e", delay_s=3600)
+        assert ledger.wake(PROVIDER) == 0
+        assert ledger.task("t").waits_for is None
+
+    def test_one_of_many_comes_back_to_look(self, ledger: Ledger) -> None:
+        """fails when all that wait for a provider come back at once, in vain, each time that a probe may be made."""
+        for n in range(20):
+            self.wait(ledger, f"t{n}")
+        self.wait(ledger, "other", key="provider:b")
+        dues = [self.due_in(ledger, f"t{n}") for n in range(20)]
+        assert sum(seconds < 3601 for seconds in dues) <= 2  # one, and whom chance made as early
+        assert min(dues) > 3500
+        assert max(dues) <= 5 * 3600
+        assert len({round(seconds) for seconds in dues}) > 10
+        assert self.due_in(ledger, "other") < 3601
+        # The next one to look is whoever is given back when that one has gone.
+        first = min(range(20), key=lambda n: dues[n])
+        ledger.cancel(f"t{first}", reason="r")
+        sql(ledger.database, "update relight.tasks set due_at = due_at + interval '1 day' where id <> 'other'")
+        self.wait(ledger, "next")
+        assert self.due_in(ledger, "next") < 3601
+
+    def test_many_are_woken_in_batches(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever wakes at the same time wakes others, all are woken once, and those that were due first are first in
+        the outbox."""
+        monkeypatch.setattr(ledger_module, "_WOKEN_AT_ONCE", 50)
+        sql(
+            ledger.database,
+            "insert into relight.tasks (id, payload, due_at, waits_for, epoch)"
+            " select 't' || n, '1', now() + n * interval '1 s', %s, %s from generate_series(100, 1099) n",
+            [PROVIDER, ledger.epoch],
+        )
+        assert sum(together(*[lambda: ledger.wake(PROVIDER)] * 4)) == 1000
+        handed: list[tuple[str, int]] = []
+        while ledger.publish_outbox(handed.extend, incarnation="q", limit=300):
+            pass
+        assert len({id_ for id_, _ in handed}) == len(handed) == 1000
+
+    def test_what_somebody_holds_is_not_waited_for(self, ledger: Ledger) -> None:
+        """fails when a transaction that stands still over one task keeps all others from going on."""
+        self.wait(ledger, "held")
+        self.wait(ledger, "free")
+        with ledger.database.transaction() as cur:
+            cur.execute("select from relight.tasks where id = 'held' for update")
+            assert ledger.wake(PROVIDER) == 1
+        assert ledger.wake(PROVIDER) == 1
+
+    @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WORK])
+    def test_what_a_policy_may_hold_is_not_woken_before(self, ledger: Ledger, kind: Kind) -> None:
+        """fails when a timer, a queued send or a credential of a restored state is woken before a replay has judged
+        it."""
+        self.wait(ledger, "old", kind=kind)
+        epoch = ledger.epoch + 1
+        EpochLog(ledger.database).take(epoch, region="there", run_id="r")
+        promoted = Ledger(ledger.database, epoch=lambda: epoch)
+        assert promoted.wake(PROVIDER) == 0
+        EpochLog(ledger.database).mark_replayed(epoch)
+        assert promoted.wake(PROVIDER) == 1
 
 
 class TestOutbox:

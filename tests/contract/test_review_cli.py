@@ -218,6 +218,25 @@ def test_one_task_is_shown_whole(stage: Stage, capsys: pytest.CaptureFixture[str
     assert main(["tasks", "show", "nobody"]) == 1
 
 
+def test_what_a_task_waits_for_is_said(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is pending for a provider, and one that is parked for an effect."""
+    key = stage.unknown_effect("parked", {})
+    task = stage.claim("t")
+    stage.ledger.release(task, error="it would degrade", delay_s=60, counted=False, waits_for="provider:anthropic")
+    assert main(["tasks", "list", "--status", "pending,parked"]) == 0
+    told = capsys.readouterr().out
+    assert "t  pending work, due in 60 s, waits for provider:anthropic, begun 0 times: it would degrade" in told
+    assert f"waits for effect {key[:12]}, begun" in told
+    assert main(["tasks", "show", "t", "parked"]) == 0
+    told = capsys.readouterr().out
+    assert "  waits for: provider:anthropic\n" in told
+    assert f"  waits for: effect {key[:12]}\n" in told
+    for verb in (["list", "--status", "pending"], ["show", "t"]):
+        assert main(["tasks", *verb, "--json"]) == 0
+        told = output(capsys)
+        assert (told[0] if isinstance(told, list) else told)["waits_for"] == "provider:anthropic"
+
+
 def test_held_tasks_go_on_after_a_yes(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """One by its id, or all of a kind; a plan comes first."""
     for name in ("mail-1", "mail-2"):

@@ -34,9 +34,11 @@ from relight.errors import (
     ConflictError,
     LeaseLostError,
     PermanentError,
+    ProvidersDownError,
     StaleEpochError,
     UnavailableError,
     UnconfirmedError,
+    WouldDegradeError,
 )
 from relight.tasks.aio import AsyncTaskRun
 from relight.tasks.database import Database
@@ -276,11 +278,27 @@ class TestFailing:
         step = ledger.steps(life.task)["s"]
         assert (step.done, step.error) == (True, None)
 
-    def test_an_error_that_says_when_is_heeded(self, life: Life) -> None:
-        """fails when a step that is of no use before a moment is tried earlier."""
-        with pytest.raises(AgainLaterError) as caught:
-            life.run().run("s", Flaky(1, AgainLaterError("busy", wait_s=90.0)))
-        assert caught.value.wait_s == 90.0
+    @pytest.mark.parametrize("wait_s", [0.0, 90.0])
+    @pytest.mark.parametrize("way", RUNS[:3])
+    def test_a_step_that_waits_has_not_failed(self, life: Life, way: str, wait_s: float) -> None:
+        """fails when a step that says that it is not the time is tried earlier, or parks its task because it was said
+        too often: what it says comes out as it is, also of a group, and is not counted."""
+        waits = WouldDegradeError("busy", wait_s=wait_s, waits_for="provider:a")
+        for exc in (waits, ExceptionGroup("side by side", [ProvidersDownError("down"), waits])):
+            fn = Flaky(99, exc)
+            before = books(life.ledger.database)
+            with pytest.raises(type(exc)) as caught:
+                in_each_way(life.run(), "s", fn, way, retry=replace(RETRY, attempts=1))
+            assert caught.value is exc
+            assert fn.calls == 1
+            assert books(life.ledger.database) == before
+
+    def test_what_failed_beside_a_wait_is_a_failure(self, life: Life) -> None:
+        """A step of several calls of which one waits and one failed has failed."""
+        both = ExceptionGroup("side by side", [AgainLaterError("later"), ValueError("v")])
+        assert life.run().run("s", Flaky(1, both)) == "done"
+        with pytest.raises(AgainLaterError, match="failed 1 times"):
+            life.run().run("t", Flaky(1, both), retry=replace(RETRY, here_s=0))
 
     @pytest.mark.parametrize(
         "exc",

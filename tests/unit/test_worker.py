@@ -15,6 +15,7 @@ from relight.errors import (
     StaleEpochError,
     UnavailableError,
     UnconfirmedError,
+    WouldDegradeError,
 )
 from relight.tasks.effects import RefusedError, TooSoonError, UnansweredError, UnknownEffectError
 from relight.tasks.results import UnstorableError
@@ -86,3 +87,25 @@ def test_what_failed_side_by_side_is_judged_together() -> None:
 def test_an_error_that_says_when_is_heeded(exc: Exception) -> None:
     """A task that waits comes again when its error says, however often it waited before."""
     assert judged(exc, attempts=25) == Again(delay_s=90.0, reason=f"{type(exc).__name__}: x", counted=False)
+
+
+def test_a_task_says_what_it_waits_for() -> None:
+    """What the error waits for is kept with the task; of several that wait for different things, nothing is."""
+    first, second = (WouldDegradeError("w", wait_s=30.0, waits_for=f"provider:{name}") for name in "ab")
+    again = judged(first)
+    assert again == Again(delay_s=30.0, reason="WouldDegradeError: w", counted=False, waits_for="provider:a")
+    together = judged(ExceptionGroup("side by side", [first, first]))
+    assert isinstance(together, Again)
+    assert together.waits_for == "provider:a"
+    for others in ([first, second], [first, AgainLaterError("l")]):
+        apart = judged(ExceptionGroup("side by side", others))
+        assert isinstance(apart, Again)
+        assert (apart.waits_for, apart.delay_s) == (None, 30.0)
+
+
+def test_what_failed_beside_a_wait_is_a_failure() -> None:
+    """fails when a task that raised for good is taken for one that waits, because another of its coroutines waited."""
+    waits = WouldDegradeError("w", wait_s=30.0, waits_for="provider:a")
+    verdict = judged(ExceptionGroup("side by side", [waits, ValueError("v")]))
+    assert isinstance(verdict, Again)
+    assert (verdict.counted, verdict.waits_for, verdict.delay_s) == (True, None, 30.0)

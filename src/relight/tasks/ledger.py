@@ -40,6 +40,9 @@ SQL = statements("relight.tasks.sql", "ledger.sql")
 # was handed out time and again.
 MAX_ATTEMPTS = 20
 SUSPICIOUS_ATTEMPTS = 5
+# Of many that wait for one thing, the first comes back in its time, to look; the others up to that many times later.
+_BEHIND = 5.0
+_WOKEN_AT_ONCE = 5000
 _LONGEST_ID = 512
 
 
@@ -70,8 +73,9 @@ class Kind(StrEnum):
 class Task:
     """One thing the agent was asked to do.
 
-    `queued` says whether a queue confirmed it; if not, it is in the outbox, or nobody is to work on it. `claim` is set
-    only on a task that this worker holds, and `first` then says that no earlier life can have left steps behind.
+    `queued` says whether a queue confirmed it; if not, it is in the outbox, or nobody is to work on it. `waits_for` is
+    what a pending task goes on for before it is due, and for a parked one the key of its effect. `claim` is set only on
+    a task that this worker holds, and `first` then says that no earlier life can have left steps behind.
     """
 
     id: str
@@ -84,6 +88,7 @@ class Task:
     queued: bool = False
     result: Any = None
     error: str | None = None
+    waits_for: str | None = None
     claim: str = ""
     first: bool = False
 
@@ -234,11 +239,39 @@ class Ledger:
         self._end(task, Status.DONE, result=kept.inline, result_object=kept.object)
         return again
 
-    def release(self, task: Task, *, error: str, delay_s: float = 0.0, counted: bool = True) -> None:
+    def release(
+        self,
+        task: Task,
+        *,
+        error: str,
+        delay_s: float = 0.0,
+        counted: bool = True,
+        waits_for: str | None = None,
+    ) -> None:
         """Give the task back, to be tried again after `delay_s`; `error` is why. A life that is not `counted` says
-        nothing against the task."""
+        nothing against the task.
+
+        One that `waits_for` something comes as soon as that is woken (`wake`). By itself only the first of those that
+        wait for one thing comes after `delay_s`, and the others up to five times as late, so that the many do not all
+        come in vain for what one finds out.
+        """
         values = {"error": printable(error), "delay_s": delay_s, "uncounted": 0 if counted else 1}
+        values |= {"waits_for": waits_for and printable(waits_for), "more": _BEHIND - 1}
         self._under_claim(task, "release_task", values)
+
+    def wake(self, key: str) -> int:
+        """Let all pending tasks go on now that wait for this key, and return how many there were.
+
+        They are in the outbox from then on, in batches, so that no transaction is long. Any number may call at once,
+        and again: a task is woken once. What somebody holds locked at that moment comes when it is due.
+        """
+        values = {"key": printable(key), "epoch": self._epoch(), "limit": _WOKEN_AT_ONCE}
+        woken = 0
+        while True:
+            count = self.database.execute(SQL["wake"], values).rowcount
+            woken += count
+            if count < _WOKEN_AT_ONCE:
+                return woken
 
     def park(self, task: Task, *, reason: str, waits_for: str | None = None) -> None:
         """Give the task up until a person resumes it, or finds out about the effect whose key it waits for."""
@@ -392,7 +425,7 @@ class Ledger:
         return {"task_id": task.id, "claim": task.claim, "epoch": self._epoch()}
 
     def _task(self, row: Sequence[Any], *, claim: str = "", stepped: bool = True) -> Task:
-        id_, kind, payload, status, epoch, attempts, due_at, queued, result, result_object, error = row
+        id_, kind, payload, status, epoch, attempts, due_at, queued, result, result_object, error, waits_for = row
         return Task(
             id=id_,
             kind=Kind(kind),
@@ -404,6 +437,7 @@ class Ledger:
             queued=queued,
             result=results.load(self.results, result, result_object),
             error=error,
+            waits_for=waits_for,
             claim=claim,
             # Attempts count anew once a task is resumed, and a step that commits while the claim waits is not seen.
             first=attempts <= 1 and not stepped,

@@ -56,6 +56,7 @@ class SeenTask:
     updated_at: datetime
     worker: str | None
     error: str | None
+    waits_for: str | None
     payload: Any
     steps: tuple[SeenStep, ...]
     effects: tuple[SeenEffect, ...]
@@ -73,6 +74,7 @@ class SeenTask:
             "updated_at": self.updated_at.isoformat(),
             "worker": self.worker,
             "error": self.error,
+            "waits_for": self.waits_for,
             "payload": self.payload,
             "steps": [
                 {
@@ -103,7 +105,7 @@ def look_up(database: Database, id_: str) -> SeenTask:
     rows = database.execute(SQL["look_up"], values).rows
     if not rows:
         raise NotFoundError(f"there is no task {id_!r}", hint="see `relight tasks list`")
-    id_, kind, status, epoch, attempts, created_at, due_at, updated_at, worker, error, payload = rows[0]
+    id_, kind, status, epoch, attempts, created_at, due_at, updated_at, worker, error, waits_for, payload = rows[0]
     return SeenTask(
         id=id_,
         kind=Kind(kind),
@@ -115,6 +117,7 @@ def look_up(database: Database, id_: str) -> SeenTask:
         updated_at=updated_at,
         worker=worker,
         error=error,
+        waits_for=waits_for,
         payload=payload,
         steps=tuple(
             SeenStep(key=row[0], name=row[1], finished_at=row[2], failures=row[3], error=row[4])

@@ -27,6 +27,7 @@ from relight.tasks.effects import (
 )
 from relight.tasks.ledger import Step, check_id
 from relight.tasks.results import UnstorableError, copied
+from relight.tasks.waiting import only_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +177,8 @@ class TaskRun:
         `key` tells apart two steps of one name. What `remember` writes through the cursor it is given is committed
         together with the result, so that a finished step never lacks its memory. What `fn` raises is a failure, counted
         across lives: after a short wait it is tried again, for a longer one AgainLaterError is raised, and
-        StepFailedError when it failed as often as `retry` allows.
+        StepFailedError when it failed as often as `retry` allows. An AgainLaterError is no failure, and comes out as it
+        is.
         """
         policy = retry or self._retry
         while True:
@@ -209,17 +211,18 @@ class TaskRun:
     def failed(self, name: str, *, key: str = "", exc: Exception, retry: Retry | None = None) -> float:
         """Record that a step failed, and return after how many seconds it is to be tried again, here.
 
-        Raises AgainLaterError when that is too long to wait here, StepFailedError when it is over. Raises `exc` itself
-        when trying again is of no use, or not for this worker to do.
+        Raises AgainLaterError when that is too long to wait here, StepFailedError when it is over. Raises `exc` itself,
+        and records nothing, when trying again is of no use, or not for this worker to do, or when nothing failed: an
+        AgainLaterError says that it was not the time.
         """
-        if isinstance(exc, (LeaseLostError, StaleEpochError, UnconfirmedError, *HOPELESS)):
+        if isinstance(exc, (LeaseLostError, StaleEpochError, UnconfirmedError, *HOPELESS)) or only_waits(exc):
             raise exc
         key, policy = key or name, retry or self._retry
         text = f"{type(exc).__name__}: {exc}"
         failures = self._ledger.record_failure(self.task, key=key, name=name, error=text)
         if failures >= policy.attempts:
             raise StepFailedError(f"step {key!r} failed {failures} times, at last with {text}") from exc
-        wait_s = max(policy.after(failures, chance=self._chance), getattr(exc, "wait_s", 0.0))
+        wait_s = policy.after(failures, chance=self._chance)
         if wait_s > policy.here_s:
             raise AgainLaterError(f"step {key!r} failed {failures} times, now with {text}", wait_s=wait_s) from exc
         return wait_s

@@ -26,7 +26,8 @@ from relight.tasks.ledger import MAX_ATTEMPTS, Status, check_id
 from relight.tasks.migrate import check_schema
 from relight.tasks.outbox import Relay
 from relight.tasks.steps import CLAIM_S, Retry, TaskRun
-from relight.tasks.verdict import Again, Leave, Park, give_back, judge, leaves
+from relight.tasks.verdict import Again, Leave, Park, give_back, judge
+from relight.tasks.waiting import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,12 @@ select epoch, region, opened_at, verified_at, replayed_at from relight.epochs or
 insert into relight.tasks (id, kind, payload, due_at, epoch)
 values (%(id)s, %(kind)s, %(payload)s, coalesce(%(due_at)s, now()), %(epoch)s)
 on conflict (id) do update set updated_at = now(), epoch = excluded.epoch
-returning id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
+returning id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
+       waits_for
 
 -- name: read_task
-select id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error
+select id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
+       waits_for
   from relight.tasks where id = %(id)s
 
 -- A claim is free when nobody holds it, its time ran out, or it was made under an epoch that is over. It waits for whoever
@@ -31,11 +33,11 @@ with free as materialized (
 update relight.tasks
    set status = 'running', claimed_by = %(claim)s, claimed_epoch = %(epoch)s,
        lease_until = now() + %(lease_s)s * interval '1 second',
-       attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
+       attempts = attempts + 1, waits_for = null, epoch = %(epoch)s, updated_at = now()
   from free
  where tasks.id = free.id
 returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
-          exists (select from relight.steps where steps.task_id = tasks.id)
+          waits_for, exists (select from relight.steps where steps.task_id = tasks.id)
 
 -- A write that waits for the standby, and so for everything that was written before it.
 -- name: confirm_task
@@ -66,10 +68,10 @@ with dead as materialized (
 update relight.tasks
    set status = 'running', claimed_by = %(claim)s, claimed_epoch = %(epoch)s,
        lease_until = now() + %(lease_s)s * interval '1 second',
-       attempts = attempts + 1, epoch = %(epoch)s, updated_at = now()
+       attempts = attempts + 1, waits_for = null, epoch = %(epoch)s, updated_at = now()
  where id = any (array(select id from free))
 returning tasks.id, kind, payload, status, epoch, attempts, due_at, queued_in is not null, result, result_object, error,
-          exists (select from relight.steps where steps.task_id = tasks.id)
+          waits_for, exists (select from relight.steps where steps.task_id = tasks.id)
 
 -- name: extend_claim
 update relight.tasks
@@ -92,12 +94,32 @@ with ended as (
 )
 select id from ended
 
+-- Of those that wait for one thing, the first comes in its time, to look, and the others behind it.
 -- name: release_task
 update relight.tasks
-   set status = 'pending', error = %(error)s, due_at = now() + %(delay_s)s * interval '1 second',
+   set status = 'pending', error = %(error)s, waits_for = %(waits_for)s,
+       due_at = now() + %(delay_s)s * interval '1 second' * case when exists (
+           select from relight.tasks as first
+            where first.waits_for = %(waits_for)s and first.status = 'pending'
+              and first.due_at < now() + (%(delay_s)s + 1) * interval '1 second'
+       ) then 1 + %(more)s * random() else 1 end,
        attempts = attempts - %(uncounted)s, queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s and claimed_by = %(claim)s and status = 'running'
+
+-- A parked task that waits for an effect is for `waiting_for`; one that is due waits for nothing any more.
+-- name: wake
+with waiting as materialized (
+    select id from relight.tasks
+     where waits_for = %(key)s and status = 'pending' and due_at > now()
+       and (kind = 'work' or epoch = %(epoch)s or (select replayed_at is not null from relight.epochs where epoch = %(epoch)s))
+     order by due_at
+     limit %(limit)s
+       for update skip locked
+)
+update relight.tasks
+   set due_at = now(), waits_for = null, queued_in = null, queued_at = null, epoch = %(epoch)s, updated_at = now()
+ where id = any (array(select id from waiting))
 
 -- A task that began several lives and gave none back may be what ends them. A message is handed out for other reasons too:
 -- a worker that could not reach the ledger, or one that met another at the task.
@@ -131,7 +153,8 @@ update relight.tasks
  where id = %(id)s and status in ('pending', 'parked', 'held')
 
 -- name: list_tasks
-select id, kind, null::json, status, epoch, attempts, due_at, queued_in is not null, null::json, null::text, error
+select id, kind, null::json, status, epoch, attempts, due_at, queued_in is not null, null::json, null::text, error,
+       waits_for
   from relight.tasks
  where status = any(%(statuses)s)
  order by created_at, id

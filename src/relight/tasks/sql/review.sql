@@ -19,7 +19,8 @@ update relight.tasks
  where tasks.id = held.id
 
 -- name: look_up
-select id, kind, status, epoch, attempts, created_at, due_at, updated_at, claimed_by, error, payload
+select id, kind, status, epoch, attempts, created_at, due_at, updated_at, claimed_by, error,
+       waits_for, payload
   from relight.tasks where id = %(id)s
 
 -- name: steps
