@@ -1,0 +1,202 @@
+"""Makes one whole message of the pieces in which an answer comes. Pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from relight.providers.faults import Fault, FaultKind
+from relight.providers.messages import (
+    Message,
+    Role,
+    Stop,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolArguments,
+    ToolCall,
+    ToolCallStarted,
+    Usage,
+)
+from relight.providers.port import Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relight.providers.messages import Delta, Part
+    from relight.providers.spec import ProviderSpec
+
+
+@dataclass(slots=True)
+class _Words:
+    pieces: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Thoughts:
+    pieces: list[str] = field(default_factory=list)
+    signature: str = ""
+    redacted: str = ""
+
+
+@dataclass(slots=True)
+class _Call:
+    index: int
+    id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+
+_Block = TypeVar("_Block", _Words, _Thoughts, _Call)
+
+
+class Assembly:
+    """The blocks of one answer, in the order in which they began. Each method gives what an agent may see of it."""
+
+    def __init__(self, spec: ProviderSpec) -> None:
+        self._spec = spec
+        self._blocks: list[_Words | _Thoughts | _Call] = []
+        self._calls: list[_Call] = []
+        self.id = ""
+        self.model = ""
+        self.usage = Usage()
+
+    def text(self, piece: str, block: _Words | None = None) -> Iterator[Delta]:
+        """More words, of the last block unless `block` says of which."""
+        if not piece:
+            return
+        (block or self._last(_Words)).pieces.append(piece)
+        yield TextDelta(text=piece)
+
+    def thought(self, piece: str, block: _Thoughts | None = None) -> Iterator[Delta]:
+        """More thoughts."""
+        if not piece:
+            return
+        (block or self._last(_Thoughts)).pieces.append(piece)
+        yield ThinkingDelta(text=piece)
+
+    def words(self) -> _Words:
+        """A new block of words."""
+        return self._add(_Words())
+
+    def thoughts(self, *, signature: str = "", redacted: str = "") -> _Thoughts:
+        """A new block of thoughts."""
+        return self._add(_Thoughts(signature=signature, redacted=redacted))
+
+    def call(self) -> _Call:
+        """A new call of a tool; it is told when it is named."""
+        call = self._add(_Call(index=len(self._calls)))
+        self._calls.append(call)
+        return call
+
+    def name(self, call: _Call, *, id_: str, name: str) -> Iterator[Delta]:
+        """Names a call, once. One without an id, or with another's, gets its own, because calls are answered by it."""
+        if not call.id:
+            call.id = id_
+        if call.name or not name:
+            return
+        if not call.id or any(other.id == call.id for other in self._calls if other is not call and other.name):
+            call.id = f"call_{uuid.uuid4().hex[:24]}"
+        call.name = name
+        yield ToolCallStarted(index=call.index, id=call.id, name=name)
+        if call.pieces:
+            yield ToolArguments(index=call.index, json="".join(call.pieces))
+
+    def arguments(self, call: _Call, piece: str) -> Iterator[Delta]:
+        """More of a call's arguments, which are told once it is named."""
+        if not piece:
+            return
+        call.pieces.append(piece)
+        if call.name:
+            yield ToolArguments(index=call.index, json=piece)
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model asks for a tool."""
+        return bool(self._calls)
+
+    def complete(self, stop: Stop, *, stop_sequence: str = "") -> Completed:
+        """The whole answer. Fault EMPTY where there is nothing in it, BROKEN_CALL where a call's arguments are no JSON
+        object: also where the tokens ran out within them, because nothing can be done with half a call."""
+        content = tuple(part for block in self._blocks for part in self._part(block, stop))
+        message = Message(role=Role.ASSISTANT, content=content)
+        if stop is Stop.END and self.has_calls:
+            stop = Stop.TOOL_CALLS  # some servers say `stop` all the same
+        elif stop is Stop.TOOL_CALLS and not self.has_calls:
+            stop = Stop.END
+        if stop is Stop.END and not message.text.strip():
+            raise Fault(FaultKind.EMPTY, "the answer holds neither words nor a call")
+        return Completed(
+            message=message,
+            stop=stop,
+            usage=self.usage,
+            model=self.model or self._spec.model,
+            id=self.id,
+            stop_sequence=stop_sequence,
+        )
+
+    def _part(self, block: _Words | _Thoughts | _Call, stop: Stop) -> Iterator[Part]:
+        if isinstance(block, _Call):
+            yield ToolCall(id=block.id, name=block.name, arguments=self._arguments(block, stop))
+            return
+        text = "".join(block.pieces)
+        if isinstance(block, _Thoughts):
+            if text or block.signature or block.redacted:
+                yield Thinking(
+                    text=text,
+                    signature=block.signature,
+                    redacted=block.redacted,
+                    provider=self._spec.name,
+                    model=self._spec.model,
+                )
+        elif text:
+            yield Text(text=text)
+
+    def _arguments(self, call: _Call, stop: Stop) -> dict[str, Any]:
+        why = " because the tokens ran out" if stop is Stop.MAX_TOKENS else ""
+        if not call.name:
+            raise Fault(FaultKind.BROKEN_CALL, f"a call names no tool{why}")
+        text = "".join(call.pieces)
+        found = _parsed(text) if text.strip() else {}
+        if not isinstance(found, dict):
+            raise Fault(FaultKind.BROKEN_CALL, f"the arguments of a call are no JSON object{why}")
+        return found
+
+    def _last(self, kind: type[_Block]) -> _Block:
+        last = self._blocks[-1] if self._blocks else None
+        return last if isinstance(last, kind) else self._add(kind())
+
+    def _add(self, block: _Block) -> _Block:
+        self._blocks.append(block)
+        return block
+
+
+def _parsed(text: str) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(text, parse_constant=_refuse)
+    return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def member(of: Any, name: str) -> Any:
+    """`name` of an event, or None. An SDK builds events without checking them: what is malformed may be anything."""
+    if isinstance(of, dict):
+        return of.get(name)
+    return getattr(of, name, None)
+
+
+def words_of(value: Any) -> str:
+    """`value` where it is text, else nothing."""
+    return value if isinstance(value, str) else ""
+
+
+def count_of(value: Any) -> int:
+    """`value` where it is a count, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

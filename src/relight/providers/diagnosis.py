@@ -1,0 +1,288 @@
+"""What an SDK, the HTTP client or a provider says when something goes wrong, as a `Fault`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import ssl
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from relight.providers.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_SERVER, _CALLER = FaultKind.SERVER_ERROR, FaultKind.CALLERS_FAULT
+# What each status means. Another 4xx is the caller's fault, another 5xx the server's.
+_STATUSES = {
+    401: FaultKind.DENIED,
+    402: FaultKind.DENIED,
+    403: FaultKind.DENIED,
+    # The model or the address is not there: another provider may have its own, and a person must correct this one.
+    404: FaultKind.DENIED,
+    405: FaultKind.DENIED,
+    407: FaultKind.DENIED,
+    408: _SERVER,
+    409: _SERVER,
+    410: FaultKind.DENIED,
+    413: FaultKind.TOO_LONG,
+    421: _SERVER,
+    425: _SERVER,
+    429: FaultKind.LIMITED,
+    499: _SERVER,
+    529: FaultKind.OVERLOADED,
+}
+# The type of an error that comes within a stream, as the status that it would have had.
+_TYPES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "tokens": 429,
+    "requests": 429,
+    "insufficient_quota": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+    "badrequesterror": 400,
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    "context_length_exceeded": 400,
+    "exceed_context_size_error": 400,
+}
+# Codes that say more than the status that they come with.
+_CODES = {
+    "insufficient_quota": FaultKind.DENIED,
+    "billing_hard_limit_reached": FaultKind.DENIED,
+    "billing_not_active": FaultKind.DENIED,
+    "account_deactivated": FaultKind.DENIED,
+    "access_terminated": FaultKind.DENIED,
+    "invalid_api_key": FaultKind.DENIED,
+    "model_not_found": FaultKind.DENIED,
+    "contract_spend_limit_reached": FaultKind.DENIED,
+    "enforced_spend_limit_reached": FaultKind.DENIED,
+    "linked_organization_billing_unavailable": FaultKind.DENIED,
+    "linked_organization_spend_limit_reached": FaultKind.DENIED,
+    "organization_on_hold": FaultKind.DENIED,
+    "organization_type_not_supported": FaultKind.DENIED,
+    "parent_organization_required": FaultKind.DENIED,
+    "cmek_key_disabled": FaultKind.DENIED,
+    "cmek_key_network_blocked": FaultKind.DENIED,
+    "claude_code_key_creator_not_member": FaultKind.DENIED,
+    "claude_code_version_too_old": FaultKind.DENIED,
+    "request_body_timeout": _SERVER,
+    "context_length_exceeded": FaultKind.TOO_LONG,
+    "exceed_context_size_error": FaultKind.TOO_LONG,
+    "request_body_too_large_after_decoding": FaultKind.TOO_LONG,
+    "string_above_max_length": FaultKind.TOO_LONG,
+}
+# Some say only in words that a request is too long, or that the account is empty.
+_TOO_LONG = re.compile(
+    r"prompt is too long|maximum context length|maximum model length|exceeds? (?:the )?(?:available )?context|"
+    r"context (?:length|window|size) (?:exceeded|of)|exceed context limit|too many (?:input )?tokens|input is too long",
+    re.IGNORECASE,
+)
+_NO_CREDIT = re.compile(r"credit balance is too low|exceeded your current quota", re.IGNORECASE)
+
+_WORD = re.compile(r"[\w.:-]{1,80}", re.ASCII)
+_KEYLIKE = re.compile(
+    r"bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf|api|key|token)[-_][\w*.\-]{4,}|[\w-]{32,}", re.IGNORECASE | re.ASCII
+)
+_LONGEST = 300
+
+
+def diagnose(exc: BaseException, *, key: str, answering: bool) -> Fault:
+    """What `exc` means; `answering` is whether the answer's head had come. The fault holds nothing of `exc` itself,
+    so that neither its text nor its traceback can show what was sent."""
+    if isinstance(exc, Fault):
+        return exc
+    response = getattr(exc, "response", None)
+    if isinstance(response, httpx2.Response) and not response.is_success:
+        return from_status(response.status_code, getattr(exc, "body", None), response.headers, key=key)
+    body = getattr(exc, "body", None)
+    if body is not None:
+        return from_error(body, key=key)
+    return _from_transport(exc, answering=answering)
+
+
+def from_status(status: int, body: object, headers: Mapping[str, str], *, key: str) -> Fault:
+    """What an answer that is no success means."""
+    type_, code, message = _error_of(body)
+    request_id = headers.get("request-id") or headers.get("x-request-id") or ""
+    if status < 400:
+        kind = FaultKind.MALFORMED  # a redirect, which is not followed
+    elif _STATUSES.get(status, _CALLER) is _CALLER and status < 500 and "html" in headers.get("content-type", ""):
+        kind = FaultKind.MALFORMED  # no provider speaks so: something stands between
+    else:
+        kind = _kind(status, type_, code, message)
+    return _fault(kind, status, type_, code, message, request_id, wait_s=retry_after(headers), key=key)
+
+
+def from_error(body: object, *, key: str) -> Fault:
+    """What an error within a stream means: the same as if it had come instead of one."""
+    type_, code, message = _error_of(body)
+    status = next((_TYPES[name.lower()] for name in (type_, code) if name.lower() in _TYPES), 0)
+    if not status:
+        status = int(code) if code.isdigit() and 400 <= int(code) <= 599 else 500
+    return _fault(_kind(status, type_, code, message), status, type_, code, message, "", wait_s=None, key=key)
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """In how many seconds a provider asks to be asked again, from `retry-after-ms` or Retry-After (seconds or a date);
+    None where it does not say, or nothing that can be understood."""
+    try:
+        return _at_least_0(float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        pass
+    said = headers.get("retry-after", "").strip()
+    try:
+        return _at_least_0(float(said))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(said)
+    except (ValueError, IndexError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.fromtimestamp(time.time() if now is None else now, UTC)).total_seconds())
+
+
+def scrubbed(text: str, *, key: str) -> str:
+    """`text` on one line, short, without the key and whatever looks like one."""
+    if key:
+        text = text.replace(key, "[key]")
+    return _KEYLIKE.sub("[key]", " ".join(text.split()))[:_LONGEST]
+
+
+def _at_least_0(seconds: float) -> float | None:
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _kind(status: int, type_: str, code: str, message: str) -> FaultKind:
+    for name in (code, type_):
+        if name in _CODES:
+            return _CODES[name]
+    if status in (400, 422) and _TOO_LONG.search(message):
+        return FaultKind.TOO_LONG
+    if status in (400, 429) and _NO_CREDIT.search(message):
+        return FaultKind.DENIED
+    return _STATUSES.get(status, _SERVER if status >= 500 else _CALLER)
+
+
+def _fault(
+    kind: FaultKind,
+    status: int,
+    type_: str,
+    code: str,
+    message: str,
+    request_id: str,
+    *,
+    wait_s: float | None,
+    key: str,
+) -> Fault:
+    words = [f"status {status}"]
+    words += [word for word in (type_, code) if word and _WORD.fullmatch(word)]
+    if request_id and _WORD.fullmatch(request_id):
+        words.append(f"request {request_id}")
+    detail = (
+        scrubbed(", ".join(dict.fromkeys(words)), key=key)
+        if key and key in ", ".join(words)
+        else ", ".join(dict.fromkeys(words))
+    )
+    # A refusal of the key repeats it, in part; so nothing is told of what a provider says then.
+    if message and kind in (_CALLER, FaultKind.TOO_LONG, _SERVER):
+        detail += ": " + scrubbed(message, key=key)
+    return Fault(kind, detail, status=status, wait_s=wait_s)
+
+
+def _error_of(body: object) -> tuple[str, str, str]:
+    """Type, code and message of an error, in any of the forms in which it comes."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            return "", "", ""
+    if not isinstance(body, dict):
+        return "", "", ""
+    error: Any = body.get("error", body)
+    if isinstance(error, str):
+        return "", "", error
+    if not isinstance(error, dict):
+        return "", "", ""
+    details = error.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    if code is None:
+        code = error.get("code")
+    message = error.get("message", error.get("detail", ""))
+    return _str(error.get("type")), _str(code), message if isinstance(message, str) else json.dumps(message)
+
+
+def _str(value: object) -> str:
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting = [exc]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__context__, found.__cause__]
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+
+
+# Before the answer's head has come, and after. The first that is found among the causes decides.
+_TRANSPORT: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FaultKind, FaultKind], ...] = (
+    (socket.gaierror, FaultKind.DNS, FaultKind.DNS),
+    (ssl.SSLError, FaultKind.TLS, FaultKind.TRUNCATED),
+    (ConnectionRefusedError, FaultKind.REFUSED_CONNECTION, FaultKind.REFUSED_CONNECTION),
+    ((httpx2.ConnectTimeout, httpx2.PoolTimeout), FaultKind.CONNECT_TIMEOUT, FaultKind.CONNECT_TIMEOUT),
+    (httpx2.TimeoutException, FaultKind.SILENCE, FaultKind.STALLED),
+    # It says so itself when the other side went away; else what it sent was no HTTP.
+    (httpx2.RemoteProtocolError, FaultKind.MALFORMED, FaultKind.TRUNCATED),
+    ((httpx2.DecodingError, httpx2.TooManyRedirects), FaultKind.MALFORMED, FaultKind.MALFORMED),
+    ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), FaultKind.DENIED, FaultKind.DENIED),
+    ((httpx2.TransportError, httpx2.StreamError, OSError), FaultKind.CONNECTION, FaultKind.TRUNCATED),
+    # Ours could not be written, or theirs could not be read.
+    ((ValueError, TypeError, RecursionError), _CALLER, FaultKind.MALFORMED),
+    ((LookupError, AttributeError), FaultKind.MALFORMED, FaultKind.MALFORMED),
+)
+
+
+def _from_transport(exc: BaseException, *, answering: bool) -> Fault:
+    causes = list(_causes(exc))
+    for kinds, before, after in _TRANSPORT:
+        for cause in causes:
+            if not isinstance(cause, kinds):
+                continue
+            kind = after if answering else before
+            if kind is FaultKind.MALFORMED and str(cause).startswith("Server disconnected"):
+                kind = FaultKind.CONNECTION
+            return Fault(kind, _told(cause))
+    return Fault(FaultKind.TRUNCATED if answering else FaultKind.CONNECTION, type(exc).__name__)
+
+
+def _told(cause: BaseException) -> str:
+    # The text of other errors may hold bytes of what was sent, or of what came.
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{type(cause).__name__}: {cause.strerror}"
+    return type(cause).__name__

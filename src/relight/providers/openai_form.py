@@ -1,0 +1,304 @@
+"""OpenAI's Chat Completions format, as OpenAI and as compatible servers speak it: requests rendered, chunks read. Pure,
+and without its SDK."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from relight.providers.assemble import Assembly, count_of, member, words_of
+from relight.providers.faults import Fault, FaultKind
+from relight.providers.messages import Effort, Image, Role, Stop, Text, ToolCall, ToolResult, ToolUse, Usage
+from relight.providers.render import check, media_type, output_tokens, system_of, wrong
+from relight.providers.spec import Api
+from relight.providers.tools import Rules, repaired
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from relight.providers.messages import Delta, Message, Part, Request
+    from relight.providers.port import Completed
+    from relight.providers.spec import ProviderSpec
+
+# At most 40 characters are documented.
+_IDS = re.compile(r"[a-zA-Z0-9_-]{1,40}")
+_MOST_STOPS = 4
+# Models that know an effort above `high`.
+_EXTRA_HIGH = re.compile(r"gpt-(?:5\.(?:[2-9]|\d\d)|[6-9]|\d\d).*")
+_STOPS = {
+    "stop": Stop.END,
+    "length": Stop.MAX_TOKENS,
+    "tool_calls": Stop.TOOL_CALLS,
+    "function_call": Stop.TOOL_CALLS,
+    "content_filter": Stop.REFUSAL,
+}
+# Compatible servers say so of an answer that they could not give.
+_FAILED = {
+    "error": FaultKind.SERVER_ERROR,
+    "abort": FaultKind.TRUNCATED,
+    "insufficient_system_resource": FaultKind.SERVER_ERROR,
+}
+
+
+def rules(spec: ProviderSpec) -> Rules:
+    """What OpenAI and its like take in a conversation."""
+    return Rules(provider=spec.name, model=spec.model, ids=_IDS, thinking=False, markers=0, pictures_in_results=False)
+
+
+def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
+    """The settings of `request` that do not reach the model."""
+    names = []
+    if _fixed(spec):
+        names += [name for name in ("temperature", "top_p") if getattr(request, name) is not None]
+    if request.effort is not None and not spec.thinks:
+        names.append("effort")
+    if len(request.stop) > _most_stops(spec):
+        names.append("stop")
+    if output_tokens(request, spec) < request.max_tokens:
+        names.append("max_tokens")
+    return tuple(names)
+
+
+def _fixed(spec: ProviderSpec) -> bool:
+    # OpenAI's models that think take no sampling settings; other servers' do.
+    return spec.api is Api.OPENAI and spec.thinks
+
+
+def _most_stops(spec: ProviderSpec) -> int:
+    return _MOST_STOPS if spec.api is Api.OPENAI else 1000
+
+
+def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
+    """The request's body. Fault CALLERS_FAULT where it cannot be written."""
+    check(request)
+    ours = spec.api is Api.OPENAI
+    messages = [turn for message in repaired(request.messages, rules(spec)) for turn in _turns(message, ours)]
+    system = system_of(request)
+    if system:
+        messages.insert(0, {"role": "developer" if ours else "system", "content": system})
+    body: dict[str, Any] = {
+        "model": spec.model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_completion_tokens" if ours else "max_tokens": output_tokens(request, spec),
+    }
+    if not _fixed(spec):
+        body |= {
+            name: getattr(request, name) for name in ("temperature", "top_p") if getattr(request, name) is not None
+        }
+    if request.stop:
+        body["stop"] = list(request.stop[: _most_stops(spec)])
+    if request.effort is not None and spec.thinks:
+        body["reasoning_effort"] = _effort(request.effort, spec)
+    if request.answer_schema is not None:
+        schema = {"name": "answer", "schema": dict(request.answer_schema), "strict": _strict(request.answer_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body | _tools(request)
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    if not request.tools:
+        return {}
+    found: dict[str, Any] = {
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": {"type": "object", **tool.schema},
+                },
+            }
+            for tool in request.tools
+        ]
+    }
+    if request.tool:
+        found["tool_choice"] = {"type": "function", "function": {"name": request.tool}}
+    elif request.tool_use is not ToolUse.AUTO:
+        found["tool_choice"] = request.tool_use.value
+    if not request.parallel_tools:
+        found["parallel_tool_calls"] = False
+    return found
+
+
+def _effort(effort: Effort, spec: ProviderSpec) -> str:
+    if effort is not Effort.MAX:
+        return effort.value
+    return "xhigh" if spec.api is Api.OPENAI and _EXTRA_HIGH.fullmatch(spec.model) else "high"
+
+
+def _strict(schema: Any) -> bool:
+    """Whether OpenAI can hold an answer to `schema` strictly: every object names all that it may hold, and needs it."""
+    if isinstance(schema, list | tuple):
+        return all(_strict(item) for item in schema)
+    if not hasattr(schema, "items"):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        named = {*schema.get("properties", {})}
+        if schema.get("additionalProperties") is not False or named != {*schema.get("required", ())}:
+            return False
+    return all(_strict(value) for value in schema.values())
+
+
+def _turns(message: Message, ours: bool) -> Iterator[dict[str, Any]]:
+    if message.role is Role.ASSISTANT:
+        yield _spoken(message, ours)
+        return
+    for part in message.content:
+        if isinstance(part, ToolResult):
+            words = "\n".join(item.text for item in part.content if isinstance(item, Text))
+            # There is no other place to say that it failed.
+            yield {"role": "tool", "tool_call_id": part.call_id, "content": f"Error: {words}" if part.error else words}
+    rest = [part for part in message.content if not isinstance(part, ToolResult)]
+    if rest:
+        yield {"role": "user", "content": _content(rest)}
+
+
+def _spoken(message: Message, ours: bool) -> dict[str, Any]:
+    words = "\n\n".join(part.text for part in message.content if isinstance(part, Text))
+    calls = [
+        {
+            "id": part.id,
+            "type": "function",
+            "function": {"name": part.name, "arguments": _json(part)},
+        }
+        for part in message.content
+        if isinstance(part, ToolCall)
+    ]
+    said: dict[str, Any] = {"role": "assistant"}
+    # Templates of compatible servers trip over a content that is missing.
+    if words or not ours:
+        said["content"] = words
+    if calls:
+        said["tool_calls"] = calls
+    return said
+
+
+def _json(call: ToolCall) -> str:
+    try:
+        return json.dumps(dict(call.arguments), allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise wrong(f"the arguments of a call of {call.name} are no JSON") from None
+
+
+def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
+    # Some compatible servers take no list where there is nothing but words.
+    if all(isinstance(part, Text) for part in parts):
+        return "\n\n".join(part.text for part in parts if isinstance(part, Text))
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, Text):
+            content.append({"type": "text", "text": part.text})
+        elif isinstance(part, Image):
+            url = part.url
+            if part.data:
+                url = f"data:{media_type(part)};base64,{base64.b64encode(part.data).decode()}"
+            content.append({"type": "image_url", "image_url": {"url": url}})
+    return content
+
+
+class Reader:
+    """Reads the chunks of one answer, also of servers that are less than exact about calls of tools."""
+
+    def __init__(self, spec: ProviderSpec) -> None:
+        self._made = Assembly(spec)
+        self._calls: list[tuple[Any, Any]] = []
+        self._reason = ""
+        self._refused = False
+        self._sequence = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether the model has stopped; only counts may follow."""
+        return bool(self._reason)
+
+    def feed(self, chunk: Any) -> Iterator[Delta]:
+        """What a chunk adds."""
+        self._made.id = self._made.id or words_of(member(chunk, "id"))
+        self._made.model = self._made.model or words_of(member(chunk, "model"))
+        if member(chunk, "usage") is not None:
+            self._count(member(chunk, "usage"))
+        choices = member(chunk, "choices")
+        if not isinstance(choices, list):
+            return
+        for choice in choices:
+            if member(choice, "index"):
+                continue
+            # A server that does not stream this answer sends it whole.
+            yield from self._delta(member(choice, "delta") or member(choice, "message"))
+            reason = member(choice, "finish_reason")
+            if isinstance(reason, str) and reason:
+                self._reason = reason
+            self._sequence = words_of(member(choice, "stop_reason")) or self._sequence
+
+    def finish(self) -> Completed:
+        """The whole answer, once the stream has ended."""
+        if not self._reason:
+            raise Fault(FaultKind.TRUNCATED, "the stream ended without a finish reason")
+        if self._reason in _FAILED:
+            raise Fault(_FAILED[self._reason], f"the answer ended with {self._reason!r}")
+        stop = _STOPS.get(self._reason, Stop.END)
+        if self._refused and stop is Stop.END:
+            stop = Stop.REFUSAL
+        elif self._sequence and stop is Stop.END and not self._made.has_calls:
+            stop = Stop.STOP_SEQUENCE
+        return self._made.complete(stop, stop_sequence=self._sequence if stop is Stop.STOP_SEQUENCE else "")
+
+    def _delta(self, delta: Any) -> Iterator[Delta]:
+        if delta is None:
+            return
+        # The names that compatible servers have for what a model thinks.
+        thought = words_of(member(delta, "reasoning_content")) or words_of(member(delta, "reasoning"))
+        yield from self._made.thought(thought)
+        yield from self._made.text(words_of(member(delta, "content")))
+        refusal = words_of(member(delta, "refusal"))
+        if refusal:
+            self._refused = True
+            yield from self._made.text(refusal)
+        calls = member(delta, "tool_calls")
+        for piece in calls if isinstance(calls, list) else ():
+            yield from self._call(piece, member(piece, "index"), member(piece, "function"))
+        old = member(delta, "function_call")
+        if old is not None:
+            yield from self._call(old, 0, old)
+
+    def _call(self, piece: Any, index: Any, function: Any) -> Iterator[Delta]:
+        id_, name = words_of(member(piece, "id")), words_of(member(function, "name"))
+        call = self._found(index, id_, name)
+        if call is None:
+            call = self._made.call()
+            self._calls.append((index, call))
+        yield from self._made.name(call, id_=id_, name=name)
+        arguments = member(function, "arguments")
+        if isinstance(arguments, dict):
+            arguments = json.dumps(arguments)
+        yield from self._made.arguments(call, words_of(arguments))
+
+    def _found(self, index: Any, id_: str, name: str) -> Any:
+        """The call that a piece goes on with. Some servers give no index, or 0 to every call; then an id or a name that
+        is another begins a call."""
+        known = [call for at, call in self._calls if index is None or at == index]
+        if not known:
+            return None
+        last = known[-1]
+        if id_:
+            same = [call for call in known if call.id == id_]
+            if same and not (index is None and name and same[-1].name):
+                return same[-1]
+            return last if not last.id else None
+        if index is None and name and last.name:
+            return None
+        return last
+
+    def _count(self, usage: Any) -> None:
+        prompt, completion = member(usage, "prompt_tokens_details"), member(usage, "completion_tokens_details")
+        self._made.usage = Usage(
+            input=count_of(member(usage, "prompt_tokens")),
+            output=count_of(member(usage, "completion_tokens")),
+            cache_read=count_of(member(prompt, "cached_tokens")),
+            cache_written=count_of(member(prompt, "cache_write_tokens")),
+            thinking=count_of(member(completion, "reasoning_tokens")),
+        )

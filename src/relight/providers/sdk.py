@@ -1,0 +1,166 @@
+"""What the adapters share: one call of an official SDK's client, and every way in which it can fail, as a `Fault`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+from relight.errors import ConfigError
+from relight.providers.diagnosis import diagnose, from_error
+from relight.providers.faults import Fault, FaultKind
+from relight.providers.messages import Request, user
+from relight.providers.wire import hearing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+
+    import httpx2
+
+    from relight.providers.messages import Delta
+    from relight.providers.port import Completed
+    from relight.providers.spec import ProviderSpec
+
+# How long more is waited for once the answer is whole: the counts, and the end, after which the connection can be used
+# again.
+_END_S = 0.5
+_TOO_FEW_TOKENS = re.compile("max_tokens or model output limit was reached", re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e]*")
+
+
+class EventStream(Protocol):
+    """What an SDK gives for a request that streams."""
+
+    @property
+    def response(self) -> httpx2.Response:
+        """The answer's head."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+
+    async def close(self) -> None:
+        """Ends the connection's use."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads the events of one answer."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer is whole."""
+        ...
+
+    def feed(self, event: Any) -> Iterator[Delta]:
+        """What an event adds."""
+        ...
+
+    def finish(self) -> Completed:
+        """The whole answer; Fault where it is none."""
+        ...
+
+
+class SdkProvider:
+    """A provider that is asked by its SDK; subclasses say how to ask and how to read."""
+
+    def __init__(self, spec: ProviderSpec, key: str) -> None:
+        if not _KEY.fullmatch(key):
+            # It would be in the text of the error with which a header is refused.
+            raise ConfigError(
+                f"the key of provider {spec.name} holds white space or what is no ASCII",
+                hint="store it as it was given, without a line end",
+            )
+        self._spec = spec
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self._spec.name!r}, model={self._spec.model!r})"
+
+    @property
+    def spec(self) -> ProviderSpec:
+        """What it was made from."""
+        return self._spec
+
+    async def stream(self, request: Request, *, heard: Callable[[], None]) -> AsyncGenerator[Delta | Completed, None]:
+        """Ask, and give what comes as it comes; see `Provider`."""
+        stream: EventStream | None = None
+        reader = self._reader()
+        fault: Fault | None = None
+        try:
+            try:
+                with hearing(heard):
+                    stream = await self._ask(self._render(request))
+                _check_type(stream.response)
+                events = aiter(stream)
+                while True:
+                    # An answer that is whole stands, whatever becomes of its stream's end: it is paid for.
+                    async with asyncio.timeout(_END_S if reader.over else None):
+                        event = await anext(events, None)
+                    if event is None:
+                        break
+                    error = _error_in(event)
+                    if error is not None:
+                        raise from_error(error, key=self._key)
+                    for delta in reader.feed(event):
+                        yield delta
+            finally:
+                if stream is not None:
+                    await stream.close()
+        except Exception as exc:  # noqa: BLE001 - each becomes a fault, and none is shown
+            fault = diagnose(exc, key=self._key, answering=stream is not None)
+        if fault is not None and not reader.over:
+            # Outside of the handler, so that it does not carry what was caught, whose text may hold the key.
+            raise fault
+        yield reader.finish()
+
+    async def check(self, *, timeout_s: float) -> None:
+        """Whether the provider would answer now; see `Provider`."""
+        # A model that thinks cannot answer in one token, and some refuse to try.
+        request = Request(messages=(user("Hello."),), max_tokens=16 if self._spec.thinks else 1)
+        events = 0
+
+        def heard() -> None:
+            nonlocal events
+            events += 1
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for _ in self.stream(request, heard=heard):
+                    pass
+        except TimeoutError:
+            kind = FaultKind.STALLED if events else FaultKind.SILENCE
+        except Fault as fault:
+            if fault.kind is FaultKind.EMPTY or _TOO_FEW_TOKENS.search(fault.detail):
+                return
+            raise
+        else:
+            return
+        raise Fault(kind, f"no answer in {timeout_s:g} s")
+
+    async def close(self) -> None:
+        """Close its connections; safe to call twice."""
+        await self._close()
+
+    def _reader(self) -> Reader:
+        raise NotImplementedError
+
+    def _render(self, request: Request) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+
+def _check_type(response: httpx2.Response) -> None:
+    said = response.headers.get("content-type", "text/event-stream").split(";")[0].strip().lower()
+    if said != "text/event-stream":
+        shown = said if re.fullmatch(r"[\w.+-]{1,40}/[\w.+-]{1,40}", said) else "something else"
+        raise Fault(FaultKind.MALFORMED, f"the answer is {shown}, not an event stream", status=response.status_code)
+
+
+def _error_in(event: Any) -> Any:
+    found = event.get("error") if isinstance(event, dict) else getattr(event, "error", None)
+    return {"error": found} if found else None
