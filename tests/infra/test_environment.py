@@ -189,7 +189,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (PROVIDER, f"{PROVIDER}\n{PROVIDER}", ["providers = ['openai', 'openai'", "two providers are named openai"]),
     (PROVIDER, f'{PROVIDER}\nbase_url = "http://{{zone}}.x"', ["providers[0].base_url", "no placeholder but {region}"]),
     (PROVIDER, f'{PROVIDER}\nbase_url = "http://u:hunter2@x"', ["providers[0]: base_url of provider openai holds"]),
-    (PROVIDER, f'{PROVIDER}\nbase_url = "http://[hunter2"', ["providers[0].base_url is no address"]),
+    (PROVIDER, f'{PROVIDER}\nbase_url = "http://[hunter2"', ["providers[0]: base_url of provider openai is no"]),
     (PROVIDER, "[providers]", ["providers = a table", "begin with [[providers]]"]),
     (TIER, f"{TIER}\nprovider_check_minutes = 1", ["provider_check_minutes = 1", "from 5 to 720"]),
     ("[regions]", "[provider_limits]\nfailures = 0\n[regions]", ["provider_limits: failures is 0"]),

@@ -254,7 +254,7 @@ ONE = {"name": "a", "api": "openai", "model": "hunter2"}
         ([{**ONE, "silence_s": True}], r"RELIGHT_PROVIDERS\[0\].silence_s is not a float"),
         ([{**ONE, "silence_s": 0}], r"RELIGHT_PROVIDERS\[0\]: silence_s of provider a is 0"),
         ([{**ONE, "base_url": "http://u:hunter2@h"}], "holds a key or password"),
-        ([{**ONE, "base_url": "http://[hunter2"}], r"RELIGHT_PROVIDERS\[0\] has a base_url that is no address"),
+        ([{**ONE, "base_url": "http://[hunter2"}], r"RELIGHT_PROVIDERS\[0\]: base_url of provider a is no http"),
         ([ONE, ONE], "RELIGHT_PROVIDERS: two providers are named a"),
     ],
 )

@@ -42,7 +42,12 @@ class Prompts:
                 if provider not in known:
                     raise ConfigError(
                         f"prompt {name} has a form for {provider!r}, which is no provider",
-                        hint=f"choose from {', '.join(sorted(known))}",
+                        hint=f"choose from {', '.join(sorted(known)) or 'none'}",
+                    )
+            for field_ in template.fields:
+                if not field_.isidentifier():
+                    raise ConfigError(
+                        f"prompt {name} has a field {field_!r}, which is no name", hint="use letters, digits and '_'"
                     )
             for form, text in {"default": template.default, **template.forms}.items():
                 _check(text, fields=template.fields, where=f"the form {form} of prompt {name}")
@@ -53,7 +58,7 @@ class Prompts:
         """Read a TOML file: a table a prompt, with `fields`, `default` and `forms`; ConfigError names the file."""
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise ConfigError(f"the prompts in {path} cannot be read: {exc}", hint="correct the file") from exc
         return cls({name: _template(name, table, path) for name, table in tables.items()}, providers=providers)
 
@@ -74,8 +79,12 @@ class Prompts:
 
 def _template(name: str, table: object, path: Path) -> Template:
     hint = 'write [name] with default = "…", and optionally fields = ["…"] and a table forms'
-    if not isinstance(table, dict) or not {"default"} <= {*table} <= {"default", "fields", "forms"}:
-        raise ConfigError(f"{name} in {path} is no prompt", hint=hint)
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} in {path} is no table", hint=hint)
+    if unknown := {*table} - {"default", "fields", "forms"}:
+        raise ConfigError(f"prompt {name} in {path} has {min(unknown)!r}, which is unknown", hint=hint)
+    if "default" not in table:
+        raise ConfigError(f"prompt {name} in {path} has no default", hint=hint)
     fields, forms = table.get("fields", []), table.get("forms", {})
     texts = [table["default"], *(forms.values() if isinstance(forms, dict) else [None])]
     if not isinstance(fields, list) or not all(isinstance(item, str) for item in [*fields, *texts]):
@@ -85,10 +94,12 @@ def _template(name: str, table: object, path: Path) -> Template:
 
 def _check(text: str, *, fields: tuple[str, ...], where: str) -> None:
     try:
-        used = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        used = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
     except ValueError as exc:
         raise ConfigError(f"{where} is no template: {exc}", hint="write a brace as {{ or }}") from exc
-    # `{a.b}` and `{a[0]}` would reach into a value, and `{}` names nothing: neither is a declared field.
-    unknown = [name for name in used if name not in fields]
-    if unknown:
-        raise ConfigError(f"{where} names the unknown field {unknown[0]!r}", hint=f"its fields are {sorted(fields)}")
+    for name, layout, conversion in used:
+        # `{a.b}` and `{a[0]}` would reach into a value, and `{}` names nothing: neither is a declared field.
+        if name not in fields:
+            raise ConfigError(f"{where} names the unknown field {name!r}", hint=f"its fields are {sorted(fields)}")
+        if layout or conversion:
+            raise ConfigError(f"{where} says how to show the field {name!r}", hint=f"write {{{name}}} alone")

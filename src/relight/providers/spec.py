@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -55,10 +56,14 @@ class ProviderSpec:
     progress_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"provider name {self.name!r} is not lower-case letters, digits, '.', '_' and '-'",
                 hint="give each provider a short name, such as anthropic",
+            )
+        if not isinstance(self.api, Api):
+            raise ConfigError(
+                f"api of provider {self.name} is {self.api!r}, which is unknown", hint=f"choose from {', '.join(Api)}"
             )
         if not self.model:
             raise ConfigError(f"provider {self.name} names no model", hint="set its model")
@@ -66,18 +71,11 @@ class ProviderSpec:
             raise ConfigError(
                 f"provider {self.name} has no base_url", hint="set the server's address, such as http://llm:8000/v1"
             )
-        parts = urlsplit(self.base_url)
-        if self.base_url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ConfigError(f"base_url of provider {self.name} is no http(s) address", hint="write http://host/v1")
-        if parts.username or parts.password:
-            raise ConfigError(
-                f"base_url of provider {self.name} holds a key or password", hint="put the key into the secret"
-            )
+        _check_address(self.base_url, of=self.name)
         for name in ("connect_s", "silence_s", "progress_s"):
             check_positive(getattr(self, name), f"{name} of provider {self.name}")
         for name in ("context_tokens", "max_output_tokens"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} of provider {self.name} is negative", hint="set 0 for unknown")
+            _check_count(getattr(self, name), f"{name} of provider {self.name}", least=0, hint="set 0 for unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +105,8 @@ class ProviderLimits:
     incident_after_s: float = 1800.0
 
     def __post_init__(self) -> None:
+        for name in ("failures", "slow_samples"):
+            _check_count(getattr(self, name), name, least=1, hint="correct it, or leave it out for the default")
         for item in fields(self):
             if item.name not in ("failure_share", "slow_factor"):
                 check_positive(getattr(self, item.name), item.name)
@@ -116,11 +116,37 @@ class ProviderLimits:
             raise ConfigError(f"slow_factor={self.slow_factor} is not above 1", hint="0 turns it off")
 
 
+def _check_address(address: str, *, of: str) -> None:
+    """Raise ConfigError unless it is empty or `http(s)://host…`; no error shows it, because somebody may have put a key
+    there."""
+    if not address:
+        return
+    parts, port = None, 0
+    with suppress(ValueError):  # whose text shows what cannot be read
+        parts = urlsplit(address)
+        port = parts.port or (443 if parts.port is None else 0)
+    if parts is not None and (parts.username or parts.password):
+        raise ConfigError(f"base_url of provider {of} holds a key or password", hint="put the key into the secret")
+    if parts is not None and (parts.query or parts.fragment):
+        raise ConfigError(
+            f"base_url of provider {of} holds more than host and path", hint="put a key into the secret, and no query"
+        )
+    fits = parts is not None and parts.scheme in ("http", "https") and parts.hostname and port
+    if not fits or not address.isprintable() or " " in address:
+        raise ConfigError(f"base_url of provider {of} is no http(s) address", hint="write http://host/v1")
+
+
+def _check_count(value: int, what: str, *, least: int, hint: str) -> None:
+    """Raise ConfigError unless `value` is a whole number, and not too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{what} is {value!r}, not a whole number from {least}", hint=hint)
+
+
 def check_positive(value: float, what: str) -> None:
     """Raise ConfigError unless `value` is a finite number above 0."""
-    if not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ConfigError(
-            f"{what} is {value}, not a number above 0", hint="correct it, or leave it out for the default"
+            f"{what} is {value!r}, not a number above 0", hint="correct it, or leave it out for the default"
         )
 
 
