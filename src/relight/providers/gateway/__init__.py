@@ -1,0 +1,1 @@
+"""An HTTP face of the router on loopback, in the formats that agents already speak: OpenAI's and Anthropic's."""

@@ -1,0 +1,476 @@
+"""The gateway's server: who may ask, what is asked, and how the answer gets back.
+
+It keeps nothing: a conversation lives with its client, keys with the providers, and what comes in is neither stored nor
+logged. Everything that an agent must know about an answer that its format has no place for is in a header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import math
+import re
+import secrets
+import traceback
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from relight.errors import (
+    AgainLaterError,
+    ConfigError,
+    IncapableError,
+    RelightError,
+    RequestRefusedError,
+    StreamCutError,
+    UnavailableError,
+    WouldDegradeError,
+)
+from relight.providers.choose import estimated_tokens
+from relight.providers.gateway.anthropic_face import AnthropicFace
+from relight.providers.gateway.face import Asked, Face, Refused, Trouble, read_body, to_json
+from relight.providers.gateway.openai_face import OpenAIFace
+from relight.providers.messages import (
+    Finished,
+    Started,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolArguments,
+    ToolCall,
+    ToolCallStarted,
+)
+from relight.providers.router import OnCut
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+
+    from relight.providers.messages import Answer, Event, Request
+    from relight.providers.spec import ProviderLimits
+
+_log = logging.getLogger(__name__)
+
+# The one model that clients can name; whatever they do name, the router chooses.
+MODEL = "relight"
+
+PROVIDER = "x-relight-provider"
+DEGRADED = "x-relight-degraded"
+DROPPED = "x-relight-dropped"
+DEGRADE = "x-relight-degrade"
+
+# Requests under way at the end may finish within this time.
+GRACE_S = 10.0
+
+_ANTHROPIC, _OPENAI = AnthropicFace(), OpenAIFace()
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Asks(Protocol):
+    """What the gateway asks: an `AsyncRouter`."""
+
+    @property
+    def limits(self) -> ProviderLimits:
+        """How long a call may take."""
+        ...
+
+    async def complete(self, request: Request, *, degrade: bool = True) -> Answer:
+        """See `AsyncRouter.complete`."""
+        ...
+
+    def stream(
+        self,
+        request: Request,
+        *,
+        degrade: bool = True,
+        on_cut: OnCut = OnCut.ERROR,
+    ) -> AsyncGenerator[Event, None]:
+        """See `AsyncRouter.stream`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the gateway behaves.
+
+    With `on_cut` of `restart` a stream begins when the whole answer is there, because no format can take words back.
+    `token` is what clients must show, where it is not empty. `max_tokens` is for requests that do not say.
+    """
+
+    on_cut: OnCut = OnCut.ERROR
+    token: str = field(default="", repr=False)
+    max_tokens: int = 8192
+    ping_s: float = 10.0
+    largest_body: int = 64 * 1024 * 1024
+
+
+def make_app(router: Asks, options: Options | None = None) -> web.Application:
+    """The gateway, to be served by aiohttp with `handler_cancellation`, so that a client that leaves ends its call."""
+    gateway = Gateway(router, options or Options())
+    app = web.Application(middlewares=[gateway.guard], client_max_size=gateway.options.largest_body)
+    app.router.add_post("/v1/messages", gateway.messages)
+    app.router.add_post("/v1/messages/count_tokens", gateway.count_tokens)
+    app.router.add_post("/v1/chat/completions", gateway.chat_completions)
+    app.router.add_get("/v1/models", gateway.models)
+    app.router.add_get("/v1/models/{name:.+}", gateway.model)
+    app.router.add_get("/health", gateway.health)
+    return app
+
+
+@asynccontextmanager
+async def serving(
+    router: Asks, options: Options | None = None, *, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[str]:
+    """Serve on `host`, which is loopback, and on a free port where `port` is 0; gives the address.
+
+    At the end no new request is taken, and those under way have `GRACE_S` to finish. ConfigError where the address is
+    not this machine's own, or taken.
+    """
+    check_loopback(host)
+    app = make_app(router, options)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=GRACE_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as exc:
+            raise ConfigError(
+                f"{host}:{port} cannot be listened on: {exc.strerror or exc}",
+                hint="give another --port, or 0 for a free one",
+            ) from exc
+        found = runner.addresses[0]
+        yield f"http://[{found[0]}]:{found[1]}" if ":" in found[0] else f"http://{found[0]}:{found[1]}"
+    finally:
+        await runner.cleanup()
+
+
+def check_loopback(host: str) -> None:
+    """Raise ConfigError for an address that others can reach."""
+    if not is_loopback(host):
+        raise ConfigError(
+            f"host {host!r} is not loopback: whoever reaches the gateway uses the providers' keys, and plain HTTP shows"
+            " every prompt on the way",
+            hint="listen on 127.0.0.1, and put a server that does TLS and knows its users in front for others",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that is this machine, by a name that nobody else can give an address to."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Gateway:
+    """The handlers."""
+
+    def __init__(self, router: Asks, options: Options) -> None:
+        self._router = router
+        self.options = options
+
+    @web.middleware
+    async def guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Let nobody in who should not ask, and answer every error in the client's own format."""
+        id_ = f"req_{secrets.token_hex(12)}"
+        request["id"] = id_
+        try:
+            self._admit(request)
+            response = await handler(request)
+        except web.HTTPException as exc:
+            response = _refusal(request, _of_http(request, exc))
+        except Refused as exc:
+            response = _refusal(request, exc)
+        except RelightError as exc:
+            response = _refusal(request, self._of(exc, late=False))
+        except Exception as exc:  # noqa: BLE001 - a client is told in its own format that it is our fault
+            response = _refusal(request, _our_fault(exc, id_))
+        if not response.prepared:
+            _name(response, id_)
+        return response
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """Anthropic's."""
+        return await self._answer(request, _ANTHROPIC)
+
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
+        """OpenAI's."""
+        return await self._answer(request, _OPENAI)
+
+    async def count_tokens(self, request: web.Request) -> web.StreamResponse:
+        """An estimate, which says so: providers count with tokenizers of their own, and none is asked."""
+        asked = _ANTHROPIC.parse(read_body(await request.read()), max_tokens=self.options.max_tokens)
+        return _json(200, _ANTHROPIC.counted(estimated_tokens(asked.request)))
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """The one model."""
+        return _json(200, _face(request).models((MODEL,)))
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        """The same, by its name."""
+        if request.match_info["name"] != MODEL:
+            raise Refused(f"there is no such model: {MODEL} stands for all of them", trouble=Trouble.NOT_FOUND)
+        return _json(200, _face(request).model(MODEL))
+
+    async def health(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - a handler has one
+        """That it runs, which says nothing about the providers."""
+        return _json(200, {"status": "ok"})
+
+    # -- who may ask
+
+    def _admit(self, request: web.Request) -> None:
+        # A page in a browser on this machine could reach loopback too: directly, which sends its origin, or by a name
+        # of its own that it lets point here.
+        if not _names_loopback(request.headers.get("Host", "")):
+            raise Refused("the Host header names another machine than this", trouble=Trouble.FORBIDDEN)
+        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise Refused("requests from web pages are not answered", trouble=Trouble.FORBIDDEN)
+        if self.options.token and request.path != "/health" and not self._knows_token(request):
+            raise Refused("this gateway asks for its token: send it as the API key", trouble=Trouble.UNAUTHORIZED)
+
+    def _knows_token(self, request: web.Request) -> bool:
+        shown = [request.headers.get("x-api-key", "")]
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            shown.append(credentials.strip())
+        wanted = self.options.token.encode()
+        return any(hmac.compare_digest(item.encode(errors="surrogateescape"), wanted) for item in shown)
+
+    # -- answers
+
+    async def _answer(self, request: web.Request, face: Face) -> web.StreamResponse:
+        degrade = _may_degrade(request)
+        asked = face.parse(read_body(await request.read()), max_tokens=self.options.max_tokens)
+        if asked.ignored:
+            # Names alone, and only what looks like one: it is the client that chose them.
+            names = [name for name in asked.ignored if _NAME.fullmatch(name)][:20]
+            _log.debug("gateway_fields_ignored", extra={"request_id": request["id"], "fields": names})
+        deadline = asyncio.get_running_loop().time() + self._router.limits.deadline_s
+        if asked.stream:
+            return await self._stream(request, face, asked, degrade=degrade, deadline=deadline)
+        try:
+            answer = await self._router.complete(asked.request, degrade=degrade)
+        except RelightError as exc:
+            raise self._of(exc, late=_is_over(deadline)) from exc
+        response = _json(200, face.render(answer))
+        _tell(response, answer.provider, degraded=answer.degraded)
+        if answer.dropped:
+            response.headers[DROPPED] = ",".join(answer.dropped)
+        _log_answer(request, answer)
+        return response
+
+    async def _stream(
+        self, request: web.Request, face: Face, asked: Asked, *, degrade: bool, deadline: float
+    ) -> web.StreamResponse:
+        writer = face.writer(asked)
+        out = _Out(request, ping=writer.ping(), ping_s=self.options.ping_s)
+        try:
+            async with aclosing(self._events(asked, degrade=degrade)) as events, aclosing(out):
+                async for event in events:
+                    if isinstance(event, Started):
+                        await out.begin(event)
+                    await out.write(writer.event(event))
+                    if isinstance(event, Finished):
+                        _log_answer(request, event.answer)
+        except ConnectionResetError:
+            # The client has left: nobody reads what is said now.
+            _log.info("gateway_client_left", extra={"request_id": request["id"]})
+        except RelightError as exc:
+            refused = self._of(exc, late=_is_over(deadline))
+            if out.response is None:
+                raise refused from exc
+            await out.end_with(writer.broken(refused))
+        except Exception as exc:  # said in the stream, where the status is gone already
+            if out.response is None:
+                raise
+            await out.end_with(writer.broken(_our_fault(exc, request["id"])))
+        if out.response is None:
+            raise AssertionError("a stream begins, or raises")
+        return out.response
+
+    async def _events(self, asked: Asked, *, degrade: bool) -> AsyncGenerator[Event, None]:
+        if self.options.on_cut is OnCut.RESTART:
+            answer = await self._router.complete(asked.request, degrade=degrade)
+            for event in played(answer):
+                yield event
+            return
+        events = self._router.stream(asked.request, degrade=degrade, on_cut=OnCut.ERROR)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def _of(self, exc: RelightError, *, late: bool) -> Refused:
+        """The router's error as the client is told. Its text holds no key and nothing of a request."""
+        said = str(exc)
+        match exc:
+            case WouldDegradeError():
+                return Refused(said, trouble=Trouble.WOULD_DEGRADE, wait_s=exc.wait_s)
+            case AgainLaterError():
+                return Refused(said, trouble=Trouble.PROVIDERS_DOWN, wait_s=exc.wait_s)
+            case RequestRefusedError():
+                return Refused(said, status=exc.status if 400 <= exc.status < 500 else None)
+            case IncapableError():
+                return Refused(said)
+            case StreamCutError():
+                return Refused(said, trouble=Trouble.CUT)
+            case UnavailableError():
+                return Refused(said, trouble=Trouble.DEADLINE if late else Trouble.UNUSABLE)
+        return Refused(said, trouble=Trouble.BROKEN)
+
+
+class _Out:
+    """One stream on its way to a client, with a sign of life whenever nothing else was sent for a while."""
+
+    def __init__(self, request: web.Request, *, ping: bytes, ping_s: float) -> None:
+        self.response: web.StreamResponse | None = None
+        self._request = request
+        self._ping = ping
+        self._ping_s = ping_s
+        self._wrote_at = 0.0
+        self._pinging: asyncio.Task[None] | None = None
+
+    async def begin(self, started: Started) -> None:
+        """The status and the headers: from now on errors are told in the stream."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        )
+        _name(response, self._request["id"])
+        _tell(response, started.provider, degraded=started.degraded)
+        await response.prepare(self._request)
+        self.response = response
+        self._wrote_at = asyncio.get_running_loop().time()
+        self._pinging = asyncio.create_task(self._keep_alive())
+
+    async def write(self, data: bytes) -> None:
+        """Whole events, so that nothing comes between the parts of one."""
+        if data and self.response is not None:
+            self._wrote_at = asyncio.get_running_loop().time()
+            await self.response.write(data)
+
+    async def end_with(self, data: bytes) -> None:
+        """The last words, which a client that has left does not hear."""
+        with suppress(ConnectionResetError):
+            await self.write(data)
+
+    async def aclose(self) -> None:
+        """Send no more signs of life."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.gather(self._pinging, return_exceptions=True)
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._wrote_at + self._ping_s - loop.time())
+            if loop.time() >= self._wrote_at + self._ping_s:
+                await self.write(self._ping)
+
+
+def played(answer: Answer) -> Iterator[Event]:
+    """A whole answer, as the events of a stream."""
+    yield Started(provider=answer.provider, model=answer.model, degraded=answer.degraded)
+    calls = 0
+    for part in answer.message.content:
+        match part:
+            case Text(text=text):
+                yield TextDelta(text=text)
+            case Thinking():
+                yield ThinkingDelta(text=part.text, whole=part)
+            case ToolCall():
+                yield ToolCallStarted(index=calls, id=part.id, name=part.name)
+                yield ToolArguments(index=calls, json=to_json(part.arguments))
+                calls += 1
+    yield Finished(answer=answer)
+
+
+def _may_degrade(request: web.Request) -> bool:
+    said = request.headers.get(DEGRADE, "allow").strip().lower()
+    if said not in ("allow", "never"):
+        raise Refused(f"the header {DEGRADE} must be never or allow")
+    return said == "allow"
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _is_over(deadline: float) -> bool:
+    return asyncio.get_running_loop().time() >= deadline
+
+
+def _face(request: web.Request) -> Face:
+    """Whose client it is, where both have the path: Anthropic's always say which version they speak."""
+    anthropic = request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
+    return _ANTHROPIC if anthropic else _OPENAI
+
+
+def _of_http(request: web.Request, exc: web.HTTPException) -> Refused:
+    if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        return Refused("the body is too large for this gateway: send less", trouble=Trouble.TOO_LARGE)
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(exc.allowed_methods))
+        return Refused(f"this takes {allowed} alone", trouble=Trouble.WRONG_METHOD)
+    if isinstance(exc, web.HTTPNotFound):
+        hint = "an OpenAI client's base URL ends with /v1, an Anthropic client's does not"
+        return Refused(f"there is nothing here to {request.method}: {hint}", trouble=Trouble.NOT_FOUND)
+    return Refused(exc.reason, status=exc.status, trouble=Trouble.INVALID if exc.status < 500 else Trouble.BROKEN)
+
+
+def _our_fault(exc: Exception, request_id: str) -> Refused:
+    """Logged without its text and without values, which may be a part of a conversation."""
+    frames = [f"{Path(item.filename).name}:{item.lineno}" for item in traceback.extract_tb(exc.__traceback__)]
+    _log.error("gateway_failed", extra={"request_id": request_id, "error": type(exc).__name__, "frames": frames[-8:]})
+    return Refused(f"the gateway failed: look for {request_id} in its log", trouble=Trouble.BROKEN)
+
+
+def _refusal(request: web.Request, refused: Refused) -> web.Response:
+    status, body = _face(request).error(refused)
+    response = _json(status, body)
+    if refused.wait_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(refused.wait_s)))
+    _log.info(
+        "gateway_refused", extra={"request_id": request["id"], "status": status, "trouble": refused.trouble.value}
+    )
+    return response
+
+
+def _json(status: int, body: dict[str, object]) -> web.Response:
+    return web.Response(status=status, text=to_json(body), content_type="application/json")
+
+
+def _name(response: web.StreamResponse, id_: str) -> None:
+    response.headers["request-id"] = id_  # where Anthropic's SDK looks
+    response.headers["x-request-id"] = id_  # where OpenAI's does
+
+
+def _tell(response: web.StreamResponse, provider: str, *, degraded: bool) -> None:
+    response.headers[PROVIDER] = provider
+    response.headers[DEGRADED] = "true" if degraded else "false"
+
+
+def _log_answer(request: web.Request, answer: Answer) -> None:
+    _log.info(
+        "gateway_answered",
+        extra={
+            "request_id": request["id"],
+            "provider": answer.provider,
+            "model": answer.model,
+            "degraded": answer.degraded,
+            "stop": answer.stop.value,
+            "attempts": len(answer.attempts),
+        },
+    )
