@@ -458,17 +458,20 @@ class PlayedProvider(ABC):
         await asyncio.sleep(reply.first_s if trouble is None else 0.0)
         await response.prepare(request)
         if trouble in (None, Trouble.EMPTY, Trouble.BROKEN_ARGUMENTS):
-            for number, event in enumerate(self._events(asked, said)):
-                await asyncio.sleep(reply.between_s if number else 0.0)
+            *events, last = self._events(asked, said)
+            for event in events:
                 await response.write(event)
+                await asyncio.sleep(reply.between_s)
+            # On the bill before the client can know that it is whole; nobody is charged who has gone away.
+            if request.transport is not None and not request.transport.is_closing():
+                self._note(self.bill, _billed(asked, said))
+            await response.write(last)
         else:
             async for data in self._troubled(list(self._events(asked, said)), trouble):
                 if data is None:
                     _hang_up(request)
                 await response.write(data)
         await response.write_eof()
-        if trouble in (None, Trouble.EMPTY, Trouble.BROKEN_ARGUMENTS):
-            self._note(self.bill, _billed(asked, said))
         return response
 
     async def _say_at_once(
