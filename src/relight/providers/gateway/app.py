@@ -68,6 +68,7 @@ DEGRADE = "x-relight-degrade"
 # Requests under way at the end may finish within this time.
 GRACE_S = 10.0
 
+_ID = web.RequestKey("_ID", str)
 _ANTHROPIC, _OPENAI = AnthropicFace(), OpenAIFace()
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -184,7 +185,7 @@ class Gateway:
     ) -> web.StreamResponse:
         """Let nobody in who should not ask, and answer every error in the client's own format."""
         id_ = f"req_{secrets.token_hex(12)}"
-        request["id"] = id_
+        request[_ID] = id_
         try:
             self._admit(request)
             response = await handler(request)
@@ -255,7 +256,7 @@ class Gateway:
         if asked.ignored:
             # Names alone, and only what looks like one: it is the client that chose them.
             names = [name for name in asked.ignored if _NAME.fullmatch(name)][:20]
-            _log.debug("gateway_fields_ignored", extra={"request_id": request["id"], "fields": names})
+            _log.debug("gateway_fields_ignored", extra={"request_id": request[_ID], "fields": names})
         deadline = asyncio.get_running_loop().time() + self._router.limits.deadline_s
         if asked.stream:
             return await self._stream(request, face, asked, degrade=degrade, deadline=deadline)
@@ -285,7 +286,7 @@ class Gateway:
                         _log_answer(request, event.answer)
         except ConnectionResetError:
             # The client has left: nobody reads what is said now.
-            _log.info("gateway_client_left", extra={"request_id": request["id"]})
+            _log.info("gateway_client_left", extra={"request_id": request[_ID]})
         except RelightError as exc:
             refused = self._of(exc, late=_is_over(deadline))
             if out.response is None:
@@ -294,7 +295,7 @@ class Gateway:
         except Exception as exc:  # said in the stream, where the status is gone already
             if out.response is None:
                 raise
-            await out.end_with(writer.broken(_our_fault(exc, request["id"])))
+            await out.end_with(writer.broken(_our_fault(exc, request[_ID])))
         if out.response is None:
             raise AssertionError("a stream begins, or raises")
         return out.response
@@ -345,7 +346,7 @@ class _Out:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
-        _name(response, self._request["id"])
+        _name(response, self._request[_ID])
         _tell(response, started.provider, degraded=started.degraded)
         await response.prepare(self._request)
         self.response = response
@@ -443,7 +444,7 @@ def _refusal(request: web.Request, refused: Refused) -> web.Response:
     if refused.wait_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(refused.wait_s)))
     _log.info(
-        "gateway_refused", extra={"request_id": request["id"], "status": status, "trouble": refused.trouble.value}
+        "gateway_refused", extra={"request_id": request[_ID], "status": status, "trouble": refused.trouble.value}
     )
     return response
 
@@ -466,7 +467,7 @@ def _log_answer(request: web.Request, answer: Answer) -> None:
     _log.info(
         "gateway_answered",
         extra={
-            "request_id": request["id"],
+            "request_id": request[_ID],
             "provider": answer.provider,
             "model": answer.model,
             "degraded": answer.degraded,
