@@ -1,4 +1,4 @@
-"""Buckets as every stack knows them, and what may be done to them. Pure: nothing here starts node.
+"""Buckets, and the topic, as every stack knows them, and what may be done to them. Pure: nothing here starts node.
 
 A vault belongs to one stack and is used from others, whose state must not depend on it: so it is known by its computed
 name, and its key by its alias, because a key's id cannot be computed. Each verb's actions are a constant.
@@ -43,6 +43,7 @@ SIGN_ACTIONS = ("kms:Sign",)
 CHECK_ACTIONS = ("kms:Verify",)
 WRITE_KEY_ACTIONS = ("kms:GenerateDataKey",)
 READ_KEY_ACTIONS = ("kms:Decrypt",)
+PUBLISH_ACTIONS = ("sns:Publish",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +232,32 @@ class SigningRef:
             actions=actions,
             resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
             condition={"ForAnyValue:StringEquals": {"kms:ResourceAliases": self.alias}},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicRef:
+    """The topic that people are told by, as both regions know it."""
+
+    name: str
+    region: str
+    account: str
+    key_alias: str
+
+    def grant_publish(self, grantee: Grantee) -> None:
+        """Tell people."""
+        topic = f"arn:aws:sns:{self.region}:{self.account}:{self.name}"
+        grantee.allow(
+            "publish",
+            Statement(actions=PUBLISH_ACTIONS, resources=(topic,)),
+            Statement(
+                actions=ENCRYPT_ACTIONS,
+                resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
+                condition={
+                    "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
+                    "StringEquals": {"kms:ViaService": f"sns.{self.region}.amazonaws.com"},
+                },
+            ),
         )
 
 

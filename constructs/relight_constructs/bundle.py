@@ -3,7 +3,8 @@
 Pure Python and uv; nothing here starts node. The zip is built here rather than by cdktf's archive asset, whose bytes
 change with a `touch` and whose hash does not change with a rename. Names are sorted, times and modes fixed, and entries
 stored rather than compressed, because compressors differ between machines and a bundle must not. Only what Lambda would
-not take stored is compressed: the bundle with Qdrant's client, of which two machines may make two that do the same.
+not take stored is compressed: the bundles with Qdrant's client and with the SDKs of LLM providers, of which two
+machines may make two that do the same.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SERVICES = ("cloudwatch", "ecs", "kms", "s3", "secretsmanager", "sns", "stepfunc
 REQUIREMENTS = "bundle-requirements.txt"
 # Qdrant's client brings numpy and gRPC; the others' drivers are what all functions need anyway.
 REQUIREMENTS_OF = {MemoryStore.QDRANT: "bundle-requirements-qdrant.txt"}
+# The SDKs of LLM providers, for the one function that calls them: no recovery waits for them to be loaded.
+PROVIDERS_REQUIREMENTS = "bundle-requirements-providers.txt"
 
 # Made by the installer, different from one installation to the next, and read by nobody at run time.
 _LEFT_OUT_FOLDERS = frozenset({"__pycache__", "bin", "examples"})
@@ -74,15 +77,18 @@ def host_target() -> Target:
     return Target(platform=None, python=f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
-def build_bundle(target: Target, cache_dir: Path, *, store: MemoryStore = MemoryStore.PGVECTOR) -> Path:
-    """The zip for `target` with the driver of `store`, built into `cache_dir` unless the same one is there already.
+def build_bundle(
+    target: Target, cache_dir: Path, *, store: MemoryStore = MemoryStore.PGVECTOR, providers: bool = False
+) -> Path:
+    """The zip for `target` with the driver of `store`, or with the SDKs of LLM `providers` instead, built into
+    `cache_dir` unless the same one is there already.
 
     Its name holds a hash of everything that goes into it. Raises UnavailableError when the dependencies cannot be had.
     """
     cache_dir = cache_dir.absolute()
     cache_dir.mkdir(parents=True, exist_ok=True)
     sources = dict(_sources())
-    requirements = _requirements(store)
+    requirements = _requirements(store, providers=providers)
     label = f"{target.platform or sysconfig.get_platform()}-py{target.python}"
     dependencies_id = _digest(label.encode(), requirements, " ".join(SERVICES).encode())
     content = [part for name in sorted(sources) for part in (name.encode(), sources[name])]
@@ -107,8 +113,9 @@ def content_hash(path: Path) -> str:
     return base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
 
 
-def _requirements(store: MemoryStore = MemoryStore.PGVECTOR) -> bytes:
-    return (resources.files("relight_constructs") / REQUIREMENTS_OF.get(store, REQUIREMENTS)).read_bytes()
+def _requirements(store: MemoryStore = MemoryStore.PGVECTOR, *, providers: bool = False) -> bytes:
+    name = PROVIDERS_REQUIREMENTS if providers else REQUIREMENTS_OF.get(store, REQUIREMENTS)
+    return (resources.files("relight_constructs") / name).read_bytes()
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

@@ -22,7 +22,11 @@ class Key(Construct):
             description=props.description,
             enable_key_rotation=True,
             deletion_window_in_days=30,
-            policy=key_policy(account=props.place.account, logs_region=props.place.region if props.for_logs else None),
+            policy=key_policy(
+                account=props.place.account,
+                logs_region=props.place.region if props.for_logs else None,
+                alarms=props.for_alarms,
+            ),
             provider=props.provider,
         )
         KmsAlias(self, "alias", name=props.alias, target_key_id=self._key.key_id, provider=props.provider)

@@ -127,8 +127,9 @@ def _trust_unbound(service: str) -> str:
     return _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
 
 
-def key_policy(*, account: str, logs_region: str | None = None) -> str:
-    """A key's own policy: the account's IAM policies decide, and CloudWatch Logs of `logs_region` may use it.
+def key_policy(*, account: str, logs_region: str | None = None, alarms: bool = False) -> str:
+    """A key's own policy: the account's IAM policies decide, and CloudWatch Logs of `logs_region` may use it, and
+    `alarms` for topics that the key encrypts.
 
     The resource `*` of a key policy is that one key.
     """
@@ -154,6 +155,18 @@ def key_policy(*, account: str, logs_region: str | None = None) -> str:
                         "kms:EncryptionContext:aws:logs:arn": f"arn:aws:logs:{logs_region}:{account}:log-group:*"
                     }
                 },
+            }
+        )
+    if alarms:
+        # Documented without conditions, and an alarm that does not meet one tells nobody, silently. Source: AWS
+        # Knowledge Center, "How do I configure a CloudWatch alarm to use an encrypted Amazon SNS topic".
+        statements.append(
+            {
+                "Sid": "AlarmsPublish",
+                "Effect": "Allow",
+                "Principal": {"Service": "cloudwatch.amazonaws.com"},
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey*"],
+                "Resource": "*",
             }
         )
     return _document(statements)

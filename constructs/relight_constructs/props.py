@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from relight_constructs.bindings import TerraformProvider
     from relight_constructs.function import Function
     from relight_constructs.key import Key
-    from relight_constructs.secret import Secret
+    from relight_constructs.secret import IncidentsTopic, Secret
     from relight_constructs.services import Cluster, Service
 
 # Long enough to see a year's worth of incidents, and what auditors ask for.
@@ -34,12 +34,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyProps:
-    """A key that rotates every year and can be deleted only after 30 days. `for_logs` lets CloudWatch Logs use it."""
+    """A key that rotates every year and can be deleted only after 30 days. `for_logs` lets CloudWatch Logs use it,
+    `for_alarms` CloudWatch's alarms."""
 
     place: Place
     alias: str
     description: str
     for_logs: bool = False
+    for_alarms: bool = False
     provider: TerraformProvider | None = None
 
 
@@ -160,6 +162,19 @@ class TopicProps:
     place: Place
     name: str
     key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadinessAlarmProps:
+    """Tell `topic` when the metric, which somebody puts every `every_s`, is not 1."""
+
+    name: str
+    description: str
+    namespace: str
+    metric: str
+    dimensions: Mapping[str, str]
+    every_s: int
+    topic: IncidentsTopic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relight_constructs.access import ENCRYPT_ACTIONS, PUBLISH_ACTIONS
 from relight_constructs.bindings import Construct, SecretsmanagerSecret, SnsTopic
 from relight_constructs.policies import Statement
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from relight_constructs.props import SecretProps, TopicProps
 
 READ_SECRET_ACTIONS = ("secretsmanager:GetSecretValue",)
-PUBLISH_ACTIONS = ("sns:Publish",)
 
 
 class Secret(Construct):
@@ -52,10 +52,15 @@ class IncidentsTopic(Construct):
         self._props = props
         self._topic = SnsTopic(self, "topic", name=props.name, kms_master_key_id=props.key.arn)
 
+    @property
+    def arn(self) -> str:
+        """A reference to its ARN."""
+        return self._topic.arn
+
     def grant_publish(self, grantee: Grantee) -> None:
         """Tell people."""
         grantee.allow(
             "publish",
             Statement(actions=PUBLISH_ACTIONS, resources=(self._topic.arn,)),
-            Statement(actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(self._props.key.arn,)),
+            Statement(actions=ENCRYPT_ACTIONS, resources=(self._props.key.arn,)),
         )

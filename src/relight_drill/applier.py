@@ -479,6 +479,30 @@ def _topic(place: Place, a: Arguments) -> dict[str, Any]:
     return {"id": arn, "arn": arn, "name": name}
 
 
+@_makes("aws_cloudwatch_metric_alarm")
+def _alarm(place: Place, a: Arguments) -> dict[str, Any]:
+    name = a.need("alarm_name")
+    place.client("cloudwatch").put_metric_alarm(
+        AlarmName=name,
+        Namespace=a.need("namespace"),
+        MetricName=a.need("metric_name"),
+        Dimensions=[{"Name": key, "Value": value} for key, value in a.take("dimensions", {}).items()],
+        Statistic=a.need("statistic"),
+        ComparisonOperator=a.need("comparison_operator"),
+        Threshold=float(a.need("threshold")),
+        Period=a.need("period"),
+        EvaluationPeriods=a.need("evaluation_periods"),
+        AlarmActions=a.take("alarm_actions", []),
+        OKActions=a.take("ok_actions", []),
+        **_given(
+            AlarmDescription=a.take("alarm_description"),
+            DatapointsToAlarm=a.take("datapoints_to_alarm"),
+            TreatMissingData=a.take("treat_missing_data"),
+        ),
+    )
+    return {"id": name, "arn": place.arn("cloudwatch", f"alarm:{name}"), "name": name}
+
+
 # Lambda, EventBridge, Step Functions
 
 

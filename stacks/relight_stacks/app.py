@@ -22,11 +22,16 @@ CACHE = Path(".relight") / "bundles"
 
 
 def synthesize(
-    environments: Sequence[Environment], *, bundles: Mapping[MemoryStore, Path], output: Path | None = None
+    environments: Sequence[Environment],
+    *,
+    bundles: Mapping[MemoryStore, Path],
+    providers_bundle: Path | None = None,
+    output: Path | None = None,
 ) -> Path:
     """Write each environment's four stacks as Terraform JSON; the same input writes the same bytes.
 
-    `bundles` are the zips that functions run whose memory is in that store.
+    `bundles` are the zips that functions run whose memory is in that store, `providers_bundle` that of the function
+    that asks LLM providers, by default the former.
 
     Returns the folder: `output`, else what CDKTF_OUTDIR says, else `cdktf.out`. A stack is in
     `stacks/<environment>-<part>/cdk.tf.json`, beside the bundle that it names by a relative path.
@@ -44,7 +49,7 @@ def synthesize(
         vault = VaultStack(app, environment)
         dns = DnsStack(app, environment)
         primary = PrimaryStack(app, environment, bundle=bundle)
-        standby = StandbyStack(app, environment, bundle=bundle)
+        standby = StandbyStack(app, environment, bundle=bundle, providers_bundle=providers_bundle)
         for region in (primary, standby):
             # The zone and the vaults are found by name, so only the order of a first deployment depends on them.
             region.add_dependency(vault)
@@ -64,23 +69,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--bundle", type=Path, metavar="ZIP", help="use this zip for the functions instead of building one for Lambda"
     )
     parser.add_argument(
+        "--providers-bundle", type=Path, metavar="ZIP", help="the same for the function that asks LLM providers"
+    )
+    parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="use this vector store instead of the environment's own"
     )
     options = parser.parse_args(arguments)
     try:
         named = options.environment
         environments = [load_named(name) for name in dict.fromkeys(named)] if named else load_environments()
-        if options.bundle and not options.bundle.is_file():
-            raise ConfigError(
-                f"--bundle {options.bundle} is not a file", hint="name a zip, or leave it out to build one"
-            )
+        for name, given in (("--bundle", options.bundle), ("--providers-bundle", options.providers_bundle)):
+            if given and not given.is_file():
+                raise ConfigError(f"{name} {given} is not a file", hint="name a zip, or leave it out to build one")
         if options.memory:
             environments = [environment.with_store(options.memory) for environment in environments]
         bundles = {
             store: (options.bundle or build_bundle(LAMBDA, CACHE, store=store)).absolute()
             for store in {environment.memory.store for environment in environments}
         }
-        synthesize(environments, bundles=bundles, output=options.output)
+        asking = options.providers_bundle or options.bundle
+        if asking is None and any(environment.providers for environment in environments):
+            asking = build_bundle(LAMBDA, CACHE, providers=True)
+        synthesize(environments, bundles=bundles, providers_bundle=asking and asking.absolute(), output=options.output)
     except RelightError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1

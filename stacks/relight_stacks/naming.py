@@ -118,6 +118,10 @@ class Names:
         """Its ARN."""
         return f"arn:aws:sns:{self.standby_region}:{self.account}:{self.incidents_topic}"
 
+    def provider_alarm(self, provider: str) -> str:
+        """The alarm that tells that the standby cannot ask an LLM provider."""
+        return f"{self.prefix}-provider-{provider}"
+
     def iam_role(self, what: str, region: str) -> str:
         """A role's name. IAM is global, so the region is part of it."""
         return f"{self.prefix}-{what}-{region}"

@@ -1,10 +1,10 @@
-"""Vaults, signing key and lease as the stacks that did not make them know them. Pure: nothing here starts node."""
+"""Vaults, signing key, lease and topic as stacks that did not make them know them. Pure: nothing here starts node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.access import LeaseRef, SigningRef, VaultRef
+from relight_constructs.access import LeaseRef, SigningRef, TopicRef, VaultRef
 
 if TYPE_CHECKING:
     from relight.config import Role
@@ -39,4 +39,15 @@ def lease_of(environment: Environment) -> LeaseRef:
         region=names.lease_region,
         account=environment.account,
         key_alias=names.vault_key_alias,
+    )
+
+
+def topic_of(environment: Environment) -> TopicRef:
+    """The topic that people are told by."""
+    names = environment.names
+    return TopicRef(
+        name=names.incidents_topic,
+        region=names.standby_region,
+        account=environment.account,
+        key_alias=names.operations_key_alias,
     )

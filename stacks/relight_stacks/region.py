@@ -26,7 +26,7 @@ from relight_constructs.props import (
 from relight_constructs.secret import Secret
 from relight_constructs.services import Cluster, Service
 from relight_constructs.triggers import Schedule
-from relight_stacks.refs import lease_of, signing_of, vault_of
+from relight_stacks.refs import lease_of, signing_of, topic_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
 from relight_stacks.stack import HomeStack
 
@@ -107,8 +107,7 @@ class RegionStack(HomeStack):
         self.signing = signing_of(environment, role)
         self.lease = lease_of(environment)
         self.network = Attachment(subnet_ids=network.subnet_ids, security_group_ids=network.security_group_ids)
-        asset = TerraformAsset(self, "bundle", path=str(bundle), type=AssetType.FILE)
-        self._code = Code(path=asset.path, sha256=content_hash(bundle))
+        self._code = self.code("bundle", bundle)
         self.key = Key(
             self,
             "key",
@@ -117,6 +116,7 @@ class RegionStack(HomeStack):
                 alias=names.operations_key_alias,
                 description="Secrets, logs and messages of Relight",
                 for_logs=True,
+                for_alarms=role is Role.STANDBY,
             ),
         )
         self.connections = Secret(
@@ -163,6 +163,9 @@ class RegionStack(HomeStack):
         # Its applier reads what the state database has let go of the journal, and says how far memory is behind.
         self.own_vault.grant_bring_forward(self.agent)
         self.agent.allow_metrics(METRICS)
+        if environment.providers:
+            # It tells people when it has been on a fallback for long, or a key is refused.
+            topic_of(environment).grant_publish(self.agent)
         for other in Role:
             vault_of(environment, other).grant_keep_results(self.agent)
         server = VECTOR_SERVERS[environment.memory.store]
@@ -222,8 +225,16 @@ class RegionStack(HomeStack):
             ScheduleProps(place=self.home, name=self.names.schedule(verb), rate=rate, function=function, late_s=late_s),
         )
 
-    def function(self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None) -> Function:
-        """Add the function that does `verb`; `networked` when it talks to the region's own servers."""
+    def code(self, id_: str, bundle: Path) -> Code:
+        """The zip beside the stack's JSON."""
+        asset = TerraformAsset(self, id_, path=str(bundle), type=AssetType.FILE)
+        return Code(path=asset.path, sha256=content_hash(bundle))
+
+    def function(
+        self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None, code: Code | None = None
+    ) -> Function:
+        """Add the function that does `verb`; `networked` when it talks to the region's own servers, or must see what
+        the agent sees. `code` is the region's own bundle unless given."""
         return Function(
             self,
             verb,
@@ -231,7 +242,7 @@ class RegionStack(HomeStack):
                 place=self.home,
                 name=self.names.function(verb),
                 verb=verb,
-                code=self._code,
+                code=code or self._code,
                 environment=self.settings.to_env(),
                 timeout_s=timeout_s,
                 logs_key=self.key,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
+from relight.providers.readiness import METRIC as PROVIDER_READY
 from relight_constructs.access import METRICS
+from relight_constructs.alarm import ReadinessAlarm
 from relight_constructs.machine import RecoveryMachine
-from relight_constructs.props import BootRuleProps, RecoveryMachineProps, TopicProps
+from relight_constructs.props import BootRuleProps, ReadinessAlarmProps, RecoveryMachineProps, TopicProps
 from relight_constructs.secret import IncidentsTopic
 from relight_constructs.triggers import HydrateOnBoot
 from relight_stacks.region import LONGEST_S, RegionStack
@@ -34,10 +36,13 @@ class StandbyStack(RegionStack):
     """Define the standby region. At run time it needs no control plane outside its own region.
 
     A function that talks to the region's servers joins its network; the others stay outside, so that they need no
-    endpoints. Every permission of every function is one line here.
+    endpoints. Every permission of every function is one line here. `providers_bundle` is the zip of the function that
+    asks LLM providers, by default `bundle`.
     """
 
-    def __init__(self, scope: Construct, environment: Environment, *, bundle: Path) -> None:
+    def __init__(
+        self, scope: Construct, environment: Environment, *, bundle: Path, providers_bundle: Path | None = None
+    ) -> None:
         super().__init__(scope, environment, Role.STANDBY, bundle=bundle, agents=STANDBY_AGENTS)
         topic = IncidentsTopic(
             self, "incidents", TopicProps(place=self.home, name=self.names.incidents_topic, key=self.key)
@@ -133,3 +138,35 @@ class StandbyStack(RegionStack):
             "hydrate-on-boot",
             BootRuleProps(name=self.names.boot_rule, service=self.vector, function=hydrate),
         )
+        if environment.providers:
+            self._watch_providers(topic, providers_bundle or bundle)
+
+    def _watch_providers(self, topic: IncidentsTopic, bundle: Path) -> None:
+        """Try from here, before the day that it matters, whether the standby's agents could ask their LLM providers.
+
+        In the network, because the agents are: a provider that only a function outside could reach is none, and a model
+        on a server of the region's own can be reached from nowhere else.
+        """
+        providers = self.function("providers", timeout_s=60, networked=True, code=self.code("providers-bundle", bundle))
+        self.connections.grant_read(providers)
+        providers.allow_metrics(METRICS)
+        minutes = self.environment.provider_check_minutes
+        self.schedule(providers, rate=f"rate({minutes} minutes)", late_s=minutes * 60)
+        for spec in self.environment.providers:
+            ReadinessAlarm(
+                self,
+                f"provider-{spec.name}",
+                ReadinessAlarmProps(
+                    name=self.names.provider_alarm(spec.name),
+                    description=f"The standby cannot ask the LLM provider {spec.name}: `relight status` says why",
+                    namespace=METRICS,
+                    metric=PROVIDER_READY,
+                    dimensions={
+                        "environment": self.environment.name,
+                        "region": self.home.region,
+                        "provider": spec.name,
+                    },
+                    every_s=minutes * 60,
+                    topic=topic,
+                ),
+            )

@@ -89,6 +89,7 @@ KEEP_RESULTS = {
     for role in REGIONS
 } | {f"kms:{action} {region}-keys" for action in ("Decrypt", "GenerateDataKey") for region in REGIONS.values()}
 METRICS = {"cloudwatch:PutMetricData *"}
+PUBLISH_BY_NAME = {"sns:Publish incidents", "kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-keys"}
 # Where the journal goes to, and what is asked of the other region before it goes away.
 ARCHIVE = bring_forward("primary") | {"s3:PutObject primary-vault/journal/*"}
 COVER = bring_forward("standby") | {"s3:GetObject standby-vault/verified/us-west-2/*", "kms:Verify us-east-1-keys"}
@@ -123,6 +124,7 @@ TABLE: dict[str, set[str]] = {
     | restore("standby")
     | {"s3:PutObject standby-vault/rehearsals/*", "kms:GenerateDataKey us-west-2-keys"}
     | METRICS,
+    "providers": JOIN_NETWORK | READ_SECRET | METRICS,
     "sentinel": READ_LEASE
     | PUBLISH
     | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
@@ -169,6 +171,7 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
         "arn:aws:ecs:us-west-2:000000000000:service/relight-demo/agent": "agent",
         "arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo": "cluster",
         "arn:aws:states:us-west-2:000000000000:stateMachine:relight-demo-recovery": "recovery",
+        "arn:aws:sns:us-west-2:000000000000:relight-demo-incidents": "incidents",
     }
     if part in ("primary", "standby"):
         named[f"${{{synthesis.address_of('aws_kms_key', f'{part}/key/key')}.arn}}"] = "operations-key"
@@ -216,8 +219,9 @@ def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
 
 @pytest.mark.parametrize("part", ["primary", "standby"])
 def test_the_agent_may_read_its_connections_and_hold_the_lease(synthesis: Synthesis, part: str) -> None:
-    """Beside those it may keep large results, read the journal's archive and publish metrics; nothing else."""
-    own = READ_SECRET | HOLD_LEASE | bring_forward(part) | METRICS
+    """Beside those it may keep large results, read the journal's archive, publish metrics and tell people; nothing
+    else."""
+    own = READ_SECRET | HOLD_LEASE | bring_forward(part) | METRICS | PUBLISH_BY_NAME
     assert allowed(synthesis, part, "agent/role/role") == own | KEEP_RESULTS
 
 
@@ -253,6 +257,7 @@ def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis)
         ("primary", "snapshot"),
         ("standby", "sentinel"),
         ("standby", "rehearse"),
+        ("standby", "providers"),
         *((part, verb) for part in REGIONS for verb in IN_EACH),
     ],
 )
@@ -294,7 +299,8 @@ def test_equal_statements_make_equal_text() -> None:
 
 
 def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: Synthesis) -> None:
-    """No policy allows a key of every alias: those of the vaults by alias and to S3, the one that signs by alias."""
+    """No policy allows a key of every alias: those of the vaults by alias and to S3, the topic's to SNS, the one that
+    signs by alias."""
     bound = 0
     for part in ("primary", "standby"):
         for item in synthesis.resources("aws_iam_role_policy", part=part).values():
@@ -307,6 +313,11 @@ def test_a_key_of_another_stack_is_used_by_its_alias_and_through_s3(synthesis: S
                             "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-signing"}
                         }
                         assert region == REGIONS[part]
+                        continue
+                    if statement["Condition"]["StringEquals"] == {"kms:ViaService": "sns.us-west-2.amazonaws.com"}:
+                        alias = {"kms:ResourceAliases": "alias/relight-demo-operations"}
+                        assert statement["Condition"]["ForAnyValue:StringEquals"] == alias
+                        assert region == "us-west-2"
                         continue
                     assert statement["Condition"] == {
                         "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/relight-demo-vault"},
@@ -395,6 +406,19 @@ def test_the_logs_of_a_region_may_be_encrypted_with_its_key(synthesis: Synthesis
         allowed_arn = logs["Condition"]["ArnLike"]["kms:EncryptionContext:aws:logs:arn"]
         for group in synthesis.resources("aws_cloudwatch_log_group", part=part).values():
             assert fnmatchcase(f"arn:aws:logs:{region}:000000000000:log-group:{group['name']}", allowed_arn)
+
+
+def test_alarms_may_use_the_key_of_the_topic(synthesis: Synthesis) -> None:
+    """An alarm tells nobody, silently, when the key's own policy does not name it; the primary's has no topic."""
+    named = {
+        part: [item for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "AlarmsPublish"]
+        for part in REGIONS
+        for key in [synthesis.one("aws_kms_key", f"{part}/key/key")]
+    }
+    assert named["primary"] == []
+    [statement] = named["standby"]
+    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey*"]
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:

@@ -17,6 +17,9 @@ import pytest
 from synthesis import BUNDLE_BYTES, PARTS, ROOT, synthesize
 
 from relight.config import Role, Settings
+from relight.providers.readiness import METRIC, ProviderReadiness, publish_readiness
+from relight.recovery.metrics import NAMESPACE, CloudWatchMetrics
+from relight.wiring import Region
 from relight_constructs.props import FailoverProps
 from relight_stacks.environment import load_named
 from relight_stacks.settings import settings_for
@@ -226,6 +229,20 @@ def test_functions_run_the_bundle(synthesis: Synthesis) -> None:
             assert (synthesis.folder / "stacks" / f"demo-{part}" / function["filename"]).read_bytes() == BUNDLE_BYTES
 
 
+def test_what_asks_providers_runs_a_bundle_of_its_own(synthesis: Synthesis) -> None:
+    """No recovery loads the SDKs: they are in the zip of the one function that calls them."""
+    found = functions(synthesis)
+    others = {found[verb]["filename"] for verb in found if verb not in ("providers", "prune", "verify-points")}
+    assert found["providers"]["filename"] not in others
+
+
+def test_the_variables_of_a_function_fit(synthesis: Synthesis) -> None:
+    """fails when they are more than the 4 KB that Lambda takes, with room for an environment that says more."""
+    for function in functions(synthesis).values():
+        variables = as_block(function["environment"])["variables"]
+        assert sum(len(name.encode()) + len(value.encode()) for name, value in variables.items()) < 3072
+
+
 def test_every_handler_can_be_imported(synthesis: Synthesis) -> None:
     """Fails when a stack names a handler that is not there."""
     for function in functions(synthesis).values():
@@ -250,7 +267,9 @@ def test_functions_and_agents_are_told_the_same(synthesis: Synthesis, role: Role
 def test_only_what_talks_to_servers_is_in_the_network(synthesis: Synthesis) -> None:
     """The sentinel and the functions that need AWS's own interfaces only stay outside any network."""
     inside = {verb for verb, function in functions(synthesis).items() if "vpc_config" in function}
-    assert inside == {"snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate", "rehearse"}
+    assert inside == {
+        *("snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate", "rehearse", "providers")
+    }
     config = as_block(functions(synthesis)["hydrate"]["vpc_config"])
     network = load_named("demo").standby_network
     assert tuple(config["subnet_ids"]) == network.subnet_ids
@@ -288,6 +307,7 @@ def test_logs_are_encrypted_and_end(synthesis: Synthesis) -> None:
     [
         ("primary/snapshot-schedule/schedule", "rate(5 minutes)", "snapshot", "us-east-1"),
         ("standby/sentinel-schedule/schedule", "rate(1 minute)", "sentinel", "us-west-2"),
+        ("standby/providers-schedule/schedule", "rate(15 minutes)", "providers", "us-west-2"),
     ],
 )
 def test_schedules(synthesis: Synthesis, path: str, rate: str, verb: str, region: str) -> None:
@@ -298,7 +318,39 @@ def test_schedules(synthesis: Synthesis, path: str, rate: str, verb: str, region
     assert as_block(schedule["flexible_time_window"]) == {"mode": "OFF"}
     assert target["arn"] == f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
     assert target["input"] == "{}"
-    assert as_block(target["retry_policy"])["maximum_event_age_in_seconds"] <= 300
+    late_s = as_block(target["retry_policy"])["maximum_event_age_in_seconds"]
+    assert late_s <= (900 if verb == "providers" else 300)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+def test_people_are_told_when_the_standby_cannot_ask_a_provider(synthesis: Synthesis, provider: str) -> None:
+    """Twice in a row not ready, or not measured: the alarm tells the topic, and again when it is over."""
+    alarm = synthesis.one("aws_cloudwatch_metric_alarm", f"standby/provider-{provider}/alarm")
+    assert alarm["alarm_name"] == f"relight-demo-provider-{provider}"
+    assert (alarm["namespace"], alarm["metric_name"]) == (NAMESPACE, METRIC)
+    assert alarm["dimensions"] == {"environment": "demo", "region": "us-west-2", "provider": provider}
+    assert (alarm["comparison_operator"], alarm["threshold"], alarm["statistic"]) == ("LessThanThreshold", 1, "Minimum")
+    assert (alarm["period"], alarm["evaluation_periods"], alarm["datapoints_to_alarm"]) == (900, 2, 2)
+    assert alarm["treat_missing_data"] == "breaching"
+    topic = f"${{{synthesis.address_of('aws_sns_topic', 'standby/incidents/topic')}.arn}}"
+    assert alarm["alarm_actions"] == alarm["ok_actions"] == [topic]
+
+
+def test_the_alarm_and_the_function_mean_the_same_metric(synthesis: Synthesis) -> None:
+    """fails when what is published has other dimensions than what is watched."""
+    sent: list[dict[str, Any]] = []
+
+    class Client:
+        def put_metric_data(self, **call: Any) -> None:
+            sent.extend(call["MetricData"])
+
+    found = ProviderReadiness(provider="openai", model="m", ready=False, seconds=0.0)
+    with Region(settings_for(load_named("demo"), Role.STANDBY)) as region:
+        publish_readiness(CloudWatchMetrics(Client(), environment="demo", region="us-west-2"), [found], region=region)
+    [datum] = sent
+    alarm = synthesis.one("aws_cloudwatch_metric_alarm", "standby/provider-openai/alarm")
+    assert {item["Name"]: item["Value"] for item in datum["Dimensions"]} == alarm["dimensions"]
+    assert (datum["MetricName"], datum["Values"], datum["Counts"]) == (alarm["metric_name"], [0.0], [1.0])
 
 
 def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:

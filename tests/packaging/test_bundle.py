@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,8 @@ UPLOAD_MB = 50
 UNPACKED_MB = 250
 # Measured 0.5 s on two cores with nothing compiled; a handler that pulls in something heavy takes seconds.
 IMPORT_BUDGET_S = 1.5
+# With both SDKs, and nothing compiled; measured 3 s.
+SDK_BUDGET_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,81 @@ except UnavailableError:
     pass
 """,
     )
+
+
+@pytest.fixture(scope="module")
+def providers_bundle(cache: Path) -> Path:
+    """The bundle with the SDKs of LLM providers, for this machine."""
+    return build_bundle(host_target(), cache, providers=True)
+
+
+@pytest.fixture(scope="module")
+def unpacked_providers(providers_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That bundle as Lambda lays it out."""
+    folder = tmp_path_factory.mktemp("unpacked-providers")
+    with zipfile.ZipFile(providers_bundle) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_bundle_with_the_sdks_is_byte_identical_too(providers_bundle: Path, tmp_path: Path) -> None:
+    """A second build on one machine, from nothing, makes the same name and the same bytes."""
+    again = build_bundle(host_target(), tmp_path, providers=True)
+    assert again.name == providers_bundle.name
+    assert again.read_bytes() == providers_bundle.read_bytes()
+
+
+@pytest.mark.parametrize("target", [host_target(), LAMBDA], ids=["host", "lambda"])
+def test_the_bundle_with_the_sdks_fits(target: Target, cache: Path) -> None:
+    """fails when Lambda would not take it without a bucket, or unpacked. Measured for Lambda: 17 MB, and 54 MB."""
+    path = build_bundle(target, cache, providers=True)
+    assert path.stat().st_size < UPLOAD_MB * 1_000_000
+    with zipfile.ZipFile(path) as archive:
+        assert sum(entry.file_size for entry in archive.infolist()) < UNPACKED_MB * 1_000_000
+
+
+def test_the_sdks_are_in_no_other_bundle(bundle: Path, providers_bundle: Path) -> None:
+    """No function of a recovery carries them."""
+    sdks = {"anthropic", "openai", "pydantic"}
+    assert sdks <= {name.split("/")[0] for name in names_of(providers_bundle)}
+    assert not sdks & {name.split("/")[0] for name in names_of(bundle)}
+
+
+CHECKED = """
+import json, sys, time
+from functools import partial
+import asyncio
+from relight.config import Connections
+from relight.providers.opening import open_one
+from relight.providers.readiness import check_providers
+from relight.providers.spec import Api, ProviderSpec
+import relight_lambdas.providers
+address = "http://127.0.0.1:1"
+specs = [
+    ProviderSpec(name="a", api=Api.ANTHROPIC, model="m", base_url=address, unlisted=True),
+    ProviderSpec(name="b", api=Api.OPENAI, model="m", base_url=address, unlisted=True),
+    ProviderSpec(name="c", api=Api.COMPATIBLE, model="m", base_url=address, keyless=True),
+]
+keys = Connections(state_dsn="a", memory_dsn="b", queue_url="c", provider_keys={"a": "k", "b": "k"})
+found = asyncio.run(check_providers(specs, open_=partial(open_one, connections=keys, secret="s"), timeout_s=5))
+outside = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", None) or "")]
+assert not outside, outside
+print(json.dumps([[item.fault for item in found], time.process_time()]))
+"""
+
+
+def test_the_function_that_asks_providers_works_with_its_bundle_alone(unpacked_providers: Path) -> None:
+    """fails when an SDK needs something that is not there; what is refused is the connection, as nobody listens. It is
+    ready to ask within seconds of the processor, of a function that has a minute."""
+    faults, took_s = json.loads(isolated(unpacked_providers, CHECKED))
+    assert faults == ["connection_refused"] * 3
+    assert took_s < SDK_BUDGET_S
+
+
+def test_without_its_bundle_it_says_what_is_missing(unpacked: Path) -> None:
+    """fails when the SDKs are not there: each provider is told apart, and nothing raises."""
+    faults, _ = json.loads(isolated(unpacked, CHECKED))
+    assert faults == ["not_configured"] * 3
 
 
 HANDLERS = sorted(path.stem for path in (ROOT / "lambdas" / "relight_lambdas").glob("[a-z]*.py"))
