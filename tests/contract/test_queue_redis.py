@@ -61,9 +61,10 @@ def test_a_server_that_may_lose_a_second_is_another_after_a_restart(
     async def scenario() -> None:
         server = make(appendfsync=fsync)
         await server.start()
+        # Whoever is told by its fetch holds what it fetched, until this is over.
         async with (
-            open_queue(server.url(), environment=environment) as queue,
-            open_queue(server.url(), environment=environment) as other,
+            open_queue(server.url(), environment=environment, ack_wait_s=1.0) as queue,
+            open_queue(server.url(), environment=environment, ack_wait_s=1.0) as other,
         ):
             before = await queue.ensure()
             assert await other.ensure() == before
