@@ -247,6 +247,7 @@ class AsyncRouter:
                 self._denied(provider.spec.name, fault)
             raise
         finally:
+            patience.stop()
             self.board.settle(permit, outcome)
             seconds = loop.time() - patience.began
             attempt = Attempt(
@@ -308,7 +309,10 @@ class AsyncRouter:
 
 
 class _Patience:
-    """The time limits of one attempt: silence, no progress, and the call's deadline."""
+    """The time limits of one attempt: silence, no progress, and the call's deadline.
+
+    They only ever move on, so one timer is enough, which looks anew when it rings: an event costs a note of the time.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, spec: ProviderSpec, deadline: float) -> None:
         self.began = loop.time()
@@ -318,37 +322,55 @@ class _Patience:
         self._step_began = self._heard_at = self.began
         self._heard_anything = False
         self._scope: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue: Fault | UnavailableError | None = None
 
     def heard(self) -> None:
         """A whole event has come over the wire."""
         self._heard_anything = True
         self._heard_at = self._loop.time()
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(self._until())
 
     async def next(self, pieces: AsyncGenerator[Delta | Completed, None]) -> Delta | Completed:
         """The next piece; Fault when it does not come in time, UnavailableError when the call's time is over."""
         # What the caller took between two pieces is not the provider's silence.
         self._step_began = self._heard_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._until(), self._look)
         try:
-            async with asyncio.timeout_at(self._until()) as self._scope:
+            async with asyncio.timeout(None) as self._scope:
                 return await anext(pieces)
         except TimeoutError:
-            raise self._overdue() from None
+            if self._overdue is None:
+                raise
+            raise self._overdue from None
         except StopAsyncIteration:
             raise Fault(FaultKind.TRUNCATED, "the stream ended without an answer") from None
+        finally:
+            self._scope = None
+
+    def stop(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        until = self._until()
+        if self._scope is None:
+            self._timer = None  # the next step sets it
+        elif until > self._loop.time():
+            self._timer = self._loop.call_at(until, self._look)
+        else:
+            self._overdue = self._why(until)
+            self._scope.reschedule(until)
 
     def _until(self) -> float:
         silence = self._heard_at + self._spec.silence_s
         return min(silence, self._step_began + self._spec.progress_s, self._deadline)
 
-    def _overdue(self) -> Exception:
-        until = self._until()
+    def _why(self, until: float) -> Fault | UnavailableError:
         if until == self._deadline:
-            return UnavailableError(
-                f"the call's deadline passed while {self._spec.name} was asked",
-                hint="give it more time, or ask for less",
-            )
+            problem = f"the call's deadline passed while {self._spec.name} was asked"
+            return UnavailableError(problem, hint="give it more time, or ask for less")
         if until == self._step_began + self._spec.progress_s:
             return Fault(FaultKind.NO_PROGRESS, f"signs of life alone for {self._spec.progress_s:g} s")
         kind = FaultKind.STALLED if self._heard_anything else FaultKind.SILENCE
