@@ -855,9 +855,9 @@ class TestWaiting:
             self.wait(ledger, f"t{n}")
         self.wait(ledger, "other", key="provider:b")
         dues = [self.due_in(ledger, f"t{n}") for n in range(20)]
-        assert sum(seconds < 3601 for seconds in dues) <= 2  # one, and whom chance made as early
+        assert sum(seconds < 3601 for seconds in dues) <= 3  # one, and whom chance made as early
         assert min(dues) > 3500
-        assert max(dues) <= 5 * 3600
+        assert max(dues) <= 3600 + 240
         assert len({round(seconds) for seconds in dues}) > 10
         assert self.due_in(ledger, "other") < 3601
         # The next one to look is whoever is given back when that one has gone.

@@ -68,7 +68,7 @@ MAX_ATTEMPTS = 5
 FAILURES = 3
 SENDS_AFTER_S = 900.0
 # What a task may wait for, and how much later at most all come but the first: not until the next minute.
-PROVIDER, BEHIND = "provider:p", 1.3
+PROVIDER, BEHIND = "provider:p", 0.3
 GRACE_S = 3 * ACK_WAIT_S
 TASKS = ("a", "b", "c")
 STEPS = ("one", "two")

@@ -40,8 +40,9 @@ SQL = statements("relight.tasks.sql", "ledger.sql")
 # was handed out time and again.
 MAX_ATTEMPTS = 20
 SUSPICIOUS_ATTEMPTS = 5
-# Of many that wait for one thing, the first comes back in its time, to look; the others up to that many times later.
-_BEHIND = 5.0
+# Of many that wait for one thing, the first comes back in its time, to look; the others up to so many times that later,
+# and seconds.
+_BEHIND, _BEHIND_S = 4.0, 240.0
 _WOKEN_AT_ONCE = 5000
 _LONGEST_ID = 512
 
@@ -252,11 +253,11 @@ class Ledger:
         nothing against the task.
 
         One that `waits_for` something comes as soon as that is woken (`wake`). By itself only the first of those that
-        wait for one thing comes after `delay_s`, and the others up to five times as late, so that the many do not all
-        come in vain for what one finds out.
+        wait for one thing comes after `delay_s`, and the others up to five times as late, but four minutes later at
+        most, so that the many do not all come in vain for what one finds out.
         """
         values = {"error": printable(error), "delay_s": delay_s, "uncounted": 0 if counted else 1}
-        values |= {"waits_for": waits_for and printable(waits_for), "more": _BEHIND - 1}
+        values |= {"waits_for": waits_for and printable(waits_for), "behind_s": min(_BEHIND * delay_s, _BEHIND_S)}
         self._under_claim(task, "release_task", values)
 
     def wake(self, key: str) -> int:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from relight.clock import SystemClock
-from relight.errors import AgainLaterError, RelightError
+from relight.errors import AgainLaterError, ProvidersDownError, RelightError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,11 @@ def _wake(ledger: Ledger, keys: tuple[str, ...], clock: Clock) -> None:
                 continue
             if woken:
                 _log.info("tasks_woken", extra={"waits_for": key, "tasks": woken})
+
+
+def awaited(exc: AgainLaterError) -> str:
+    """What the task waits for that raised it; empty for nothing but its time."""
+    return ANY_PROVIDER if isinstance(exc, ProvidersDownError) else exc.waits_for
 
 
 def causes(exc: Exception) -> list[Exception]:

@@ -98,11 +98,11 @@ select id from ended
 -- name: release_task
 update relight.tasks
    set status = 'pending', error = %(error)s, waits_for = %(waits_for)s,
-       due_at = now() + %(delay_s)s * interval '1 second' * case when exists (
+       due_at = now() + %(delay_s)s * interval '1 second' + case when exists (
            select from relight.tasks as first
             where first.waits_for = %(waits_for)s and first.status = 'pending'
               and first.due_at < now() + (%(delay_s)s + 1) * interval '1 second'
-       ) then 1 + %(more)s * random() else 1 end,
+       ) then %(behind_s)s * random() else 0 end * interval '1 second',
        attempts = attempts - %(uncounted)s, queued_in = null, queued_at = null,
        claimed_by = null, claimed_epoch = null, lease_until = null, epoch = %(epoch)s, updated_at = now()
  where id = %(id)s and claimed_by = %(claim)s and status = 'running'
