@@ -20,6 +20,22 @@ begin
 end
 $$;
 
+CREATE TABLE relight.breakers (
+    key text NOT NULL,
+    phase text NOT NULL,
+    since timestamp with time zone NOT NULL,
+    changed_by text NOT NULL,
+    open_until timestamp with time zone NOT NULL,
+    probe text NOT NULL,
+    probe_until timestamp with time zone NOT NULL,
+    failed_at timestamp with time zone[] NOT NULL,
+    failed_by text[] NOT NULL,
+    cool_until timestamp with time zone NOT NULL,
+    cooled_by text NOT NULL,
+    cool_reason text NOT NULL,
+    CONSTRAINT breakers_phase_check CHECK ((phase = ANY (ARRAY['closed'::text, 'open'::text])))
+);
+
 CREATE TABLE relight.effects (
     key text NOT NULL,
     task_id text NOT NULL,
@@ -124,6 +140,21 @@ CREATE TABLE relight.migrations (
     sha256 text
 );
 
+CREATE TABLE relight.provider_episodes (
+    key text NOT NULL,
+    kind text NOT NULL,
+    provider text NOT NULL,
+    detail text NOT NULL,
+    since timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    stage text NOT NULL,
+    back text NOT NULL,
+    claim text NOT NULL,
+    claim_until timestamp with time zone NOT NULL,
+    CONSTRAINT provider_episodes_kind_check CHECK ((kind = ANY (ARRAY['fallback'::text, 'denied'::text]))),
+    CONSTRAINT provider_episodes_stage_check CHECK ((stage = ANY (ARRAY['begun'::text, 'due'::text, 'raised'::text])))
+);
+
 CREATE TABLE relight.steps (
     task_id text NOT NULL,
     key text NOT NULL,
@@ -161,6 +192,9 @@ CREATE TABLE relight.tasks (
     CONSTRAINT tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'done'::text, 'parked'::text, 'held'::text, 'cancelled'::text])))
 );
 
+ALTER TABLE ONLY relight.breakers
+    ADD CONSTRAINT breakers_pkey PRIMARY KEY (key);
+
 ALTER TABLE ONLY relight.effects
     ADD CONSTRAINT effects_pkey PRIMARY KEY (key);
 
@@ -187,6 +221,9 @@ ALTER TABLE ONLY relight.journal_segments
 
 ALTER TABLE ONLY relight.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY relight.provider_episodes
+    ADD CONSTRAINT provider_episodes_pkey PRIMARY KEY (key);
 
 ALTER TABLE ONLY relight.steps
     ADD CONSTRAINT steps_pkey PRIMARY KEY (task_id, key);
