@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, transform_schema
 
 from relight.providers import anthropic_form as form
 from relight.providers.sdk import SdkProvider
@@ -35,6 +35,8 @@ class AnthropicProvider(SdkProvider):
         )
         # The SDK takes headers from ANTHROPIC_CUSTOM_HEADERS, and no argument keeps it from that.
         self._client._custom_headers = {}
+        # Imported on first use, which would hold up the loop of the first call.
+        self._create = self._client.messages.create
 
     def dropped(self, request: Request) -> tuple[str, ...]:
         """The settings of `request` that do not reach the model."""
@@ -44,10 +46,10 @@ class AnthropicProvider(SdkProvider):
         return form.Reader(self._spec)
 
     def _render(self, request: Request) -> dict[str, Any]:
-        return form.render(request, self._spec)
+        return form.render(request, self._spec, schema=transform_schema)
 
     def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
-        return self._client.messages.create(**body)
+        return self._create(**body)
 
     async def _close(self) -> None:
         await self._client.close()

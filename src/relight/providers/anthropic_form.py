@@ -20,17 +20,17 @@ from relight.providers.messages import (
     ToolUse,
     Usage,
 )
-from relight.providers.render import check, media_type, output_tokens, system_of
-from relight.providers.tools import Rules, repaired
+from relight.providers.render import check, output_tokens, schema_of, system_of, wrong
+from relight.providers.tools import Rules, Thoughts, repaired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from relight.providers.messages import Delta, Message, Part, Request
     from relight.providers.port import Completed
     from relight.providers.spec import ProviderSpec
 
-_IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_IDS = re.compile(r"[a-zA-Z0-9_-]+")
 _STOPS = {
     "end_turn": Stop.END,
     "tool_use": Stop.TOOL_CALLS,
@@ -49,7 +49,15 @@ _LEAST_BUDGET = 1024
 
 def rules(spec: ProviderSpec) -> Rules:
     """What Anthropic takes in a conversation."""
-    return Rules(provider=spec.name, model=spec.model, ids=_IDS, thinking=True, markers=4, pictures_in_results=True)
+    return Rules(
+        provider=spec.name,
+        model=spec.model,
+        ids=_IDS,
+        thoughts=Thoughts.SIGNED,
+        markers=4,
+        pictures_in_results=True,
+        picture_urls=("https://",),
+    )
 
 
 def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
@@ -64,8 +72,11 @@ def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
     return tuple(names)
 
 
-def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
-    """The request's body. Fault CALLERS_FAULT where it cannot be written."""
+def render(
+    request: Request, spec: ProviderSpec, *, schema: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> dict[str, Any]:
+    """The request's body; `schema` makes the answer's schema one that Anthropic takes. Fault CALLERS_FAULT where it
+    cannot be written."""
     check(request)
     messages = repaired(request.messages, rules(spec))
     body: dict[str, Any] = {
@@ -81,14 +92,14 @@ def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
     if stop:
         body["stop_sequences"] = stop
     body |= _tools(request, messages)
-    body |= _thinking(request, spec, messages, body)
-    return body
+    body |= _thinking(request, spec, messages, body["max_tokens"])
+    output = _output(request, spec, schema)
+    return body | ({"output_config": output} if output else {})
 
 
 def _tools(request: Request, messages: tuple[Message, ...]) -> dict[str, Any]:
     tools = [
-        {"name": tool.name, "description": tool.description, "input_schema": {"type": "object", **tool.schema}}
-        for tool in request.tools
+        {"name": tool.name, "description": tool.description, "input_schema": schema_of(tool)} for tool in request.tools
     ]
     if not tools:
         # A conversation with calls in it is refused where no tools are declared.
@@ -107,27 +118,28 @@ def _tools(request: Request, messages: tuple[Message, ...]) -> dict[str, Any]:
     return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
 
 
-def _thinking(
-    request: Request, spec: ProviderSpec, messages: tuple[Message, ...], body: dict[str, Any]
-) -> dict[str, Any]:
+def _thinking(request: Request, spec: ProviderSpec, messages: tuple[Message, ...], max_tokens: int) -> dict[str, Any]:
+    # A tool that is forced leaves no room for thought.
+    if request.effort is None or not spec.thinks or request.tool_use is ToolUse.REQUIRED:
+        return {}
+    if not _BUDGETED.fullmatch(spec.model):
+        return {"thinking": {"type": "adaptive"}}
+    budget = min(_BUDGETS[request.effort], max_tokens - 1)
+    if budget < _LEAST_BUDGET or not _may_think(messages):
+        return {}
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _output(request: Request, spec: ProviderSpec, schema: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     output: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    if request.effort is not None and spec.thinks:
-        # A tool that is forced leaves no room for thought.
-        may = request.tool_use is not ToolUse.REQUIRED
-        if not _BUDGETED.fullmatch(spec.model):
-            output["effort"] = request.effort.value
-            if may:
-                found["thinking"] = {"type": "adaptive"}
-        else:
-            budget = min(_BUDGETS[request.effort], body["max_tokens"] - 1)
-            if may and budget >= _LEAST_BUDGET and _may_think(messages):
-                found["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if request.effort is not None and spec.thinks and not _BUDGETED.fullmatch(spec.model):
+        output["effort"] = request.effort.value
     if request.answer_schema is not None:
-        output["format"] = {"type": "json_schema", "schema": dict(request.answer_schema)}
-    if output:
-        found["output_config"] = output
-    return found
+        try:
+            output["format"] = {"type": "json_schema", "schema": schema(dict(request.answer_schema))}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise wrong("answer_schema is no JSON Schema that can be followed") from None
+    return output
 
 
 def _may_think(messages: tuple[Message, ...]) -> bool:
@@ -149,10 +161,10 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text} | (_MARKER if part.cached else {})
     if isinstance(part, Image):
-        if part.url and not part.data:
+        if not part.data:
             return {"type": "image", "source": {"type": "url", "url": part.url}}
         data = base64.b64encode(part.data).decode()
-        return {"type": "image", "source": {"type": "base64", "media_type": media_type(part), "data": data}}
+        return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": data}}
     if isinstance(part, ToolCall):
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": dict(part.arguments)}
     if isinstance(part, ToolResult):
@@ -184,6 +196,8 @@ class Reader:
             yield from self._delta(member(event, "index"), member(event, "delta"))
         elif kind == "content_block_start":
             yield from self._start(member(event, "index"), member(event, "content_block"))
+        elif kind == "content_block_stop":
+            yield from self._made.over(self._blocks.get(member(event, "index")))
         elif kind == "message_start":
             message = member(event, "message")
             self._made.id = words_of(member(message, "id"))

@@ -45,7 +45,7 @@ class _Thoughts:
 
 @dataclass(slots=True)
 class _Call:
-    index: int
+    index: int = 0
     id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list)
@@ -78,6 +78,12 @@ class Assembly:
             return
         (block or self._last(_Thoughts)).pieces.append(piece)
         yield ThinkingDelta(text=piece)
+
+    def over(self, block: object) -> Iterator[Delta]:
+        """A block has ended. Of thoughts that are signed or redacted the whole is told, because they have to go back
+        with what they are signed by."""
+        if isinstance(block, _Thoughts) and (block.signature or block.redacted):
+            yield ThinkingDelta(text="", whole=self._thinking(block))
 
     def words(self) -> _Words:
         """A new block of words."""
@@ -143,18 +149,20 @@ class Assembly:
         if isinstance(block, _Call):
             yield ToolCall(id=block.id, name=block.name, arguments=self._arguments(block, stop))
             return
-        text = "".join(block.pieces)
         if isinstance(block, _Thoughts):
-            if text or block.signature or block.redacted:
-                yield Thinking(
-                    text=text,
-                    signature=block.signature,
-                    redacted=block.redacted,
-                    provider=self._spec.name,
-                    model=self._spec.model,
-                )
-        elif text:
+            if block.pieces or block.signature or block.redacted:
+                yield self._thinking(block)
+        elif text := "".join(block.pieces):
             yield Text(text=text)
+
+    def _thinking(self, block: _Thoughts) -> Thinking:
+        return Thinking(
+            text="".join(block.pieces),
+            signature=block.signature,
+            redacted=block.redacted,
+            provider=self._spec.name,
+            model=self._spec.model,
+        )
 
     def _arguments(self, call: _Call, stop: Stop) -> dict[str, Any]:
         why = " because the tokens ran out" if stop is Stop.MAX_TOKENS else ""

@@ -40,6 +40,8 @@ class OpenAIProvider(SdkProvider):
         self._client.project = None
         self._client.admin_api_key = None
         self._client.webhook_secret = None
+        # Imported on first use, which would hold up the loop of the first call.
+        self._create = self._client.chat.completions.create
 
     def dropped(self, request: Request) -> tuple[str, ...]:
         """The settings of `request` that do not reach the model."""
@@ -52,7 +54,7 @@ class OpenAIProvider(SdkProvider):
         return form.render(request, self._spec)
 
     def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
-        return self._client.chat.completions.create(**body)
+        return self._create(**body)
 
     async def _close(self) -> None:
         await self._client.close()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from relight.providers.assemble import Assembly, count_of, member, words_of
 from relight.providers.faults import Fault, FaultKind
-from relight.providers.messages import Effort, Image, Role, Stop, Text, ToolCall, ToolResult, ToolUse, Usage
-from relight.providers.render import check, media_type, output_tokens, system_of, wrong
+from relight.providers.messages import Effort, Image, Role, Stop, Text, Thinking, ToolCall, ToolResult, ToolUse, Usage
+from relight.providers.render import check, output_tokens, schema_of, system_of, wrong
 from relight.providers.spec import Api
-from relight.providers.tools import Rules, repaired
+from relight.providers.tools import Rules, Thoughts, repaired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from relight.providers.port import Completed
     from relight.providers.spec import ProviderSpec
 
-# At most 40 characters are documented.
-_IDS = re.compile(r"[a-zA-Z0-9_-]{1,40}")
+# At most 40 characters are documented, of any kind: some models' own ids hold dots and colons.
+_IDS = re.compile(r"[\x21-\x7e]{1,40}")
 _MOST_STOPS = 4
-# Models that know an effort above `high`.
-_EXTRA_HIGH = re.compile(r"gpt-(?:5\.(?:[2-9]|\d\d)|[6-9]|\d\d).*")
+# OpenAI's models that think. They take no sampling settings and no stop sequences.
+_THINKS = re.compile(r"o\d|gpt-(?:[5-9]|\d\d)(?!.*-chat)")
+# Those that know an effort above `high`.
+_EXTRA_HIGH = re.compile(r"gpt-5\.(?:[2-9]|\d\d)")
+# Those that do not think where there are tools, in this API: from 5.4 on an effort is refused then, and from 5.6 on
+# (which think unless told otherwise) anything but an explicit `none`.
+_THINKS_OR_CALLS = re.compile(r"gpt-(?:5\.(?:[4-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
+_MUST_BE_TOLD = re.compile(r"gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
 _STOPS = {
     "stop": Stop.END,
     "length": Stop.MAX_TOKENS,
@@ -44,7 +50,16 @@ _FAILED = {
 
 def rules(spec: ProviderSpec) -> Rules:
     """What OpenAI and its like take in a conversation."""
-    return Rules(provider=spec.name, model=spec.model, ids=_IDS, thinking=False, markers=0, pictures_in_results=False)
+    return Rules(
+        provider=spec.name,
+        model=spec.model,
+        ids=_IDS,
+        # OpenAI's own thoughts stay with OpenAI; other servers give theirs away, and some want them back.
+        thoughts=Thoughts.NONE if spec.api is Api.OPENAI else Thoughts.OF_THE_LOOP,
+        markers=0,
+        pictures_in_results=False,
+        picture_urls=("https://", "http://"),
+    )
 
 
 def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
@@ -52,22 +67,35 @@ def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
     names = []
     if _fixed(spec):
         names += [name for name in ("temperature", "top_p") if getattr(request, name) is not None]
-    if request.effort is not None and not spec.thinks:
+    if request.effort is not None and _effort(request, spec) in ({}, _NO_EFFORT):
         names.append("effort")
-    if len(request.stop) > _most_stops(spec):
+    if len(_stops(request, spec)) < len(request.stop):
         names.append("stop")
     if output_tokens(request, spec) < request.max_tokens:
         names.append("max_tokens")
     return tuple(names)
 
 
+_NO_EFFORT = {"reasoning_effort": "none"}
+
+
 def _fixed(spec: ProviderSpec) -> bool:
-    # OpenAI's models that think take no sampling settings; other servers' do.
-    return spec.api is Api.OPENAI and spec.thinks
+    return spec.api is Api.OPENAI and (spec.thinks or _THINKS.match(spec.model) is not None)
 
 
-def _most_stops(spec: ProviderSpec) -> int:
-    return _MOST_STOPS if spec.api is Api.OPENAI else 1000
+def _stops(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
+    return () if _fixed(spec) else request.stop[:_MOST_STOPS]
+
+
+def _effort(request: Request, spec: ProviderSpec) -> dict[str, str]:
+    ours = spec.api is Api.OPENAI
+    if ours and request.tools and _THINKS_OR_CALLS.match(spec.model):
+        return _NO_EFFORT if _MUST_BE_TOLD.match(spec.model) else {}
+    if request.effort is None or not spec.thinks:
+        return {}
+    if request.effort is not Effort.MAX:
+        return {"reasoning_effort": request.effort.value}
+    return {"reasoning_effort": "xhigh" if ours and _EXTRA_HIGH.match(spec.model) else "high"}
 
 
 def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
@@ -89,10 +117,10 @@ def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
         body |= {
             name: getattr(request, name) for name in ("temperature", "top_p") if getattr(request, name) is not None
         }
-    if request.stop:
-        body["stop"] = list(request.stop[: _most_stops(spec)])
-    if request.effort is not None and spec.thinks:
-        body["reasoning_effort"] = _effort(request.effort, spec)
+    stops = _stops(request, spec)
+    if stops:
+        body["stop"] = list(stops)
+    body |= _effort(request, spec)
     if request.answer_schema is not None:
         schema = {"name": "answer", "schema": dict(request.answer_schema), "strict": _strict(request.answer_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -109,7 +137,7 @@ def _tools(request: Request) -> dict[str, Any]:
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": {"type": "object", **tool.schema},
+                    "parameters": schema_of(tool),
                 },
             }
             for tool in request.tools
@@ -122,12 +150,6 @@ def _tools(request: Request) -> dict[str, Any]:
     if not request.parallel_tools:
         found["parallel_tool_calls"] = False
     return found
-
-
-def _effort(effort: Effort, spec: ProviderSpec) -> str:
-    if effort is not Effort.MAX:
-        return effort.value
-    return "xhigh" if spec.api is Api.OPENAI and _EXTRA_HIGH.fullmatch(spec.model) else "high"
 
 
 def _strict(schema: Any) -> bool:
@@ -169,6 +191,9 @@ def _spoken(message: Message, ours: bool) -> dict[str, Any]:
         if isinstance(part, ToolCall)
     ]
     said: dict[str, Any] = {"role": "assistant"}
+    thoughts = "".join(part.text for part in message.content if isinstance(part, Thinking))
+    if thoughts:
+        said["reasoning_content"] = thoughts
     # Templates of compatible servers trip over a content that is missing.
     if words or not ours:
         said["content"] = words
@@ -195,7 +220,7 @@ def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
         elif isinstance(part, Image):
             url = part.url
             if part.data:
-                url = f"data:{media_type(part)};base64,{base64.b64encode(part.data).decode()}"
+                url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
             content.append({"type": "image_url", "image_url": {"url": url}})
     return content
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.messages import ToolUse
 from relight.providers.tools import TOOL_NAME, sendable
 
 if TYPE_CHECKING:
-    from relight.providers.messages import Image, Request
+    from relight.providers.messages import Request, Tool
     from relight.providers.spec import ProviderSpec
-
-_PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 
 
 def check(request: Request) -> None:
@@ -20,6 +18,8 @@ def check(request: Request) -> None:
     for tool in request.tools:
         if not TOOL_NAME.fullmatch(tool.name):
             raise wrong(f"tool name {tool.name[:80]!r} is not 1 to 64 letters, digits, '_' and '-'")
+        if tool.schema.get("type", "object") != "object":
+            raise wrong(f"the schema of tool {tool.name} is not that of an object")
     names = [tool.name for tool in request.tools]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -49,17 +49,6 @@ def system_of(request: Request) -> str:
     return sendable(request.system) if request.system.strip() else ""
 
 
-def media_type(image: Image) -> str:
-    """What a picture is by its first bytes, because providers compare them; else what it is said to be."""
-    data = image.data
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if image.media_type not in _PICTURES:
-        raise wrong(f"a picture is {image.media_type[:80]!r}, which is none of {', '.join(_PICTURES)}")
-    return image.media_type
+def schema_of(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool's arguments; OpenAI refuses one that says nothing of properties."""
+    return {"type": "object", "properties": {}, **tool.schema}

@@ -5,10 +5,12 @@ Pure, and the conversation itself stays as it is: so its ids and signed thoughts
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,21 +30,34 @@ NO_OUTPUT = "(no output)"
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
+_PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+
+
+class Thoughts(Enum):
+    """Which of its own thoughts a provider takes back: none, those that it signed or redacted, or those of the tool
+    loop that is going on, as plain text."""
+
+    NONE = "none"
+    SIGNED = "signed"
+    OF_THE_LOOP = "of the loop"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What a provider takes in a conversation.
 
-    `provider` and `model` are those that signed thoughts may go back to, where `thinking` allows them at all. `ids` is
-    what a tool call's id must match. `markers` is how many cache markers there may be. `pictures_in_results` is whether
-    a tool's result may hold pictures.
+    `provider` and `model` are those that thoughts may go back to, of the kind that `thoughts` says. `ids` is what a
+    tool call's id must match. `markers` is how many cache markers there may be. `pictures_in_results` is whether a
+    tool's result may hold pictures, and `picture_urls` how the address of a picture may begin.
     """
 
     provider: str
     model: str
     ids: re.Pattern[str]
-    thinking: bool
+    thoughts: Thoughts
     markers: int
     pictures_in_results: bool
+    picture_urls: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -70,11 +85,14 @@ def repaired(messages: Sequence[Message], rules: Rules) -> tuple[Message, ...]:
       becomes words of the user. Of several results of a call the first that is no error stands.
     - An id that fits is kept; one that does not, or that an earlier call has, is replaced by one made from it and from
       how often it came before, so that it is the same in every later request.
-    - Thoughts go back only to the provider and model that they came from, and only signed or redacted ones.
+    - Thoughts go back only to the provider and model that they came from.
+    - A picture that cannot be sent becomes a note that names it.
     - A conversation that ends with the assistant is continued by the user's `Continue.`: current models refuse to go on
       in the middle of a message.
     """
     runs = _runs(messages, rules)
+    if rules.thoughts is Thoughts.OF_THE_LOOP:
+        _forget_thoughts(runs)
     loose = _pair(runs)
     _rename(runs, rules)
     turns: list[tuple[Role, list[Part]]] = []
@@ -122,14 +140,57 @@ def _kept(part: Part, rules: Rules) -> Part | None:
     if isinstance(part, Text):
         return _text(part)
     if isinstance(part, Image):
-        return part if part.data or part.url else None
+        return _picture(part, rules)
     if isinstance(part, ToolResult):
         content = tuple(kept for item in part.content if (kept := _kept(item, rules)) is not None)
         return replace(part, content=content or (Text(text=NO_OUTPUT),))  # type: ignore[arg-type]
     if isinstance(part, ToolCall):
         return replace(part, name=_name(part.name))
-    home = part.provider == rules.provider and part.model == rules.model
-    return part if rules.thinking and home and (part.signature or part.redacted) else None
+    if part.provider != rules.provider or part.model != rules.model:
+        return None
+    bound = bool(part.signature or part.redacted)
+    fits = {Thoughts.NONE: False, Thoughts.SIGNED: bound, Thoughts.OF_THE_LOOP: bool(part.text) and not bound}
+    return part if fits[rules.thoughts] else None
+
+
+def _forget_thoughts(runs: Sequence[_Run]) -> None:
+    """What was thought before the user last spoke is over."""
+    over = False
+    for run in reversed(runs):
+        if over and run.role is Role.ASSISTANT:
+            run.parts = [part for part in run.parts if not isinstance(part, Thinking)]
+        over = over or (run.role is Role.USER and any(not isinstance(part, ToolResult) for part in run.parts))
+
+
+def _picture(part: Image, rules: Rules) -> Image | Text | None:
+    if part.url.startswith("data:") and not part.data:
+        head, _, data = part.url.partition(",")
+        try:
+            part = Image(media_type=head[len("data:") :].split(";")[0], data=base64.b64decode(data, validate=True))
+        except ValueError:
+            return Text(text="(a picture that cannot be read)")
+    if part.data:
+        type_ = _media_type(part)
+        if type_ not in _PICTURES:
+            return Text(text=f"(a picture that cannot be shown: {sendable(type_)[:80] or 'of unknown type'})")
+        return Image(media_type=type_, data=part.data)
+    if not part.url:
+        return None
+    return part if part.url.startswith(rules.picture_urls) else Text(text=f"(a picture: {sendable(part.url)})")
+
+
+def _media_type(image: Image) -> str:
+    """What a picture is by its first bytes, because providers compare them; else what it is said to be."""
+    data = image.data
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return image.media_type
 
 
 def _text(part: Text) -> Text | None:
@@ -209,7 +270,9 @@ def _answers(calls: Sequence[_Call], rules: Rules) -> list[Part]:
     for call in calls:
         result = call.result or ToolResult(call_id="", content=(Text(text=INTERRUPTED),), error=True)
         content = result.content
-        if not rules.pictures_in_results and any(isinstance(item, Image) for item in content):
+        # Anthropic takes no pictures in a result that is an error.
+        may = rules.pictures_in_results and not result.error
+        if not may and any(isinstance(item, Image) for item in content):
             pictures += [Text(text=f"What {call.call.name} gave back (call {call.id}):")]
             pictures += [item for item in content if isinstance(item, Image)]
             content = tuple(item for item in content if isinstance(item, Text))
@@ -239,9 +302,20 @@ def _marked(turns: Sequence[tuple[Role, list[Part]]], rules: Rules) -> tuple[Mes
             if isinstance(part, Text) and part.cached:
                 left -= 1
                 part = part if left >= 0 else replace(part, cached=False)
-            elif isinstance(part, ToolResult):
-                inner = tuple(replace(item, cached=False) if isinstance(item, Text) else item for item in part.content)
-                part = replace(part, content=inner)
+            elif isinstance(part, ToolResult) and any(isinstance(item, Text) and item.cached for item in part.content):
+                left -= 1
+                part = _marked_result(part, kept=left >= 0)
             content.append(part)
         messages.append(Message(role=role, content=tuple(reversed(content))))
     return tuple(reversed(messages))
+
+
+def _marked_result(result: ToolResult, *, kept: bool) -> ToolResult:
+    """With one marker, on its last words, or none."""
+    content: list[Text | Image] = []
+    for item in reversed(result.content):
+        if isinstance(item, Text):
+            item = replace(item, cached=kept)
+            kept = False
+        content.append(item)
+    return replace(result, content=tuple(reversed(content)))
