@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 from relight.adapters import aws, postgres
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
+    from relight.providers.blocking import Router
+    from relight.providers.opening import OpenedRouter
+    from relight.providers.prompts import Prompts
+    from relight.providers.router import Degradation
     from relight.vault.signing import Signer
 
 
@@ -151,6 +155,48 @@ class Region:
         """The region's metrics."""
         settings = self.settings
         return CloudWatchMetrics(self.aws("cloudwatch"), environment=settings.environment, region=settings.region)
+
+    def router(
+        self, *, prompts: Prompts | None = None, on_degraded: Callable[[Degradation], None] | None = None
+    ) -> Router:
+        """A router over the region's LLM providers, for code that blocks; see `open_router`. Closed with the region."""
+        from relight.providers.blocking import Router
+
+        router = Router(self._router_maker(prompts, on_degraded))
+        self._open.callback(router.close)
+        return router
+
+    def async_router(
+        self, *, prompts: Prompts | None = None, on_degraded: Callable[[Degradation], None] | None = None
+    ) -> OpenedRouter:
+        """The same for an event loop, on which it is to be closed; its threads end with the region at the latest."""
+        router = self._router_maker(prompts, on_degraded)()
+        self._open.callback(router.end)
+        return router
+
+    def _router_maker(
+        self, prompts: Prompts | None, on_degraded: Callable[[Degradation], None] | None
+    ) -> Callable[[], OpenedRouter]:
+        # Late: only who asks LLM providers needs any of it.
+        from relight.providers.opening import open_router, publish_incident
+
+        settings = self.settings
+        page = publish_incident(self._incidents, settings) if settings.incidents_topic_arn else None
+        return partial(
+            open_router,
+            settings,
+            self.connections,
+            clock=self.clock,
+            database=self.database,  # opened before the router, and so closed after it
+            metrics=self.metrics,
+            page=page,
+            prompts=prompts,
+            on_degraded=on_degraded,
+        )
+
+    def _incidents(self) -> Any:
+        """A client of where the topic of incidents is: the other region, for a primary."""
+        return aws.client("sns", self.settings.incidents_topic_arn.split(":")[3])
 
     def ledger(self, epoch: Callable[[], int]) -> Ledger:
         """The ledger, whose writes carry what `epoch` returns; what is too large for it goes into the vaults."""
