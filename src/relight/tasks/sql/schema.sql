@@ -233,6 +233,8 @@ ALTER TABLE ONLY relight.tasks
 
 CREATE INDEX effects_unsettled ON relight.effects USING btree (task_id) WHERE (status = ANY (ARRAY['intent'::text, 'unknown'::text]));
 
+CREATE INDEX tasks_awaiting ON relight.tasks USING btree (waits_for, due_at) WHERE (waits_for IS NOT NULL);
+
 CREATE INDEX tasks_for_review ON relight.tasks USING btree (created_at, id) WHERE (status = ANY (ARRAY['parked'::text, 'held'::text]));
 
 CREATE INDEX tasks_outbox ON relight.tasks USING btree (due_at, id) WHERE ((status = 'pending'::text) AND (queued_in IS NULL));
@@ -242,8 +244,6 @@ CREATE INDEX tasks_pending ON relight.tasks USING btree (due_at, id) WHERE (stat
 CREATE INDEX tasks_queued ON relight.tasks USING btree (queued_in, queued_at) WHERE ((status = 'pending'::text) AND (queued_in IS NOT NULL));
 
 CREATE INDEX tasks_running ON relight.tasks USING btree (lease_until) WHERE (status = 'running'::text);
-
-CREATE INDEX tasks_waiting ON relight.tasks USING btree (waits_for) WHERE (waits_for IS NOT NULL);
 
 CREATE TRIGGER effects_epoch BEFORE INSERT OR UPDATE ON relight.effects FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
 
