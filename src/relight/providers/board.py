@@ -121,6 +121,7 @@ class Board:
             claim = self._claims.get(key)
             if claim is not None and claim.token == state.probe and not state.is_cooling(now):
                 del self._claims[key]
+                self._asked.pop(key, None)
                 return Permit(key, Call(claim.token, now, True))
             after, entry = admit(state, token=f"{self._name}-{next(self._numbers)}", limits=self._limits, now=now)
             if now < self._fresh_until and state.phase is not Phase.CLOSED:
@@ -295,7 +296,8 @@ class Board:
         with self._lock:
             before = self._states[key]
             theirs = shifted(_without(theirs, self._returned[key]), -ahead)
-            after = merged(before, theirs, limits=self._limits, now=self._clock.monotonic())
+            ours = before if theirs.probe == before.probe else self._own(before)
+            after = merged(ours, theirs, limits=self._limits, now=self._clock.monotonic())
             self._states[key] = after
             if after.phase is Phase.CLOSED:
                 self._asked.pop(key, None)
@@ -305,8 +307,12 @@ class Board:
 
     def _as_told(self, key: str, theirs: BreakerState, *, now: float, ahead: float) -> BreakerState:
         """What the others would know if they were told all that is known here."""
-        ours = shifted(self._states[key], ahead)
+        ours = shifted(self._own(self._states[key]), ahead)
         return merged(_without(theirs, self._returned[key]), ours, limits=self._limits, now=now)
+
+    def _own(self, state: BreakerState) -> BreakerState:
+        """The state without another worker's probe: of that, the store alone says whether it is still on its way."""
+        return state if state.probe.startswith(f"{self._name}-") else given_back(state, state.probe)
 
     def _wants(self, key: str, now: float) -> bool:
         """Whether somebody here asked lately, and nothing is claimed for him yet."""
