@@ -103,6 +103,7 @@ _KEYLIKE = re.compile(
     r"bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf|api|key|token)[-_][\w*.\-]{4,}|[\w-]{32,}", re.IGNORECASE | re.ASCII
 )
 _LONGEST = 300
+_PIECE = 6
 
 
 def diagnose(exc: BaseException, *, key: str, answering: bool) -> Fault:
@@ -110,12 +111,13 @@ def diagnose(exc: BaseException, *, key: str, answering: bool) -> Fault:
     so that neither its text nor its traceback can show what was sent."""
     if isinstance(exc, Fault):
         return exc
-    response = getattr(exc, "response", None)
+    response, body = getattr(exc, "response", None), getattr(exc, "body", None)
     if isinstance(response, httpx2.Response) and not response.is_success:
-        return from_status(response.status_code, getattr(exc, "body", None), response.headers, key=key)
-    body = getattr(exc, "body", None)
+        return from_status(response.status_code, body, response.headers, key=key)
     if body is not None:
         return from_error(body, key=key)
+    if isinstance(response, httpx2.Response):
+        return Fault(FaultKind.MALFORMED, type(exc).__name__, status=response.status_code)
     return _from_transport(exc, answering=answering)
 
 
@@ -163,10 +165,16 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
 
 
 def scrubbed(text: str, *, key: str) -> str:
-    """`text` on one line, short, without the key and whatever looks like one."""
-    if key:
-        text = text.replace(key, "[key]")
-    return _KEYLIKE.sub("[key]", " ".join(text.split()))[:_LONGEST]
+    """`text` on one line, short, without the key, parts of it, and whatever looks like a key."""
+    return _KEYLIKE.sub("[key]", _without(" ".join(text.split()), key))[:_LONGEST]
+
+
+def _without(text: str, key: str) -> str:
+    """`text` without the words that hold the key or six characters of it."""
+    pieces = {key[start : start + _PIECE] for start in range(max(1, len(key) - _PIECE + 1))} if key else set()
+    if not any(piece in text for piece in pieces):
+        return text
+    return re.sub(r"\S+", lambda word: "[key]" if any(piece in word[0] for piece in pieces) else word[0], text)
 
 
 def _at_least_0(seconds: float) -> float | None:
@@ -195,15 +203,10 @@ def _fault(
     wait_s: float | None,
     key: str,
 ) -> Fault:
-    words = [f"status {status}"]
-    words += [word for word in (type_, code) if word and _WORD.fullmatch(word)]
-    if request_id and _WORD.fullmatch(request_id):
+    words = [f"status {status}", *(word for word in (type_, code) if _WORD.fullmatch(word))]
+    if _WORD.fullmatch(request_id):
         words.append(f"request {request_id}")
-    detail = (
-        scrubbed(", ".join(dict.fromkeys(words)), key=key)
-        if key and key in ", ".join(words)
-        else ", ".join(dict.fromkeys(words))
-    )
+    detail = _without(", ".join(dict.fromkeys(words)), key)
     # A refusal of the key repeats it, in part; so nothing is told of what a provider says then.
     if message and kind in (_CALLER, FaultKind.TOO_LONG, _SERVER):
         detail += ": " + scrubbed(message, key=key)

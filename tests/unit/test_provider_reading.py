@@ -1,0 +1,382 @@
+"""Streams of events read into answers, as providers and compatible servers really send them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relight.providers import anthropic_form, openai_form
+from relight.providers.faults import Fault, FaultKind
+from relight.providers.messages import (
+    Stop,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolArguments,
+    ToolCall,
+    ToolCallStarted,
+    Usage,
+)
+from relight.providers.spec import Api, ProviderSpec
+from relight.providers.wire import EventCounter
+
+if TYPE_CHECKING:
+    from relight.providers.port import Completed
+
+CLAUDE = ProviderSpec(name="a", api=Api.ANTHROPIC, model="claude-opus-5")
+LOCAL = ProviderSpec(name="l", api=Api.COMPATIBLE, model="qwen3", base_url="http://llm/v1")
+
+
+def read(reader: Any, events: list[dict[str, Any]]) -> tuple[list[Any], Completed]:
+    """What is seen on the way, and the whole."""
+    deltas = [delta for event in events for delta in reader.feed(event)]
+    return deltas, reader.finish()
+
+
+def fault_of(reader: Any, events: list[dict[str, Any]]) -> Fault:
+    """How reading fails."""
+    with pytest.raises(Fault) as caught:
+        read(reader, events)
+    return caught.value
+
+
+# -- Anthropic
+
+
+def start(index: int, **block: Any) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def delta(index: int, **piece: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": piece}
+
+
+def begun(**usage: int) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"id": "msg_1", "model": "claude-opus-5-x", "usage": usage}}
+
+
+def ended(reason: str | None, sequence: str | None = None, **usage: Any) -> list[dict[str, Any]]:
+    stop = {"stop_reason": reason, "stop_sequence": sequence}
+    return [{"type": "message_delta", "delta": stop, "usage": usage}, {"type": "message_stop"}]
+
+
+def test_a_claude_answer_with_thoughts_words_and_parallel_calls() -> None:
+    """Blocks come in order, deltas by index, counts of the whole; arguments may be empty."""
+    deltas, whole = read(
+        anthropic_form.Reader(CLAUDE),
+        [
+            begun(input_tokens=10, cache_read_input_tokens=5, cache_creation_input_tokens=2, output_tokens=1),
+            start(0, type="thinking", thinking="", signature=""),
+            delta(0, type="thinking_delta", thinking="Hm"),
+            delta(0, type="signature_delta", signature="sig"),
+            start(1, type="redacted_thinking", data="xyz"),
+            start(2, type="text", text=""),
+            delta(2, type="text_delta", text="Let "),
+            start(3, type="tool_use", id="toolu_1", name="look", input={}),
+            start(4, type="tool_use", id="toolu_2", name="list", input={}),
+            delta(3, type="input_json_delta", partial_json='{"at": '),
+            delta(2, type="text_delta", text="me."),
+            delta(3, type="input_json_delta", partial_json="1}"),
+            {"type": "content_block_stop", "index": 3},
+            {"type": "something_new"},
+            *ended("tool_use", output_tokens=30, output_tokens_details={"thinking_tokens": 7}),
+        ],
+    )
+    assert whole.message.content == (
+        Thinking(text="Hm", signature="sig", provider="a", model="claude-opus-5"),
+        Thinking(redacted="xyz", provider="a", model="claude-opus-5"),
+        Text(text="Let me."),
+        ToolCall(id="toolu_1", name="look", arguments={"at": 1}),
+        ToolCall(id="toolu_2", name="list", arguments={}),
+    )
+    assert (whole.stop, whole.model, whole.id) == (Stop.TOOL_CALLS, "claude-opus-5-x", "msg_1")
+    assert whole.usage == Usage(input=17, output=30, cache_read=5, cache_written=2, thinking=7)
+    assert deltas == [
+        ThinkingDelta(text="Hm"),
+        TextDelta(text="Let "),
+        ToolCallStarted(index=0, id="toolu_1", name="look"),
+        ToolCallStarted(index=1, id="toolu_2", name="list"),
+        ToolArguments(index=0, json='{"at": '),
+        TextDelta(text="me."),
+        ToolArguments(index=0, json="1}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop"),
+    [
+        ("end_turn", Stop.END),
+        ("max_tokens", Stop.MAX_TOKENS),
+        ("stop_sequence", Stop.STOP_SEQUENCE),
+        ("refusal", Stop.REFUSAL),
+        ("model_context_window_exceeded", Stop.CONTEXT_FULL),
+        ("pause_turn", Stop.END),
+        ("a_reason_that_is_not_known_yet", Stop.END),
+        ("tool_use", Stop.END),  # there is no call
+    ],
+)
+def test_every_reason_why_claude_stops(reason: str, stop: Stop) -> None:
+    """A reason that is not known yet ends an answer too."""
+    text = [start(0, type="text", text=""), delta(0, type="text_delta", text="Hi")]
+    _, whole = read(anthropic_form.Reader(CLAUDE), [begun(), *text, *ended(reason, "END")])
+    assert (whole.stop, whole.message.text, whole.stop_sequence) == (stop, "Hi", "END")
+
+
+def test_a_claude_stream_is_whole_only_with_a_reason_and_message_stop() -> None:
+    """fails when a stream without its end is taken for an answer."""
+    text = [begun(), start(0, type="text", text="Hi")]
+    for events in ([], text, [*text, ended("end_turn")[0]], [*text, {"type": "message_stop"}], [*text, *ended(None)]):
+        assert fault_of(anthropic_form.Reader(CLAUDE), events).kind is FaultKind.TRUNCATED
+
+
+def test_counts_that_the_last_event_leaves_out_stand_as_they_were() -> None:
+    """The last event may count the output alone, or all again."""
+    text = start(0, type="text", text="Hi")
+    first = begun(input_tokens=10, cache_read_input_tokens=5, output_tokens=1)
+    _, whole = read(anthropic_form.Reader(CLAUDE), [first, text, *ended("end_turn", output_tokens=9)])
+    assert whole.usage == Usage(input=15, output=9, cache_read=5)
+    again = ended("end_turn", input_tokens=20, cache_read_input_tokens=6, output_tokens=9)
+    _, whole = read(anthropic_form.Reader(CLAUDE), [first, text, *again])
+    assert whole.usage == Usage(input=26, output=9, cache_read=6)
+
+
+# -- what both share
+
+
+def test_an_answer_without_words_or_calls_is_empty() -> None:
+    """Thoughts alone, or white space, are no answer; but tokens that ran out while it thought are told as that."""
+    thoughts = [start(0, type="thinking", thinking="Hm", signature="s")]
+    for content in ([], thoughts, [start(0, type="text", text=" \n")]):
+        events = [begun(), *content, *ended("end_turn")]
+        assert fault_of(anthropic_form.Reader(CLAUDE), events).kind is FaultKind.EMPTY
+    _, whole = read(anthropic_form.Reader(CLAUDE), [begun(), *thoughts, *ended("max_tokens")])
+    assert whole.stop is Stop.MAX_TOKENS
+
+
+@pytest.mark.parametrize("arguments", ['{"at": ', "[1]", "1", '"a"', "null", '{"a": NaN}', "{'a': 1}", "[" * 100_000])
+@pytest.mark.parametrize("reason", ["tool_use", "max_tokens"])
+def test_arguments_that_are_no_json_object_break_the_call(arguments: str, reason: str) -> None:
+    """fails when half a call is given out; why it is half is told."""
+    call = [start(0, type="tool_use", id="t", name="look", input={})]
+    call.append(delta(0, type="input_json_delta", partial_json=arguments))
+    fault = fault_of(anthropic_form.Reader(CLAUDE), [begun(), *call, *ended(reason)])
+    assert fault.kind is FaultKind.BROKEN_CALL
+    assert ("the tokens ran out" in fault.detail) == (reason == "max_tokens")
+    assert fault.__cause__ is fault.__context__ is None
+
+
+NAMES = [
+    *("type", "index", "delta", "content_block", "message", "usage", "choices", "text", "id", "name", "tool_calls"),
+    *("function", "arguments", "content", "finish_reason", "stop_reason", "input_tokens"),
+]
+scraps = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["text", "tool_use", "stop"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(NAMES),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+kinds = st.sampled_from(
+    ["message_start", "content_block_start", "content_block_delta", "message_delta", "message_stop", "ping"]
+)
+
+
+@given(st.lists(scraps | st.fixed_dictionaries({"type": kinds, "delta": scraps, "content_block": scraps}), max_size=6))
+def test_events_of_any_shape_give_an_answer_or_a_fault(events: list[Any]) -> None:
+    """fails when a malformed event raises anything that the adapter would not expect of it."""
+    for reader in (anthropic_form.Reader(CLAUDE), openai_form.Reader(LOCAL)):
+        # Whatever else it raises, the adapter takes for what it is: no event of the format.
+        with suppress(Fault, TypeError, AttributeError, ValueError, LookupError):
+            read(reader, events)
+
+
+# -- OpenAI and what is compatible with it
+
+
+def chunk(reason: str | None = None, usage: dict[str, Any] | None = None, **delta: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return {"id": "chatcmpl-1", "model": "qwen3-32b", "choices": [choice], "usage": usage}
+
+
+def called(index: int | None, id_: str | None = None, name: str | None = None, arguments: Any = "") -> dict[str, Any]:
+    function = {key: value for key, value in {"name": name, "arguments": arguments}.items() if value is not None}
+    piece: dict[str, Any] = {"function": function}
+    if index is not None:
+        piece["index"] = index
+    if id_ is not None:
+        piece["id"] = id_
+    return chunk(tool_calls=[piece])
+
+
+def arguments_of(whole: Completed) -> list[tuple[str, Any]]:
+    return [(call.name, dict(call.arguments)) for call in whole.message.tool_calls]
+
+
+def test_an_openai_answer_with_parallel_calls() -> None:
+    """Pieces belong to calls by index, counts come in a last chunk without choices."""
+    counts = {
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 5},
+    }
+    deltas, whole = read(
+        openai_form.Reader(LOCAL),
+        [
+            chunk(role="assistant", content=""),
+            chunk(reasoning_content="Hm"),
+            chunk(content="Let me."),
+            called(0, "call_1", "look"),
+            called(1, "call_2", "list"),
+            called(0, arguments='{"at":'),
+            called(1, arguments="{}"),
+            called(0, arguments=" 1}"),
+            chunk("tool_calls"),
+            {"id": "chatcmpl-1", "model": "qwen3-32b", "choices": [], "usage": counts},
+        ],
+    )
+    assert whole.message.content == (
+        Thinking(text="Hm", provider="l", model="qwen3"),
+        Text(text="Let me."),
+        ToolCall(id="call_1", name="look", arguments={"at": 1}),
+        ToolCall(id="call_2", name="list", arguments={}),
+    )
+    assert (whole.stop, whole.model, whole.id) == (Stop.TOOL_CALLS, "qwen3-32b", "chatcmpl-1")
+    assert whole.usage == Usage(input=10, output=20, cache_read=4, cache_written=3, thinking=5)
+    assert [type(item) for item in deltas].count(ToolCallStarted) == 2
+
+
+def test_calls_of_servers_that_are_less_than_exact() -> None:
+    """No index, one index for all, everything in one chunk, `stop` as the reason, arguments as an object, no id."""
+    two = [("look", {"a": 1}), ("look", {"a": 2})]
+    for events in (
+        [called(None, "x", "look", '{"a": 1}'), called(None, "y", "look", '{"a": 2}'), chunk("stop")],
+        [called(0, "x", "look", '{"a": 1}'), called(0, "y", "look", '{"a": 2}'), chunk("tool_calls")],
+        [called(None, None, "look", '{"a": 1}'), called(None, None, "look", '{"a": 2}'), chunk("stop")],
+        [called(None, "x", "look", '{"a"'), called(None, None, None, ": 1}"), called(1, "x", "look", '{"a": 2}')],
+        [called(0, "", "look", {"a": 1}), called(1, "", "look", {"a": 2}), chunk("stop")],
+        [
+            called(0, "x"),
+            called(0, None, None, '{"a": '),
+            called(0, None, "look", "1}"),
+            called(1, "y", "look", {"a": 2}),
+        ],
+        [
+            chunk(
+                "stop",
+                tool_calls=[
+                    {"id": i, "function": {"name": "look", "arguments": {"a": n}}} for i, n in (("p", 1), ("q", 2))
+                ],
+            )
+        ],
+    ):
+        deltas, whole = read(openai_form.Reader(LOCAL), [*events, chunk("tool_calls")])
+        assert arguments_of(whole) == two, events
+        assert whole.stop is Stop.TOOL_CALLS
+        ids = [call.id for call in whole.message.tool_calls]
+        assert len({*ids}) == 2 and all(ids), events
+        started = [item for item in deltas if isinstance(item, ToolCallStarted)]
+        assert [(item.index, item.id) for item in started] == list(enumerate(ids))
+        for index in (0, 1):
+            pieces = [item.json for item in deltas if isinstance(item, ToolArguments) and item.index == index]
+            assert pieces, events
+
+
+def test_a_name_that_is_repeated_in_every_piece_is_no_new_call() -> None:
+    """Some servers repeat id and name with every piece."""
+    events = [called(0, "x", "look", '{"a"'), called(0, "x", "look", ": 1}"), chunk("tool_calls")]
+    assert arguments_of(read(openai_form.Reader(LOCAL), events)[1]) == [("look", {"a": 1})]
+
+
+def test_an_old_function_call_is_a_call() -> None:
+    """The deprecated form of calls is still spoken."""
+    events = [chunk(function_call={"name": "look", "arguments": '{"a": 1}'}), chunk("function_call")]
+    _, whole = read(openai_form.Reader(LOCAL), events)
+    assert arguments_of(whole) == [("look", {"a": 1})]
+    assert whole.stop is Stop.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop"),
+    [
+        ("stop", Stop.END),
+        ("length", Stop.MAX_TOKENS),
+        ("content_filter", Stop.REFUSAL),
+        ("eos", Stop.END),
+        ("tool_calls", Stop.END),  # there is no call
+    ],
+)
+def test_every_reason_why_an_openai_model_stops(reason: str, stop: Stop) -> None:
+    """A reason that is not known yet ends an answer too."""
+    _, whole = read(openai_form.Reader(LOCAL), [chunk(content="Hi"), chunk(reason)])
+    assert whole.stop is stop
+    assert whole.usage == Usage()
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("error", FaultKind.SERVER_ERROR), ("abort", FaultKind.TRUNCATED)])
+def test_reasons_that_are_failures(reason: str, kind: FaultKind) -> None:
+    """fails when a server's own failure is taken for an answer."""
+    assert fault_of(openai_form.Reader(LOCAL), [chunk(content="Hi"), chunk(reason)]).kind is kind
+
+
+def test_an_openai_stream_without_a_reason_is_truncated() -> None:
+    """fails when a stream without its end is taken for an answer, [DONE] or not."""
+    assert fault_of(openai_form.Reader(LOCAL), [chunk(content="Hi")]).kind is FaultKind.TRUNCATED
+    assert fault_of(openai_form.Reader(LOCAL), []).kind is FaultKind.TRUNCATED
+
+
+def test_a_refusal_and_a_stop_sequence_are_told() -> None:
+    """A refusal comes in a field of its own; vLLM names the stop sequence."""
+    _, whole = read(openai_form.Reader(LOCAL), [chunk(refusal="No."), chunk("stop")])
+    assert (whole.stop, whole.message.text) == (Stop.REFUSAL, "No.")
+    last = chunk("stop")
+    last["choices"][0]["stop_reason"] = "END"
+    _, whole = read(openai_form.Reader(LOCAL), [chunk(content="Hi"), last])
+    assert (whole.stop, whole.stop_sequence) == (Stop.STOP_SEQUENCE, "END")
+
+
+def test_an_answer_that_comes_whole_is_read_too() -> None:
+    """A server may answer a stream's request with one chunk that holds a message."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    _, whole = read(openai_form.Reader(LOCAL), [{"id": "1", "model": "m", "choices": [choice]}])
+    assert whole.message.text == "Hi"
+
+
+def test_other_choices_are_left_alone() -> None:
+    """Only the first answer was asked for."""
+    other = chunk(content="Other")
+    other["choices"][0]["index"] = 1
+    _, whole = read(openai_form.Reader(LOCAL), [chunk(content="Hi"), other, chunk("stop")])
+    assert whole.message.text == "Hi"
+
+
+# -- events on the wire
+
+STREAM = b": hello\n\nevent: ping\ndata: {}\n\ndata: a\r\ndata: b\r\n\r\ndata: c\r\r\n\n\ndata: half"
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_events_are_counted_wherever_the_chunks_are_cut(cuts: list[int]) -> None:
+    """A comment, a ping, and both kinds of line ends count once each; half an event does not count at all."""
+    ends = sorted({*cuts, len(STREAM)})
+    counter, place, whole = EventCounter(), 0, 0
+    for end in ends:
+        whole += counter.feed(STREAM[place:end])
+        place = end
+    assert whole == 4
+
+
+def test_a_drip_counts_only_when_an_event_is_whole() -> None:
+    """fails when bytes that complete no event are taken for a sign of life."""
+    counter = EventCounter()
+    assert [counter.feed(bytes([byte])) for byte in b"data: x\n\n"] == [0] * 8 + [1]
