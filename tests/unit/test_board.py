@@ -284,7 +284,7 @@ def probing(board: Board, *, stop: threading.Event, probes: list[Permit]) -> Non
         stop.wait(0.005)
 
 
-def test_one_probe_goes_over_all_workers(opened: Callable[..., Board]) -> None:
+def test_one_probe_goes_over_all_workers(opened: Callable[..., Board], store: Store) -> None:
     """fails when each worker sends a probe of its own; its success closes all, and is told in all."""
     boards = [opened(SHORT) for _ in range(6)]
     told: list[int] = []
@@ -300,7 +300,8 @@ def test_one_probe_goes_over_all_workers(opened: Callable[..., Board]) -> None:
     for thread in threads:
         thread.start()
     until(lambda: probes)
-    time.sleep(0.5)
+    looks = store.reads
+    until(lambda: store.reads > looks + 20 * len(boards))
     stop.set()
     for thread in threads:
         thread.join()
