@@ -378,7 +378,7 @@ def test_odd_and_large_things_go_all_the_way(ledger: Ledger, request: pytest.Fix
 
 @pytest.fixture(scope="module")
 def many(database: Database) -> Iterator[Database]:
-    """Most are done; 200,000 wait in the queue, and some of each other kind are among them."""
+    """Most are done; 200,000 wait in the queue, 50,000 for a provider, and some of each other kind are among them."""
     empty(database)
     with database.transaction(within_s=200) as cur:
         cur.execute("set local session_replication_role = replica")
@@ -397,11 +397,21 @@ def many(database: Database) -> Iterator[Database]:
             """,
             [1_000_000],
         )
+        cur.execute(
+            "insert into relight.tasks (id, payload, epoch, due_at, waits_for)"
+            " select 'w' || n, '1', 1, now() + interval '1 h' + n * interval '1 ms', 'provider:a'"
+            " from generate_series(1, 50_000) n"
+        )
         cur.execute("set local session_replication_role = origin")
     sql(database, "analyze relight.tasks")
     yield database
     with database.transaction(within_s=200) as cur:
         cur.execute("truncate relight.tasks, relight.steps, relight.effects")
+
+
+# A worker gives back one more that waits for the provider.
+RELEASED: dict[str, Any] = {"id": "t997", "claim": "w", "error": "e", "waits_for": "provider:a"}
+RELEASED |= {"delay_s": 60, "behind_s": 240, "uncounted": 1}
 
 
 class TestAMillionTasks:
@@ -442,6 +452,9 @@ class TestAMillionTasks:
             ("start_task", {"id": "t7", "kind": "work", "payload": "1", "due_at": None}),
             ("read_task", {"id": "t7"}),
             ("give_up_message", {"id": "t5", "error": "e", "suspicious": 5}),
+            ("release_task", RELEASED),
+            ("release_task", {**RELEASED, "delay_s": 9999}),
+            ("wake", {"key": "provider:a", "limit": 50}),
         ],
     )
     def test_a_handful_of_rows_is_read(self, many: Database, name: str, values: dict[str, Any]) -> None:
