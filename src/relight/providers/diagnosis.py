@@ -255,10 +255,11 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 # Before the answer's head has come, and after. The first that is found among the causes decides.
 _TRANSPORT: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FaultKind, FaultKind], ...] = (
+    # A handshake that hangs is in the middle of TLS: the error that says so is among its causes.
+    ((httpx2.ConnectTimeout, httpx2.PoolTimeout), FaultKind.CONNECT_TIMEOUT, FaultKind.CONNECT_TIMEOUT),
     (socket.gaierror, FaultKind.DNS, FaultKind.DNS),
     (ssl.SSLError, FaultKind.TLS, FaultKind.TRUNCATED),
     (ConnectionRefusedError, FaultKind.REFUSED_CONNECTION, FaultKind.REFUSED_CONNECTION),
-    ((httpx2.ConnectTimeout, httpx2.PoolTimeout), FaultKind.CONNECT_TIMEOUT, FaultKind.CONNECT_TIMEOUT),
     (httpx2.TimeoutException, FaultKind.SILENCE, FaultKind.STALLED),
     # It says so itself when the other side went away; else what it sent was no HTTP.
     (httpx2.RemoteProtocolError, FaultKind.MALFORMED, FaultKind.TRUNCATED),
