@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import logging
 import os
 import signal
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=8192, metavar="N", help="for requests that do not say (default: %(default)s)"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="log every answer, and the names of fields that were passed over"
+    )
     token = parser.add_mutually_exclusive_group()
     token.add_argument("--token-env", metavar="NAME", help="ask clients for the token that the variable NAME holds")
     token.add_argument("--token-file", type=Path, metavar="FILE", help="ask clients for the token that FILE holds")
@@ -59,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port", hint="give 0 to 65535")
     check_loopback(args.host)
+    _log_to_stderr(verbose=args.verbose)
     options = Options(on_cut=OnCut(args.on_cut), token=_token(args), max_tokens=args.max_tokens)
     asyncio.run(_serve(args, options))
     return DONE
@@ -87,8 +94,7 @@ async def _serve(args: argparse.Namespace, options: Options) -> None:
 async def _open(args: argparse.Namespace, stack: AsyncExitStack) -> AsyncRouter:
     """The router of the file, or of the environment's region; closed with the stack."""
     if args.config is None:
-        region = stack.enter_context(open_region(args))
-        router: AsyncRouter = region.router()
+        router: AsyncRouter = stack.enter_context(open_region(args)).async_router()
     else:
         from relight.providers.gateway.config import load_config
         from relight.providers.open import open_provider
@@ -102,6 +108,30 @@ async def _open(args: argparse.Namespace, stack: AsyncExitStack) -> AsyncRouter:
         )
     stack.push_async_callback(router.close)
     return router
+
+
+class _Lines(logging.Formatter):
+    """An event with its fields, as one line of JSON. Of an exception its type alone: its text may repeat a prompt."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        line = {"at": at, "level": record.levelname.lower(), "logger": record.name, "event": record.msg}
+        line |= {name: value for name, value in vars(record).items() if name not in _ITS_OWN}
+        if record.exc_info and record.exc_info[0]:
+            line["error"] = record.exc_info[0].__name__
+        return json.dumps(line, default=str)
+
+
+_ITS_OWN = {*vars(logging.makeLogRecord({})), "message", "taskName"}
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    if verbose:
+        # Ours alone: at this level the providers' SDKs log whole requests.
+        logging.getLogger("relight").setLevel(logging.DEBUG)
 
 
 def _token(args: argparse.Namespace) -> str:

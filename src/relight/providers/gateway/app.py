@@ -443,9 +443,7 @@ def _refusal(request: web.Request, refused: Refused) -> web.Response:
     response = _json(status, body)
     if refused.wait_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(refused.wait_s)))
-    _log.info(
-        "gateway_refused", extra={"request_id": request[_ID], "status": status, "trouble": refused.trouble.value}
-    )
+    _log.info("gateway_refused", extra={"request_id": request[_ID], "status": status, "trouble": refused.trouble.value})
     return response
 
 
