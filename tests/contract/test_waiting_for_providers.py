@@ -16,10 +16,12 @@ from runtime_helpers import Held, clean_ledger, reclaimed, sql, statuses, until,
 from relight.clock import SystemClock
 from relight.errors import ProvidersDownError, RelightError, UnavailableError, WouldDegradeError
 from relight.providers.blocking import Router
+from relight.providers.board import Board
 from relight.providers.breaker import Phase
 from relight.providers.messages import Request, user
 from relight.providers.open import open_provider
 from relight.providers.router import AsyncRouter
+from relight.providers.shared import PostgresBreakers
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.queue.queues import open_queue
 from relight.tasks import ledger as ledger_module
@@ -341,6 +343,50 @@ def test_no_answer_of_a_fallback_is_paid_for(
     assert sql(ledger.database, "select sum(failures)::int, max(attempts) from relight.steps, relight.tasks") == [
         (0, 1)
     ]
+
+
+def test_one_probe_goes_out_over_all_workers(
+    database: Database, ledger: Ledger, nats_server: NatsServer, first: PlayedAnthropic, fallback: PlayedOpenAI
+) -> None:
+    """Workers that share their breakers: while all tasks wait, one of all the workers sends the probe, and the others'
+    tasks go on with what it found."""
+    outage, environment = Outage(first), f"w{uuid.uuid4().hex[:8]}"
+    answered = Counter[str]()
+
+    def opened(name: str) -> tuple[AsyncRouter, Worker]:
+        board = Board([FIRST, FALLBACK], limits=LIMITS, clock=SystemClock(), shared=PostgresBreakers(database))
+        router = AsyncRouter(providers(first, fallback), limits=LIMITS, board=board)
+        wake_on_close(board, ledger)
+
+        async def handler(run: AsyncTaskRun) -> Any:
+            async def ask() -> str:
+                answer = await router.complete(request(run), degrade=False, wait_s=0.5)
+                answered[name] += 1
+                return answer.text
+
+            return await run.run("ask", ask)
+
+        return router, worker_of(ledger, nats_server, environment, handler, name)
+
+    async def scenario() -> None:
+        ids = start(ledger)
+        routers, workers = zip(*[opened(name) for name in ("one", "two", "three")], strict=True)
+        try:
+            async with working(*workers):
+                await until(lambda: waiting(ledger) >= TASKS - 3, "most tasks to wait")
+                for router in routers:
+                    await until(lambda: router.board.state(FIRST).phase is not Phase.CLOSED, "all to know")  # noqa: B023
+                outage.over = True
+                await until(lambda: statuses(ledger) == {"done": TASKS}, "all tasks to be done")
+        finally:
+            for router in routers:
+                await router.close()
+        check_paid_once(first, fallback, ids)
+        assert outage.probe is not None
+        check_one_probe(first, outage.probe)
+
+    asyncio.run(scenario())
+    assert answered.total() == TASKS
 
 
 def test_tasks_that_take_any_answer_wait_while_nobody_answers(
