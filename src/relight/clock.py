@@ -51,3 +51,11 @@ def parse_time(text: str) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"{text!r} has no offset")
     return value.astimezone(UTC)
+
+
+def lasting(seconds: float) -> str:
+    """A duration in its largest unit, for people."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

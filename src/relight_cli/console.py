@@ -10,6 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from relight.clock import lasting as lasting
 from relight.clock import parse_time
 from relight.config import PREFIX, Role
 from relight.errors import ConfigError, ConflictError, DeniedError, TransientError
@@ -147,14 +148,6 @@ def ago(moment: datetime, now: datetime) -> str:
     """How long ago, for people; or in how long."""
     seconds = (now - moment).total_seconds()
     return f"{lasting(seconds)} ago" if seconds >= 0 else f"in {lasting(-seconds)}"
-
-
-def lasting(seconds: float) -> str:
-    """A duration in its largest unit."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def confirmed(args: argparse.Namespace, plan: Mapping[str, Any]) -> bool:

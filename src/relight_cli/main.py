@@ -31,6 +31,7 @@ VERBS = (
     "divergence",
     "recover",
     "smoke_test",
+    "status",
     "gateway",
 )
 

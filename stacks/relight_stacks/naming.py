@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from relight.config import Role
 
 
+def function_name(environment: str, verb: str) -> str:
+    """The Lambda function of an environment that does `verb`, one in each region that has it."""
+    return f"relight-{environment}-{verb}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """The names of one environment's resources."""
@@ -87,7 +92,7 @@ class Names:
 
     def function(self, verb: str) -> str:
         """The Lambda function that does `verb`."""
-        return f"{self.prefix}-{verb}"
+        return function_name(self.environment, verb)
 
     def schedule(self, verb: str) -> str:
         """The schedule that calls the function that does `verb`."""

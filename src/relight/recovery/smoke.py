@@ -12,7 +12,7 @@ from relight.memory.store import DEGRADED
 from relight.queue.queues import open_queue
 from relight.recovery.evidence import probe
 from relight.tasks.confirm import Standing
-from relight.vault.points import survey
+from relight.vault.points import NoPointError, newest_eligible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,12 +52,15 @@ def _connections(region: Region) -> tuple[bool, str]:
 
 
 def _vault(region: Region) -> tuple[bool, str]:
-    for status in survey(region.vault):
-        if status.eligible and status.manifest is not None:
-            age_s = (region.clock.now() - status.manifest.taken_at).total_seconds()
-            points = sum(part.points for part in status.manifest.collections)
-            return True, f"the newest eligible recovery point is {status.id}, {age_s:.0f} s old, of {points} vectors"
-    return False, f"no eligible recovery point in {region.settings.vault_bucket}"
+    try:
+        manifest = newest_eligible(region.vault).manifest
+    except NoPointError:
+        manifest = None
+    if manifest is None:
+        return False, f"no eligible recovery point in {region.settings.vault_bucket}"
+    age_s = (region.clock.now() - manifest.taken_at).total_seconds()
+    points = sum(part.points for part in manifest.collections)
+    return True, f"the newest eligible recovery point is {manifest.id}, {age_s:.0f} s old, of {points} vectors"
 
 
 def _lease(region: Region) -> tuple[bool, str]:
@@ -83,22 +86,32 @@ def _state(region: Region) -> tuple[bool, str]:
 def _acknowledged(region: Region) -> tuple[bool, str]:
     if not region.replica.position().promoted:
         return True, "commits are confirmed by this replica, where the primary waits for it"
-    settings = region.settings
+    kept, found = promise_told(region)
+    if not kept:
+        return False, found
+    took = region.database.try_confirmation(times=CONFIRMATIONS)
+    return True, (
+        f"the standby confirms commits by {region.settings.confirm_by} in {took.mean_s * 1000:.1f} ms, at most"
+        f" {took.longest_s * 1000:.1f} ms of {took.count}; {_MEANWHILE[region.settings.on_standby_away]}"
+    )
+
+
+_MEANWHILE = {
+    OnStandbyAway.WAIT: "nothing is acknowledged while it is away",
+    OnStandbyAway.PROCEED: "while it is away what is acknowledged is in this region alone, but for effects",
+}
+
+
+def promise_told(region: Region) -> tuple[bool, str]:
+    """Whether what is acknowledged in the region that acts is in its standby, in words; it is asked, and not tried."""
     promise = region.database.promise()
     if promise.state is Standing.NOBODY:
         why = f"NOBODY confirms commits ({promise.reason})"
         return False, f"{why}: what is acknowledged is in this region alone; build a standby"
-    meanwhile = {
-        OnStandbyAway.WAIT: "nothing is acknowledged while it is away",
-        OnStandbyAway.PROCEED: "while it is away what is acknowledged is in this region alone, but for effects",
-    }[settings.on_standby_away]
+    meanwhile = _MEANWHILE[region.settings.on_standby_away]
     if promise.state is not Standing.KEPT:
         return False, f"the standby is away ({promise.reason}): the promise is {promise.state}, {meanwhile}"
-    took = region.database.try_confirmation(times=CONFIRMATIONS)
-    return True, (
-        f"the standby confirms commits by {settings.confirm_by} in {took.mean_s * 1000:.1f} ms, at most"
-        f" {took.longest_s * 1000:.1f} ms of {took.count}; {meanwhile}"
-    )
+    return True, f"the standby confirms commits by {region.settings.confirm_by}; {meanwhile}"
 
 
 def _memory(region: Region) -> tuple[bool, str]:
