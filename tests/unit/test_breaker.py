@@ -401,47 +401,76 @@ def test_no_time_breaks_the_baseline(times: list[float], usual: float) -> None:
         baseline = after
 
 
-# -- one state of several
+# -- one state of several processes
+
+
+def share(*those: Playing, store: BreakerState = INITIAL, now: float) -> BreakerState:
+    """Each tells a store what it knows, in turn, and then hears what the store knows."""
+    for it in those:
+        store = merged(store, it.state, limits=it.limits, now=now, theirs_decide=False)
+    for it in those:
+        it.state = merged(it.state, store, limits=it.limits, now=now, theirs_decide=True)
+    return store
+
+
+def two(**limits: Any) -> tuple[Playing, Playing]:
+    here, there = Playing(**limits), Playing(**limits)
+    there.calls = 100
+    return here, there
 
 
 def test_failures_of_two_processes_open_both() -> None:
     """Two failures here and one there are three, and both processes call the opening the same."""
-    here, there = Playing(), Playing()
+    here, there = two()
     here.do(FAILED, times=2)
-    there.calls, there.now = 100, 1001.0
+    there.now += 1
     there.do(FAILED)
-    for one, other in ((here.state, there.state), (there.state, here.state)):
-        both = merged(one, other, limits=LIMITS, now=1002.0)
-        assert (both.phase, both.change, both.open_until) == (Phase.OPEN, "c101", 1061.0)
+    share(here, there, now=1002.0)
+    for it in (here, there):
+        assert (it.phase(), it.state.change, it.state.open_until) == (Phase.OPEN, "c101", 1061.0)
 
 
 def test_a_share_is_each_process_s_own() -> None:
     """With a share of the calls, the failures of others are not added to it."""
-    here, there = Playing(failure_share=0.5), Playing(failure_share=0.5)
+    here, there = two(failure_share=0.5)
     here.do(FAILED, times=2)
-    there.calls = 100
     there.do(FAILED)
-    assert merged(here.state, there.state, limits=here.limits, now=1001.0) == here.state
+    share(here, there, now=1001.0)
+    assert len(here.state.failures) == 2
+    assert here.phase() is Phase.CLOSED
 
 
 def test_the_later_change_counts() -> None:
-    """A closing that came after the opening closes it elsewhere too, and the failures from before are forgotten."""
-    here, there = Playing().opened(), Playing()
-    there.state = here.state
-    there.now += 60
-    there.calls = 100
+    """A closing that came after the opening closes it elsewhere too, whatever the clocks say."""
+    here, there = two()
+    store = share(here.opened(), there, now=1000.0)
+    assert there.phase() is Phase.OPEN
+    there.now = 1060.0
     there.do(OK)
-    for one, other in ((here.state, there.state), (there.state, here.state)):
-        assert merged(one, other, limits=LIMITS, now=1060.0).phase is Phase.CLOSED
+    there.state = shifted(there.state, -300.0)
+    share(here, there, store=store, now=1060.0)
+    assert here.phase() is Phase.CLOSED
 
 
-def test_a_change_from_the_future_is_the_oldest() -> None:
-    """fails when a database whose clock went back, or other settings, keep a breaker open for hours."""
-    it = Playing().opened()
-    state = replace(shifted(it.state, 7200.0), cool_until=1e9)
-    seen = plausible(state, limits=LIMITS, now=it.now)
-    assert (seen.since, seen.open_until, seen.cool_until) == (-math.inf, it.now + 60, it.now + 3600)
-    assert plausible(seen, limits=LIMITS, now=it.now) is seen
+def test_an_opening_that_was_not_known_of_takes_no_probe_away() -> None:
+    """fails when a worker that had not heard yet, and opens its breaker by itself, makes others send a second probe."""
+    here, there = two()
+    store = share(here.opened(), now=1000.0)
+    here.now = there.now = 1060.0
+    probe = here.call()
+    store = share(here, store=store, now=1060.0)
+    there.opened()
+    share(here, there, store=store, now=1060.0)
+    assert (there.phase(), there.state.probe) == (Phase.HALF_OPEN, probe.token)
+    assert here.shut().reason == there.shut().reason == "probing"
+
+
+def test_what_cannot_be_is_not_believed() -> None:
+    """fails when a database whose clock went back, or that had other settings, keeps a provider away for hours."""
+    state = replace(shifted(Playing().opened().state, 7200.0), cool_until=1e9, probe_until=1e9)
+    seen = plausible(state, limits=LIMITS, now=1000.0)
+    assert (seen.since, seen.open_until, seen.probe_until, seen.cool_until) == (1000.0, 1060.0, 1060.0, 4600.0)
+    assert plausible(seen, limits=LIMITS, now=1000.0) is seen
 
 
 ENDS: list[Outcome] = [FAILED, FAILED, FAILED, OK, Abandoned(), Cooled(wait_s=30.0)]
@@ -467,38 +496,37 @@ def pairs(draw: st.DrawFn) -> tuple[BreakerState, BreakerState, float]:
         it.state, it.now = start.state, start.now
         goes_on(it, name)
     now = max(one.now, other.now) + draw(st.sampled_from([0.0, 1.0, 30.0, 100.0]))
-    return one.state, other.state, now
+    return shifted(one.state, 0.0), shifted(other.state, 0.0), now
 
 
 @given(pairs())
-def test_merging_again_changes_nothing(pair: tuple[BreakerState, BreakerState, float]) -> None:
-    """What was heard once may be heard again, and as this clock sees it slightly differently: nothing creeps."""
+def test_telling_again_changes_nothing(pair: tuple[BreakerState, BreakerState, float]) -> None:
+    """What was told once may be told again, and as another clock sees it slightly differently: nothing creeps."""
     one, other, now = pair
-    both = merged(one, other, limits=LIMITS, now=now)
-    assert merged(both, other, limits=LIMITS, now=now) == both
-    assert merged(both, shifted(both, 0.01), limits=LIMITS, now=now) == both
-    assert merged(both, one, limits=LIMITS, now=now) == both
+    both = merged(one, other, limits=LIMITS, now=now, theirs_decide=False)
+    for again in (one, other, both, shifted(both, 0.01), shifted(both, -0.01)):
+        assert merged(both, again, limits=LIMITS, now=now, theirs_decide=False) == both
 
 
 @given(pairs())
-def test_both_sides_come_to_the_same(pair: tuple[BreakerState, BreakerState, float]) -> None:
-    """fails when two processes that told each other all they know go on differently."""
-    one, other, now = pair
-    here, there = merged(one, other, limits=LIMITS, now=now), merged(other, one, limits=LIMITS, now=now)
-    assert (here.phase, here.change, here.failures, here.cool_until) == (
-        *(there.phase, there.change, there.failures),
-        there.cool_until,
-    )
+def test_all_come_to_the_same(pair: tuple[BreakerState, BreakerState, float]) -> None:
+    """fails when two processes that told a store all they know, and heard what it knows, go on differently."""
+    here, there = Playing(), Playing()
+    here.state, there.state, now = pair
+    store = share(here, there, now=now)
+    for it in (here, there):
+        assert it.state == store
 
 
 @given(pairs())
-def test_merging_closes_nothing_by_itself(pair: tuple[BreakerState, BreakerState, float]) -> None:
-    """A breaker is closed after a merge only if it was closed where the later change was made."""
-    one, other, now = pair
-    both = merged(one, other, limits=LIMITS, now=now)
-    if both.phase is Phase.CLOSED:
-        later = max(one, other, key=lambda state: (state.since, state.change))
-        assert later.phase is Phase.CLOSED
+def test_telling_closes_nothing_by_itself(pair: tuple[BreakerState, BreakerState, float]) -> None:
+    """A breaker is closed afterwards only if it was closed where the newest change was made."""
+    here, there = Playing(), Playing()
+    here.state, there.state, now = pair
+    newest = max(here.state.version, there.state.version)
+    closed = {it.phase() for it in (here, there) if it.state.version == newest}
+    if share(here, there, now=now).phase is Phase.CLOSED:
+        assert Phase.CLOSED in closed
 
 
 def test_a_probe_is_given_back_by_its_own_call_alone() -> None:

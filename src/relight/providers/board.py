@@ -297,7 +297,8 @@ class Board:
             before = self._states[key]
             theirs = shifted(_without(theirs, self._returned[key]), -ahead)
             ours = before if theirs.probe == before.probe else self._own(before)
-            after = merged(ours, theirs, limits=self._limits, now=self._clock.monotonic())
+            now = self._clock.monotonic()
+            after = merged(ours, theirs, limits=self._limits, now=now, theirs_decide=True)
             self._states[key] = after
             if after.phase is Phase.CLOSED:
                 self._asked.pop(key, None)
@@ -308,7 +309,8 @@ class Board:
     def _as_told(self, key: str, theirs: BreakerState, *, now: float, ahead: float) -> BreakerState:
         """What the others would know if they were told all that is known here."""
         ours = shifted(self._own(self._states[key]), ahead)
-        return merged(_without(theirs, self._returned[key]), ours, limits=self._limits, now=now)
+        known = _without(theirs, self._returned[key])
+        return merged(known, ours, limits=self._limits, now=now, theirs_decide=False)
 
     def _own(self, state: BreakerState) -> BreakerState:
         """The state without another worker's probe: of that, the store alone says whether it is still on its way."""

@@ -23,8 +23,6 @@ _SLOTS = 60
 _CLIP = math.log(2)
 # A slow answer moves the baseline by a tenth of what another does: an outage of an hour at most doubles it.
 _SLOW_WEIGHT = 0.1
-# The clocks of two databases may differ by so much.
-_SKEW_S = 1.0
 
 
 class Phase(StrEnum):
@@ -121,7 +119,8 @@ class Baseline:
 class BreakerState:
     """Where a breaker stands.
 
-    `change` is the token of the call that opened or closed it last, at `since`. `probe` is the token of the probe that
+    `change` is the token of the call that opened or closed it last, at `since`; `version` counts how often that has
+    happened. `probe` is the token of the probe that
     is on its way. `failures` are the latest that count, as many as open it. `slots` are counted only where a share of
     the calls matters, and for this process alone, as the baseline is.
     """
@@ -129,6 +128,7 @@ class BreakerState:
     phase: Phase = Phase.CLOSED
     since: float = -math.inf
     change: str = ""
+    version: int = 0
     open_until: float = -math.inf
     probe: str = ""
     probe_until: float = -math.inf
@@ -247,6 +247,7 @@ def _succeeded(state: BreakerState, call: Call, limits: ProviderLimits, now: flo
         phase=Phase.CLOSED,
         since=now,
         change=call.token,
+        version=state.version + 1,
         open_until=-math.inf,
         probe="",
         probe_until=-math.inf,
@@ -278,6 +279,7 @@ def _opened(state: BreakerState, *, at: float, token: str, limits: ProviderLimit
         phase=Phase.OPEN,
         since=at,
         change=token,
+        version=state.version + 1,
         open_until=at + limits.open_s,
         probe="",
         probe_until=-math.inf,
@@ -343,12 +345,12 @@ def shifted(state: BreakerState, by: float) -> BreakerState:
 
 def plausible(state: BreakerState, *, limits: ProviderLimits, now: float) -> BreakerState:
     """The state without what cannot be by these limits and this clock: it may be of another database's, or of other
-    settings. A change from the future counts as the oldest, so that none could be kept up by it."""
-    since = state.since if state.since <= now + _SKEW_S else -math.inf
-    open_until = min(state.open_until, (now if math.isinf(since) else since) + limits.open_s)
+    settings."""
+    since = min(state.since, now)
+    open_until = min(state.open_until, since + limits.open_s)
     probe_until = min(state.probe_until, now + limits.probe_s)
     cool_until = min(state.cool_until, now + max(limits.cool_at_most_s, limits.denied_s))
-    failures = tuple(failure for failure in state.failures if failure.at <= now + _SKEW_S)
+    failures = tuple(failure for failure in state.failures if failure.at <= now)
     found = replace(
         state,
         since=since,
@@ -360,25 +362,31 @@ def plausible(state: BreakerState, *, limits: ProviderLimits, now: float) -> Bre
     return state if found == state else found
 
 
-def merged(ours: BreakerState, theirs: BreakerState, *, limits: ProviderLimits, now: float) -> BreakerState:
-    """What is known when both are: the later change, the longer cooling, and all failures since that change.
+def merged(
+    ours: BreakerState, theirs: BreakerState, *, limits: ProviderLimits, now: float, theirs_decide: bool
+) -> BreakerState:
+    """What is known when both are: the newer version, the longer cooling, and all failures since the last change.
 
-    Failures that together are enough open it, but not where a share of the calls matters: each process counts its own
-    calls. What both know stays as `ours` has it, to the last digit. Both in one clock.
+    Of two changes of one version, which were made without knowing of each other, the one that was told first counts:
+    `theirs_decide` when they are the store. Failures that together are enough open it, but not where a share of the
+    calls matters: each process counts its own calls. What both know stays as `ours` has it, to the last digit. Both in
+    one clock.
     """
     state = ours
-    if theirs.change != ours.change and (theirs.since, theirs.change) > (ours.since, ours.change):
-        state = replace(
-            ours,
-            phase=theirs.phase,
-            since=theirs.since,
-            change=theirs.change,
-            open_until=theirs.open_until,
-            probe=theirs.probe,
-            probe_until=theirs.probe_until,
-            slots=(),
-        )
-    elif theirs.change == ours.change and theirs.probe != ours.probe and now < theirs.probe_until:
+    if theirs.change != ours.change:
+        if theirs.version > ours.version or (theirs_decide and theirs.version == ours.version):
+            state = replace(
+                ours,
+                phase=theirs.phase,
+                since=theirs.since,
+                change=theirs.change,
+                version=theirs.version,
+                open_until=theirs.open_until,
+                probe=theirs.probe,
+                probe_until=theirs.probe_until,
+                slots=(),
+            )
+    elif theirs.probe != ours.probe and now < theirs.probe_until:
         later = (theirs.probe_until, theirs.probe) > (ours.probe_until, ours.probe)
         if later or not now < ours.probe_until:
             state = replace(ours, phase=Phase.HALF_OPEN, probe=theirs.probe, probe_until=theirs.probe_until)

@@ -121,13 +121,15 @@ def _locked(cur: cursor, name: str, key: str) -> tuple[Sequence[Any] | None, flo
 
 
 def _state(row: Sequence[Any]) -> BreakerState:
-    phase, since, change, open_until, probe, probe_until, failed_at, failed_by, cool_until, cooled_by, reason = row
+    phase, since, change, version, open_until, probe, probe_until, failed_at, failed_by = row[:9]
+    cool_until, cooled_by, reason = row[9:]
     if phase != Phase.CLOSED:
         phase = Phase.HALF_OPEN if probe else Phase.OPEN
     return BreakerState(
         phase=Phase(phase),
         since=since,
         change=change,
+        version=version,
         open_until=open_until,
         probe=probe,
         probe_until=probe_until,
@@ -143,6 +145,7 @@ def _values(state: BreakerState) -> dict[str, Any]:
         "phase": (Phase.CLOSED if state.phase is Phase.CLOSED else Phase.OPEN).value,
         "since": state.since,
         "change": state.change,
+        "version": state.version,
         "open_until": state.open_until,
         "probe": state.probe,
         "probe_until": state.probe_until,

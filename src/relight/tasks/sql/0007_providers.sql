@@ -4,6 +4,7 @@ create table relight.breakers (
     phase       text not null check (phase in ('closed', 'open')),
     since       timestamptz not null,
     changed_by  text not null,
+    version     bigint not null,
     open_until  timestamptz not null,
     probe       text not null,
     probe_until timestamptz not null,

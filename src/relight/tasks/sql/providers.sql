@@ -1,7 +1,7 @@
 -- The time is of the statement, not of the transaction, which may have waited. With the time there is always a row.
 -- name: read_breakers
 select extract(epoch from clock_timestamp())::float8, current_setting('transaction_read_only') = 'on', key, phase,
-       extract(epoch from since)::float8, changed_by, extract(epoch from open_until)::float8,
+       extract(epoch from since)::float8, changed_by, version, extract(epoch from open_until)::float8,
        probe, extract(epoch from probe_until)::float8,
        array(select extract(epoch from at)::float8 from unnest(failed_at) at), failed_by,
        extract(epoch from cool_until)::float8, cooled_by, cool_reason
@@ -18,15 +18,15 @@ select extract(epoch from clock_timestamp())::float8, current_setting('transacti
 select pg_advisory_xact_lock(hashtext(%(what)s), hashtext(%(key)s))
 
 -- name: write_breaker
-insert into relight.breakers (key, phase, since, changed_by, open_until, probe, probe_until, failed_at, failed_by,
+insert into relight.breakers (key, phase, since, changed_by, version, open_until, probe, probe_until, failed_at, failed_by,
                               cool_until, cooled_by, cool_reason)
-values (%(key)s, %(phase)s, to_timestamp(%(since)s), %(change)s, to_timestamp(%(open_until)s),
+values (%(key)s, %(phase)s, to_timestamp(%(since)s), %(change)s, %(version)s, to_timestamp(%(open_until)s),
         %(probe)s, to_timestamp(%(probe_until)s),
         array(select to_timestamp(at) from unnest(%(failed_at)s::float8[]) at), %(failed_by)s::text[],
         to_timestamp(%(cool_until)s), %(cooled_by)s, %(cool_reason)s)
 on conflict (key) do update
    set phase = excluded.phase, since = excluded.since, changed_by = excluded.changed_by,
-       open_until = excluded.open_until, probe = excluded.probe, probe_until = excluded.probe_until,
+       version = excluded.version, open_until = excluded.open_until, probe = excluded.probe, probe_until = excluded.probe_until,
        failed_at = excluded.failed_at, failed_by = excluded.failed_by,
        cool_until = excluded.cool_until, cooled_by = excluded.cooled_by, cool_reason = excluded.cool_reason
 

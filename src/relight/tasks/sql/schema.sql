@@ -25,6 +25,7 @@ CREATE TABLE relight.breakers (
     phase text NOT NULL,
     since timestamp with time zone NOT NULL,
     changed_by text NOT NULL,
+    version bigint NOT NULL,
     open_until timestamp with time zone NOT NULL,
     probe text NOT NULL,
     probe_until timestamp with time zone NOT NULL,
