@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from relight.clock import Clock
     from relight.memory.store import CollectionSpec, VectorStore
     from relight.providers.blocking import Router
+    from relight.providers.incidents import Incident
     from relight.providers.opening import OpenedRouter
     from relight.providers.prompts import Prompts
     from relight.providers.router import Degradation
@@ -178,10 +179,9 @@ class Region:
         self, prompts: Prompts | None, on_degraded: Callable[[Degradation], None] | None
     ) -> Callable[[], OpenedRouter]:
         # Late: only who asks LLM providers needs any of it.
-        from relight.providers.opening import open_router, publish_incident
+        from relight.providers.opening import open_router
 
         settings = self.settings
-        page = publish_incident(self._incidents, settings) if settings.incidents_topic_arn else None
         return partial(
             open_router,
             settings,
@@ -189,10 +189,16 @@ class Region:
             clock=self.clock,
             database=self.database,  # opened before the router, and so closed after it
             metrics=self.metrics,
-            page=page,
+            page=self.page if settings.incidents_topic_arn else None,
             prompts=prompts,
             on_degraded=on_degraded,
         )
+
+    def page(self, incident: Incident) -> None:
+        """Tell people of an incident of LLM providers; UnavailableError or DeniedError."""
+        from relight.providers.opening import publish_incident
+
+        publish_incident(self._incidents, self.settings)(incident)
 
     def _incidents(self) -> Any:
         """A client of where the topic of incidents is: the other region, for a primary."""
