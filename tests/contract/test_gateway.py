@@ -940,6 +940,7 @@ def test_openai_leniency() -> None:
         {"role": "system", "content": "Now in French."},
         {"role": "assistant", "content": "", "function_call": {"name": "weather", "arguments": ""}},
         {"role": "function", "name": "weather", "content": "dry"},
+        {"role": "tool", "tool_call_id": "c3", "content": None},
         {"role": "assistant", "refusal": "No.", "reasoning_content": "hm"},
         {
             "role": "user",
@@ -958,7 +959,9 @@ def test_openai_leniency() -> None:
             ToolResult(call_id="c1", content=(Text(text="dry"),)), ToolResult(call_id="c2", content=(Text(text="wet"),))
         ),
         assistant(ToolCall(id="call_of_message_6", name="weather", arguments={})),
-        user(ToolResult(call_id="call_of_message_6", content=(Text(text="dry"),))),
+        user(
+            ToolResult(call_id="call_of_message_6", content=(Text(text="dry"),)), ToolResult(call_id="c3", content=())
+        ),
         assistant("No."),
         user("b", Image(url="https://x/y.png")),
     )
@@ -972,6 +975,7 @@ def test_openai_settings() -> None:
         ("auto", (ToolUse.AUTO, "", 2)),
         ("none", (ToolUse.NONE, "", 2)),
         ("required", (ToolUse.REQUIRED, "", 2)),
+        ({"type": "required"}, (ToolUse.REQUIRED, "", 2)),
         (named, (ToolUse.REQUIRED, "weather", 2)),
         (
             {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}},

@@ -292,7 +292,8 @@ def _arguments(function: Field) -> Mapping[str, Any]:
 
 
 def _result(item: Field) -> ToolResult:
-    return ToolResult(call_id=item.need("tool_call_id").text(), content=tuple(_parts(item.need("content"))))
+    content = item.find("content")
+    return ToolResult(call_id=item.need("tool_call_id").text(), content=tuple(_parts(content)) if content else ())
 
 
 def _legacy_result(item: Field, legacy: list[ToolCall]) -> ToolResult:
@@ -324,6 +325,8 @@ def _tool_choice(choice: Field | None, tools: tuple[Tool, ...]) -> tuple[tuple[T
     if isinstance(choice.value, str):
         return tools, {"tool_use": _mode(choice)}
     kind = choice.need("type")
+    if kind.value in tuple(ToolUse):
+        return tools, {"tool_use": _mode(kind)}
     if kind.value == "function":
         name = _known(choice.need("function").need("name"), tools)
         return tools, {"tool_use": ToolUse.REQUIRED, "tool": name}
