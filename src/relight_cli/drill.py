@@ -1,4 +1,4 @@
-"""Raise two regions on this machine, destroy something, and measure the recovery.
+"""Raise two regions on this machine, take something away (a region, a memory, a model), and measure the recovery.
 
 Exit code 0: every objective was met and nothing was lost or duplicated; 3: not so; 1: the drill itself failed, and what
 had been measured by then is reported all the same.
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from relight_drill.result import Outcome
 
 
+# As relight_drill.scenarios has them, which no other verb loads.
+SCENARIO_NAMES = ("standby-boot", "region-loss", "provider-outage")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--scenario", action="append", metavar="NAME", help="may be repeated (default: all)")
+    names = f"{', '.join(SCENARIO_NAMES)}; may be repeated (default: all)"
+    parser.add_argument("--scenario", action="append", metavar="NAME", help=names)
     parser.add_argument("--tier", type=Tier, default=Tier.INTERNAL, metavar="TIER", help="default: internal")
     parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="pgvector or qdrant (default: what the environment has)"

@@ -1,8 +1,8 @@
 """The agent of the drill: a process that remembers, works tasks off a queue, and answers over HTTP.
 
 It is what a user's agent would be: it imports the runtime library, gets its settings from its environment as a
-container of the deployed task definition would, and does not know that it is in a drill. Its summaries are computed and
-not written by a language model; a seeded think time stands in for the model's.
+container of the deployed task definition would, and does not know that it is in a drill. Its summaries are what its LLM
+providers answer; where the environment has none, they are computed here after a seeded think time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from relight.errors import ConflictError, LeaseLostError, NotFoundError, Relight
 from relight.memory.api import Memory, Point
 from relight.memory.apply import applying, keep_applied
 from relight.memory.index import keep_indexed
+from relight.providers.messages import Request, user
 from relight.queue.queues import open_queue
 from relight.recovery.gate import Readiness, readiness
 from relight.recovery.metrics import promise_gauges, publish_lag
@@ -35,6 +36,7 @@ from relight.tasks.steps import Retry
 from relight.tasks.worker import Worker
 from relight.wiring import Region
 from relight_drill.corpus import Embedder
+from relight_drill.questions import SYSTEM, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,6 +103,8 @@ class Agent:
         self._lease = region.lease_keeper()
         self._ledger = region.ledger(lambda: self._lease.epoch)
         self._memory = Memory(store=region.store, spec=region.specs[0])
+        # Opened before anything runs: a provider that is configured wrongly must not be found out in the first task.
+        self._router = region.router() if region.settings.providers else None
         self._tool = OutboxTool()
         self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
         self._stop = threading.Event()
@@ -219,21 +223,34 @@ class Agent:
         recalled = run.run("recall", lambda: self._recall(topic))
         summary = run.run(
             "summarise",
-            lambda: self._summarise(topic, [item["text"] for item in recalled]),
-            remember=lambda cur, text: self._learn(cur, f"report/{run.task.id}", text, task_id=run.task.id),
+            lambda: self._summarise(run.task.id, topic, [item["text"] for item in recalled]),
+            remember=lambda cur, made: self._learn(cur, f"report/{run.task.id}", made["text"], task_id=run.task.id),
         )
-        message = {"to": "team@relight.example", "subject": topic, "task": run.task.id, "body": summary}
+        message = {"to": "team@relight.example", "subject": topic, "task": run.task.id, "body": summary["text"]}
         run.effect(self._tool, message)
-        return {"summary": summary, "recalled": [item["id"] for item in recalled]}
+        return {"summary": summary["text"], "recalled": [item["id"] for item in recalled]}
 
     def _recall(self, topic: str) -> list[dict[str, Any]]:
         with self._region.database.transaction() as cur:
             hits = self._memory.search(cur.connection, self._embedder.embed([topic])[0], k=5)
         return [{"id": hit.id, "text": (hit.payload or {}).get("text", "")} for hit in hits]
 
-    def _summarise(self, topic: str, texts: list[str]) -> str:
-        self._region.clock.sleep(self._think.uniform(0.2, 1.0))
-        return self._embedder.summarise(topic, texts)
+    def _summarise(self, task: str, topic: str, texts: list[str]) -> dict[str, Any]:
+        """The summary, and whose answer it is: the ledger has it, for whoever asks where a text came from."""
+        if self._router is None:
+            self._region.clock.sleep(self._think.uniform(0.2, 1.0))
+            return {"text": self._embedder.summarise(topic, texts)}
+        began_at = self._region.clock.now()
+        asked = Request(system=SYSTEM, messages=(user(str(question(task, topic, texts))),))
+        answer = self._router.complete(asked)
+        return {
+            "text": answer.text,
+            "provider": answer.provider,
+            "answer": answer.id,
+            "degraded": answer.degraded,
+            "began_at": began_at.isoformat(),
+            "tries": [[item.provider, item.outcome, round(item.seconds, 3)] for item in answer.attempts],
+        }
 
     # -- HTTP
 
@@ -369,7 +386,8 @@ def main() -> None:
     handler.setFormatter(_Lines())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     port, seed = int(os.environ["PORT"]), int(os.environ.get("SEED", "0"))
     try:
         asyncio.run(Agent(Region.from_env(), port=port, seed=seed).run())

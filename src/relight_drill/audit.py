@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight.adapters import postgres
 from relight.memory.vectors import unpack
@@ -71,6 +71,13 @@ def read_books(dsn: str) -> Books:
         cur.execute("select task_id, status from relight.effects")
         effects = dict(cur.fetchall())
     return Books(tasks=tasks, memories=memories, effects=effects)
+
+
+def read_summaries(dsn: str) -> dict[str, Any]:
+    """By task, what its step `summarise` stored."""
+    with closing(postgres.connect(dsn)) as conn, conn.cursor() as cur, postgres.translating():
+        cur.execute("select task_id, result from relight.steps where name = 'summarise' and result is not null")
+        return dict(cur.fetchall())
 
 
 def memories_expected(record: Record, *, corpus: Mapping[str, float], books: Books) -> dict[str, float]:

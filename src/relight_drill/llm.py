@@ -626,7 +626,7 @@ class PlayedAnthropic(PlayedProvider):
         return hmac.compare_digest(self.sign(model, thinking).encode(), signature.encode())
 
     def _route(self, router: web.UrlDispatcher) -> None:
-        router.add_post("/v1/messages", self._post)
+        router.add_post("/{prefix:.*}v1/messages", self._post)
 
     def _key_of(self, request: web.Request) -> str:
         return request.headers.get("X-Api-Key", "") or _bearer(request)
@@ -818,7 +818,7 @@ class PlayedOpenAI(PlayedProvider):
         return f"{self.origin}/v1"
 
     def _route(self, router: web.UrlDispatcher) -> None:
-        router.add_post("/v1/chat/completions", self._post)
+        router.add_post("/{prefix:.*}chat/completions", self._post)
 
     def _key_of(self, request: web.Request) -> str:
         return _bearer(request)

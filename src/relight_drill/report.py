@@ -8,15 +8,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from relight.objectives import OBJECTIVES
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
     from rich.console import RenderableType
 
-    from relight_drill.result import Outcome
+    from relight_drill.result import Figure, Outcome
 
 # What each phase is, in words for somebody who reads the table for the first time.
 EXPLAINED = {
@@ -32,8 +30,11 @@ EXPLAINED = {
     "dns": "open gate to callers served: checkers, TTL",
     "notice": "fault to the new store's event",
     "serve": "hydrated to seen to be whole",
+    "leave": "fault to the last call's being given up: refused, or silent too long",
+    "switch": "given up to the next provider's having the request",
+    "answer": "the next provider's own time to a whole answer",
 }
-FLOOR = ("detect", "dns", "notice", "serve")
+FLOOR = ("detect", "dns", "notice", "serve", "leave", "answer")
 
 
 def render(outcomes: Sequence[Outcome], *, seed: int) -> RenderableType:
@@ -54,7 +55,7 @@ def _heading(outcome: Outcome, seed: int) -> Text:
 
 
 def _measured(outcome: Outcome) -> RenderableType:
-    objectives = OBJECTIVES[outcome.tier]
+    objectives = outcome.objectives
     table = Table()
     table.add_column("")
     for name in ("measured", "objective"):
@@ -68,6 +69,8 @@ def _measured(outcome: Outcome) -> RenderableType:
     table.add_row("effects duplicated", str(outcome.duplicated_effects), "0")
     diverged = ", ".join(f"{len(ids)} {name}" for name, ids in outcome.divergence.items() if ids) or "nothing"
     table.add_row("divergence (never acknowledged)", diverged, "")
+    for figure in outcome.figures:
+        table.add_row(figure.words, _figure(figure), figure.wanted)
     # Beside the table and not in it, so that a long one can be read and copied.
     return Group(table, *(Text(f"problem: {problem}", "red") for problem in outcome.problems))
 
@@ -86,3 +89,9 @@ def _time(outcome: Outcome) -> RenderableType:
     table.add_row("floor", f"{outcome.floor_s:.1f}", "", "decided by intervals, thresholds and TTLs")
     table.add_row("ours", f"{outcome.ours_s:.1f}", "", "decided by recovery code")
     return table
+
+
+def _figure(figure: Figure) -> str:
+    if figure.value is None:
+        return "never"
+    return f"{figure.value:.1f} s" if figure.name.endswith("_s") else f"{figure.value:g}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from relight import __version__
-from relight.objectives import OBJECTIVES, Tier
+from relight.objectives import OBJECTIVES, Objectives, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,11 +40,23 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One more thing that a scenario measured: `name` is for programs, and ends in `_s` for seconds; `words` are for
+    people; `wanted` is what it should be, where there is such a thing."""
+
+    name: str
+    words: str
+    value: float | None
+    wanted: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """One scenario, measured.
 
     `rto_s` is None when the agent did not come back. `phases` add up to it, `scale` left out, because it runs beside
-    `hydrate`. `ours_s` is from the decision to recover to the open gate; the rest is floor.
+    `hydrate`. `ours_s` is what our code decides of it: from the decision to recover to the open gate, or the change to
+    the next provider; the rest is floor. `own_objectives` are the scenario's, where they are not the tier's.
     """
 
     name: str
@@ -59,11 +71,18 @@ class Outcome:
     ours_s: float = 0.0
     timeline: Sequence[Moment] = ()
     problems: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    own_objectives: Objectives | None = None
+
+    @property
+    def objectives(self) -> Objectives:
+        """What it is held to."""
+        return self.own_objectives or OBJECTIVES[self.tier]
 
     @property
     def met(self) -> bool:
         """Every objective was met, nothing was lost or duplicated, and nothing else was wrong."""
-        objectives = OBJECTIVES[self.tier]
+        objectives = self.objectives
         return (
             self.rto_s is not None
             and self.rto_s <= objectives.rto_s
@@ -75,12 +94,13 @@ class Outcome:
 
     @property
     def floor_s(self) -> float:
-        """What no recovery code can shorten: noticing by probes, and clients following the name."""
+        """What no code of ours can shorten: noticing by probes or silence, clients following a name, a provider's own
+        time."""
         return round(max(0.0, (self.rto_s or 0.0) - self.ours_s), 3)
 
     def to_json(self) -> dict[str, Any]:
         """The scenario's object."""
-        objectives = OBJECTIVES[self.tier]
+        objectives = self.objectives
         return {
             "name": self.name,
             "tier": self.tier.value,
@@ -95,6 +115,7 @@ class Outcome:
             "phases": {f"{name}_s": round(value, 3) for name, value in self.phases.items()},
             "floor_s": self.floor_s,
             "ours_s": round(self.ours_s, 3),
+            "figures": {item.name: None if item.value is None else round(item.value, 3) for item in self.figures},
             "problems": list(self.problems),
             "timeline": [
                 {"at_s": round(item.at_s, 3), "event": item.event, **({"detail": item.detail} if item.detail else {})}

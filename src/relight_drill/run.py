@@ -55,7 +55,16 @@ def run_drill(
     unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
-    return _outcomes(names or list(SCENARIOS), environment, queue=queue, seed=seed, keep=keep)
+    lacking = [name for name, scenario in SCENARIOS.items() if scenario.providers > len(environment.providers)]
+    for name in names or ():
+        if name in lacking:
+            raise ConfigError(
+                f"{name} needs {SCENARIOS[name].providers} LLM providers, and {environment.name} has "
+                f"{len(environment.providers)}",
+                hint="add [[providers]] to the environment, or choose other scenarios",
+            )
+    chosen = names or [name for name in SCENARIOS if name not in lacking]
+    return _outcomes(chosen, environment, queue=queue, seed=seed, keep=keep)
 
 
 def _outcomes(

@@ -6,14 +6,23 @@ import asyncio
 import random
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight.config import Role
 from relight.errors import RelightError
-from relight.objectives import OBJECTIVES
-from relight_drill.audit import audit, divergence, memories_expected, read_books, recalled, unacknowledged
+from relight.objectives import OBJECTIVES, Objectives
+from relight_drill.audit import (
+    audit,
+    divergence,
+    memories_expected,
+    read_books,
+    read_summaries,
+    recalled,
+    unacknowledged,
+)
 from relight_drill.corpus import documents
 from relight_drill.network import Mode
+from relight_drill.outage import LEARNED_WITHIN_S, Account, Summary, Try, judge
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.result import Moment, Outcome
 from relight_drill.workload import green_since
@@ -35,6 +44,11 @@ GREEN_S = 15.0
 SENTINEL_WATCHES_S = 120.0
 SETTLED_S = 90.0
 BOOT_S = 120.0
+# The first provider is cut off among the second of these, and the third go on until it is asked again.
+OUTAGE_BEFORE, OUTAGE_AROUND, OUTAGE_MEANWHILE, OUTAGE_AFTER = 8, 30, 90, 8
+OUTAGE_AROUND_S, OUTAGE_MEANWHILE_S = 8.0, 90.0
+# All tasks go on with the next provider within so many seconds; nothing may be lost, whatever the tier.
+GOES_ON_S = 30.0
 
 
 async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
@@ -122,17 +136,122 @@ async def standby_boot(world: World, say: Callable[[str], None]) -> Outcome:
     )
 
 
+async def provider_outage(world: World, say: Callable[[str], None]) -> Outcome:
+    """The first LLM provider is cut off while its answers are awaited; the agent goes on with the next, and returns."""
+    chooser = random.Random(f"{world.seed}/provider-outage")  # noqa: S311 - chosen to be repeated
+    mode = chooser.choice([Mode.DEAD, Mode.SILENT])
+    strike_after_s, away_s = chooser.uniform(1.0, 4.0), chooser.uniform(30.0, 40.0)
+    texts = documents(OUTAGE_BEFORE + OUTAGE_AROUND + OUTAGE_MEANWHILE + OUTAGE_AFTER, seed=world.seed + 3)
+    before, texts = texts[:OUTAGE_BEFORE], texts[OUTAGE_BEFORE:]
+    around, texts = texts[:OUTAGE_AROUND], texts[OUTAGE_AROUND:]
+    first = world.models.all[0]
+    limits = world.settings(Role.PRIMARY).provider_limits
+    async with world.callers() as callers:
+        await callers.submit(before, prefix="before", over_s=3.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(callers.submit(around, prefix="around", over_s=OUTAGE_AROUND_S))
+            await asyncio.sleep(strike_after_s)
+            what = f"answers by {first.name} to be awaited"
+            await wait_until(
+                lambda: first.in_flight >= IN_FLIGHT, what=what, timeout_s=OUTAGE_AROUND_S, interval_s=0.01
+            )
+            in_flight = first.in_flight
+            fault_at = world.clock.monotonic()
+            what = f"{first.name} {'refuses connections' if mode is Mode.DEAD else 'falls silent'}"
+            say(f"{what} with {in_flight} answers on their way")
+            await first.set_mode(mode)
+        meanwhile = asyncio.create_task(
+            callers.submit(texts[:OUTAGE_MEANWHILE], prefix="meanwhile", over_s=OUTAGE_MEANWHILE_S)
+        )
+        await asyncio.sleep(fault_at + away_s - world.clock.monotonic())
+        back_at = world.clock.monotonic()
+        await first.set_mode(Mode.OPEN)
+        say(f"  {back_at - fault_at:5.1f} s after the fault: {first.name} is back")
+        problems = []
+        try:
+            # What opened the breaker, it may have met half a minute after the fault.
+            await wait_until(
+                lambda: any(bill.tag and bill.at > back_at for bill in first.server.bill),
+                what=f"an answer by {first.name}",
+                timeout_s=limits.open_s + GOES_ON_S,
+            )
+            say(f"  {world.clock.monotonic() - fault_at:5.1f} s after the fault: {first.name} answers again")
+        except DrillError as exc:
+            problems.append(str(exc))
+        meanwhile.cancel()
+        await asyncio.sleep(LEARNED_WITHIN_S)
+        await callers.submit(texts[OUTAGE_MEANWHILE:], prefix="after", over_s=2.0)
+        problems += await _settled(world, Role.PRIMARY, callers)
+        found = await _audit(world, Role.PRIMARY, callers, fault_at)
+    stored = await asyncio.to_thread(read_summaries, world.state_dsn(Role.PRIMARY))
+    accounts = {
+        model.name: Account(
+            asked=[asked for asked in model.server.asked if asked.tag],
+            bill=[bill for bill in model.server.bill if bill.tag],
+        )
+        for model in world.models.all
+    }
+    findings = judge(
+        first=first.name,
+        accounts=accounts,
+        summaries={task: _summary(world, value) for task, value in stored.items()},
+        afterwards=[task for task in callers.record.tasks if task.startswith("after")],
+        fault_at=fault_at,
+        back_at=back_at,
+    )
+    refused = [
+        f"{model.name} refused a request: {it.message}" for model in world.models.all for it in model.server.refused
+    ]
+    recoveries = [f"the region was recovered in run {run}" for run in world.runs("epoch-")]
+    moments = [
+        Moment(at_s=0.0, event="fault", detail=f"{what}, answers_on_their_way={in_flight}"),
+        Moment(at_s=back_at - fault_at, event=f"{first.name} is back"),
+        *findings.moments,
+    ]
+    return Outcome(
+        name="provider-outage",
+        tier=world.tier,
+        own_objectives=Objectives(rto_s=GOES_ON_S, rpo_s=0.0),
+        rto_s=findings.rto_s,
+        rpo_s=found.rpo_s,
+        acknowledged=found.acknowledged,
+        lost=found.lost,
+        duplicated_effects=found.duplicated_effects,
+        phases=findings.phases,
+        ours_s=findings.ours_s,
+        figures=findings.figures,
+        timeline=sorted(moments, key=lambda moment: moment.at_s),
+        problems=[*problems, *_lost(found), *findings.problems, *refused, *recoveries],
+    )
+
+
+def _summary(world: World, stored: dict[str, Any]) -> Summary:
+    """What the agent stored of a summary; a provider's id of an answer is the bill's after what kind of id it is."""
+    return Summary(
+        provider=stored["provider"],
+        answer=stored["answer"].partition("_")[2] or stored["answer"].partition("-")[2],
+        began_at=world.seconds(datetime.fromisoformat(stored["began_at"])),
+        tries=[Try(provider=provider, outcome=outcome, seconds=s) for provider, outcome, s in stored["tries"]],
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A scenario and what it is for."""
+    """A scenario and what it is for. It needs an environment with `providers` LLM providers at least."""
 
     run: Callable[[World, Callable[[str], None]], Awaitable[Outcome]]
     summary: str
+    providers: int = 0
 
 
 SCENARIOS: Mapping[str, Scenario] = {
     "standby-boot": Scenario(run=standby_boot, summary="the standby's vector store starts empty and fills itself"),
     "region-loss": Scenario(run=region_loss, summary="the primary region dies and the standby is relit"),
+    "provider-outage": Scenario(
+        run=provider_outage,
+        summary="the first LLM provider is cut off and the agent goes on with the next",
+        providers=2,
+    ),
 }
 
 

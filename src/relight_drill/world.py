@@ -31,6 +31,7 @@ from relight_drill.applier import apply
 from relight_drill.corpus import Embedder, documents
 from relight_drill.ecs import EcsPlayer
 from relight_drill.emulator import Emulator
+from relight_drill.models import Models
 from relight_drill.nats import NatsServer
 from relight_drill.network import Authority, Ingress, Internet, Link, Mode
 from relight_drill.outbox import Outbox
@@ -133,9 +134,14 @@ class RegionPlay:
         self.store = open_store(settings.memory_store, self.vector.dsn())
         self.ecs: EcsPlayer | None = None
 
-    def connections(self) -> Connections:
+    def connections(self, provider_keys: Mapping[str, str]) -> Connections:
         """What an operator puts into the region's secret."""
-        return Connections(state_dsn=self.state.dsn(), memory_dsn=self.vector.dsn(), queue_url=self.queue.url())
+        return Connections(
+            state_dsn=self.state.dsn(),
+            memory_dsn=self.vector.dsn(),
+            queue_url=self.queue.url(),
+            provider_keys=provider_keys,
+        )
 
     def troubles(self) -> str:
         """What ECS and its rules met with lately; empty when nothing went wrong."""
@@ -180,6 +186,13 @@ class World:
         self._wall_clock_offset_s = self.clock.now().timestamp() - self.clock.monotonic()
         self._authority = Authority(folder)
         self._internet = Internet()
+        self.models = Models(
+            [settings.providers for settings in self._settings.values()],
+            internet=self._internet,
+            authority=self._authority,
+            seed=seed,
+        )
+        """The LLM providers; they live in neither region."""
         self._regions: dict[Role, RegionPlay] = {}
         self._deployment: Deployment | None = None
         self._dns: Route53Player | None = None
@@ -261,6 +274,7 @@ class World:
             await self._internet.add_side(side, canonical=self._canonical)
             await self.gate.add_side(side)
         self._internet.publish(OUTBOX_HOST, 80, at=self.outbox.port)
+        await self._open.enter_async_context(self.models)
         for role, name in names.items():
             balancer = self.environment.network(role).load_balancer_dns_name
             host = self.environment.names
@@ -365,7 +379,8 @@ class World:
 
     def _put_connections(self, region: RegionPlay) -> None:
         self.emulator.client("secretsmanager", region.name).put_secret_value(
-            SecretId=region.settings.connections_secret, SecretString=region.connections().to_json()
+            SecretId=region.settings.connections_secret,
+            SecretString=region.connections(self.models.keys()).to_json(),
         )
 
     def _play(self, region: RegionPlay) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relight.config import Role
+from relight_drill.audit import read_summaries
 from relight_drill.corpus import documents
+from relight_drill.network import Mode
 from relight_drill.processes import wait_until
 
 if TYPE_CHECKING:
@@ -56,3 +58,32 @@ def test_a_queue_that_lost_its_store_is_made_again(stage: Stage) -> None:
             await wait_until(reported, what="the tasks to be done", timeout_s=60)
 
     stage.run(scenario())
+
+
+def test_a_task_goes_on_with_the_next_provider(stage: Stage) -> None:
+    """fails when a task is not done because the first LLM provider refuses its connections, or when a key is logged."""
+    world = stage.world
+    first, second = world.models.all
+
+    async def scenario() -> None:
+        await first.set_mode(Mode.DEAD)
+        try:
+            async with world.callers() as callers:
+                await callers.submit(documents(2, seed=11), prefix="elsewhere", over_s=0.5)
+
+                def reported() -> bool:
+                    return {message.task for message in world.outbox.sent()} >= {"elsewhere-0000", "elsewhere-0001"}
+
+                await wait_until(reported, what="the tasks to be done", timeout_s=60)
+        finally:
+            await first.set_mode(Mode.OPEN)
+
+    stage.run(scenario())
+    summaries = read_summaries(world.state_dsn(Role.PRIMARY))
+    for name in ("elsewhere-0000", "elsewhere-0001"):
+        assert (summaries[name]["provider"], summaries[name]["degraded"]) == (second.name, True)
+        assert summaries[name]["tries"][-1][:2] == [second.name, "answered"]
+        assert len(second.server.paid(name)) == 1
+    logs = [path.read_text() for role in Role for path in world.play_of(role).folder.glob("*.log")]
+    assert logs
+    assert not any(key in log for key in world.models.keys().values() for log in logs)

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from relight.objectives import Tier
+from relight.errors import ConfigError
+from relight.objectives import Objectives, Tier
 from relight.recovery.timeline import Event
+from relight_cli.drill import SCENARIO_NAMES
 from relight_cli.main import main
 from relight_drill.audit import Books, Sent, audit, memories_expected, unacknowledged
 from relight_drill.corpus import documents
 from relight_drill.processes import DrillError
 from relight_drill.report import EXPLAINED, write
-from relight_drill.result import Moment, Outcome, Tally, drill_json
+from relight_drill.result import Figure, Moment, Outcome, Tally, drill_json
 from relight_drill.run import run_drill
 from relight_drill.scenarios import SCENARIOS, STATE_OF_PHASE, _failures, run_that_opened
 from relight_drill.workload import Ask, Record, green_since
+from relight_stacks.environment import load_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +52,13 @@ BAD: dict[str, dict[str, Any]] = {
     "an effect is lost": {"lost": Tally(effects=1)},
     "an effect happened twice": {"duplicated_effects": 1},
     "something else was wrong": {"problems": ["a point was passed over"]},
+    "it misses what it is held to itself": {"own_objectives": Objectives(rto_s=30.0, rpo_s=0.0)},
 }
+FIGURES = (
+    Figure(name="first_answer_s", words="fault to the first answer", value=1.26, wanted="aim 5 s"),
+    Figure(name="probes", words="probes", value=1, wanted="1"),
+    Figure(name="returned_s", words="back to trusted", value=None),
+)
 
 
 def test_what_is_good_is_met() -> None:
@@ -83,6 +92,7 @@ def test_the_json_is_the_contract() -> None:
         "phases": {"detect_s": 26.0, "gate_s": 8.0, "dns_s": 7.25},
         "floor_s": 33.25,
         "ours_s": 8.0,
+        "figures": {},
         "problems": [],
         "timeline": [
             {"at_s": 0.0, "event": "fault", "detail": "us-east-1: dead"},
@@ -108,9 +118,26 @@ def test_the_report_says_it_in_words() -> None:
     assert told.replace("\n", "").count("x" * 200) == 1
 
 
+def test_a_scenarios_own_figures_and_objectives_are_reported() -> None:
+    """What it is held to itself stands in place of the tier's, and its figures stand in the table and in the JSON."""
+    own = replace(GOOD, rto_s=1.7, own_objectives=Objectives(rto_s=30.0, rpo_s=0.0), figures=FIGURES)
+    assert own.met
+    value = own.to_json()
+    assert value["objectives"] == {"rto_s": 30.0, "rpo_s": 0.0}
+    assert value["figures"] == {"first_answer_s": 1.26, "probes": 1, "returned_s": None}
+    out = io.StringIO()
+    write([own], seed=7, file=out, width=100)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines()]
+    assert ["fault to the first answer", "1.3 s", "aim 5 s"] in rows
+    assert ["probes", "1", "1"] in rows
+    assert ["back to trusted", "never", ""] in rows
+    assert ["recovery time (RTO)", "1.7 s", "30 s"] in rows
+
+
 def test_every_phase_is_explained() -> None:
     """No phase appears in the table without words for it."""
-    assert EXPLAINED.keys() >= {"detect", *STATE_OF_PHASE, "dns", "notice", "hydrate", "serve"}
+    phases = {"detect", *STATE_OF_PHASE, "dns", "notice", "hydrate", "serve", "leave", "switch", "answer"}
+    assert EXPLAINED.keys() >= phases
 
 
 @pytest.mark.parametrize(
@@ -173,7 +200,24 @@ def test_what_there_is_not_is_usage(argv: list[str], says: str, capsys: pytest.C
     """fails when a scenario or a tier is not there: exit code 2, and what there is."""
     assert main(["drill", *argv]) == 2
     assert says in capsys.readouterr().err
-    assert set(SCENARIOS) == {"standby-boot", "region-loss"}
+    assert tuple(SCENARIOS) == SCENARIO_NAMES == ("standby-boot", "region-loss", "provider-outage")
+
+
+def test_a_scenario_that_the_environment_is_too_small_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when an outage of a provider is drilled without a second one: left out, or said when it is named."""
+    small = replace(load_named("demo"), providers=())
+    monkeypatch.setattr("relight_drill.run._environment", lambda _: small)
+    ran: list[str] = []
+
+    async def note(name: str, *_: object, **__: object) -> Outcome:
+        ran.append(name)
+        return GOOD
+
+    monkeypatch.setattr("relight_drill.run._run", note)
+    with pytest.raises(ConfigError, match="provider-outage needs 2 LLM providers, and demo has 0"):
+        run_drill(names=["provider-outage"], tier=Tier.INTERNAL, seed=1, keep=False)
+    assert len(list(run_drill(names=None, tier=Tier.INTERNAL, seed=1, keep=False))) == 2
+    assert ran == ["standby-boot", "region-loss"]
 
 
 def audited(
