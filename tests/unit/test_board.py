@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -311,6 +312,47 @@ def test_one_probe_goes_over_all_workers(opened: Callable[..., Board], store: St
         board.settle(probe, OK)
     until(lambda: all(phase(board) is Phase.CLOSED for board in boards))
     until(lambda: sorted(told) == list(range(6)))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_probes_never_overlap(opened: Callable[..., Board], monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """fails when, whatever becomes of calls and probes in four workers, two probes are on their way at one time, or
+    none goes any more."""
+    monkeypatch.setattr(module, "FRESH_S", 600.0)
+    monkeypatch.setattr(module, "CLAIM_S", 0.05)
+    limits = ProviderLimits(failures=2, open_s=0.05, probe_s=600.0, cool_s=0.01, denied_s=0.01)
+    boards = [opened(limits) for _ in range(4)]
+    under_way, overlaps, kinds = list[Permit](), list[int](), list[type]()
+    lock, stop = threading.Lock(), threading.Event()
+    probes_end: list[Outcome] = [OK, OK, FAILED, Abandoned(), Cooled(), Denied()]
+    calls_end: list[Outcome] = [OK, OK, FAILED]
+
+    def work(number: int) -> None:
+        random, board = Random(seed * 10 + number), boards[number]
+        while not stop.is_set():
+            entry = board.admit("a")
+            if isinstance(entry, Permit) and entry.probe:
+                with lock:
+                    under_way.append(entry)
+                    overlaps.append(len(under_way))
+                stop.wait(random.choice([0.0, 0.01, 0.05]))
+                outcome: Outcome = random.choice(probes_end)
+                with lock:
+                    under_way.remove(entry)
+                    kinds.append(type(outcome))
+                board.settle(entry, outcome)
+            elif isinstance(entry, Permit):
+                board.settle(entry, random.choice(calls_end))
+            stop.wait(random.choice([0.001, 0.005, 0.1]))
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(kinds) >= 25 and len(set(kinds)) == 5, within_s=60)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert max(overlaps) == 1
 
 
 def test_a_probe_given_back_goes_to_another(opened: Callable[..., Board]) -> None:

@@ -119,7 +119,7 @@ class Board:
             state = self._state(key)
             now = self._clock.monotonic()
             claim = self._claims.get(key)
-            if claim is not None and claim.token == state.probe and not state.is_cooling(now):
+            if claim is not None and not self._is_left(key, now) and not state.is_cooling(now):
                 del self._claims[key]
                 self._asked.pop(key, None)
                 return Permit(key, Call(claim.token, now, True))
@@ -188,7 +188,12 @@ class Board:
             return
         _log.info("llm_breaker_closed", extra={"provider": key})
         if self._hooks:
-            threading.Thread(target=self._call_hooks, args=[key], name="relight-breaker-closed", daemon=True).start()
+            thread = threading.Thread(target=self._call_hooks, args=[key], name="relight-breaker-closed", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread can be started: the process ends, or has too many. The answer that closed it is still one.
+                _log.exception("llm_breaker_hook_failed")
 
     def _call_hooks(self, key: str) -> None:
         for hook in list(self._hooks):
@@ -290,7 +295,8 @@ class Board:
         self._take_over(key, after, ahead)
         with self._lock:
             if claimed and self._states[key].probe == token:
-                self._claims[key] = _Claim(token, self._clock.monotonic() + CLAIM_S)
+                until = min(self._clock.monotonic() + CLAIM_S, self._states[key].probe_until)
+                self._claims[key] = _Claim(token, until)
 
     def _take_over(self, key: str, theirs: BreakerState, ahead: float) -> None:
         with self._lock:
