@@ -153,6 +153,8 @@ class StandbyStack(RegionStack):
         minutes = self.environment.provider_check_minutes
         self.schedule(providers, rate=f"rate({minutes} minutes)", late_s=minutes * 60)
         for spec in self.environment.providers:
+            if spec.ca_file:  # it is in the agent's image, and the function has not got it: nothing is measured
+                continue
             ReadinessAlarm(
                 self,
                 f"provider-{spec.name}",

@@ -163,6 +163,14 @@ def test_a_region_publishes_what_it_found() -> None:
     assert "hunter2" not in repr(found)
 
 
+def test_what_only_the_agent_can_trust_is_not_called_unready() -> None:
+    """fails when a provider is tried whose certificates are in the agent's image, and so always found not ready."""
+    made = region(sink := Sink())
+    made.settings = replace(made.settings, providers=(spec("anthropic", ca_file="/not/here.pem"),))
+    assert check_region(made) == {"region": "us-west-2", "providers": [], "not_tried": ["anthropic"]}
+    assert sink.got == []
+
+
 def test_what_was_found_is_told_though_it_cannot_be_published() -> None:
     """fails when CloudWatch is away: the result says so. A missing permission is the function's failure."""
     assert check_region(region(Sink(UnavailableError("away"))))["not_published"] == "away"

@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConfigError, UnavailableError
@@ -86,12 +87,18 @@ async def _check(spec: ProviderSpec, open_: Callable[[ProviderSpec], Provider], 
 def check_region(region: Region, *, timeout_s: float = CHECK_S) -> dict[str, Any]:
     """Ask every provider of the region from here, publish `ProviderReady` of each, and return what was found.
 
-    What was found is returned too when it could not be published, and says so; DeniedError when that may not be.
+    One whose `ca_file` is the agent's and is not here is `not_tried`, which says nothing about it. What was found is
+    returned too when it could not be published, and says so; DeniedError when that may not be.
     """
     settings = region.settings
     open_ = partial(open_one, connections=region.connections, secret=settings.connections_secret)
-    found = asyncio.run(check_providers(settings.providers, open_=open_, timeout_s=timeout_s))
-    result: dict[str, Any] = {"region": settings.region, "providers": [asdict(item) for item in found]}
+    specs = [spec for spec in settings.providers if not spec.ca_file or Path(spec.ca_file).is_file()]
+    found = asyncio.run(check_providers(specs, open_=open_, timeout_s=timeout_s))
+    result: dict[str, Any] = {
+        "region": settings.region,
+        "providers": [asdict(item) for item in found],
+        "not_tried": [spec.name for spec in settings.providers if spec not in specs],
+    }
     for item in found:
         if not item.ready:
             fields = {"provider": item.provider, "fault": item.fault, "detail": item.detail}

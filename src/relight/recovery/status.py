@@ -275,9 +275,12 @@ def _standby_providers(standby: Region, ask: Callable[[], Mapping[str, Any]]) ->
     """Which providers could be asked from the standby, tried there and now."""
     if not standby.settings.providers:
         return True, "none is configured", {}
-    found = ask()["providers"]
+    result = ask()
+    found = result["providers"]
     said = [
         f"{item['provider']} is ready" if item["ready"] else f"{item['provider']}: {item['fault']}, {item['detail']}"
         for item in found
     ]
-    return all(item["ready"] for item in found), "; ".join(said), {"providers": found}
+    not_tried = result.get("not_tried", [])
+    said += [f"{name} was not tried, as its ca_file is in the agent's image alone" for name in not_tried]
+    return all(item["ready"] for item in found), "; ".join(said), {"providers": found, "not_tried": not_tried}
