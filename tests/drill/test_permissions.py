@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
     from relight_drill.world import World
 
-pytestmark = pytest.mark.drill
+# The walk is more than two minutes of both cores' work, which a busy machine doubles.
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
 # Those of one region, and those that each region has of its own.
