@@ -360,6 +360,16 @@ def test_other_choices_are_left_alone() -> None:
     assert whole.message.text == "Hi"
 
 
+def test_what_was_read_can_be_sent_again() -> None:
+    """fails when half a character, which JSON can hold and no request, comes into an answer."""
+    halves = [chunk(content="a\ud83d"), chunk(content="\ude00b\udc00"), chunk(content="\ud83d"), chunk("stop")]
+    deltas, whole = read(openai_form.Reader(LOCAL), halves)
+    assert whole.message.text == "a\U0001f600b\ufffd" == "".join(delta.text for delta in deltas)
+    events = [called(0, "x", "look", '{"\\ud800": ["\\ud83d\\ude00", {"a": "\\udfff"}]}'), chunk("stop")]
+    _, whole = read(openai_form.Reader(LOCAL), events)
+    assert arguments_of(whole) == [("look", {"\ufffd": ["\U0001f600", {"a": "\ufffd"}]})]
+
+
 # -- events on the wire
 
 STREAM = b": hello\n\nevent: ping\ndata: {}\n\ndata: a\r\ndata: b\r\n\r\ndata: c\r\r\n\n\ndata: half"

@@ -27,7 +27,8 @@ class AnthropicProvider(SdkProvider):
         super().__init__(spec, key)
         self._client = AsyncAnthropic(
             api_key=key,
-            base_url=spec.base_url or BASE_URL,
+            # The SDK adds /v1 itself; many write it all the same, as other providers want it.
+            base_url=(spec.base_url or BASE_URL).rstrip("/").removesuffix("/v1"),
             max_retries=0,
             timeout=timeouts(spec),
             http_client=http_client(spec),

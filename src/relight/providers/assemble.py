@@ -23,6 +23,7 @@ from relight.providers.messages import (
     Usage,
 )
 from relight.providers.port import Completed
+from relight.providers.tools import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +62,19 @@ class Assembly:
         self._spec = spec
         self._blocks: list[_Words | _Thoughts | _Call] = []
         self._calls: list[_Call] = []
+        self._half = ""
         self.id = ""
         self.model = ""
         self.usage = Usage()
 
     def text(self, piece: str, block: _Words | None = None) -> Iterator[Delta]:
-        """More words, of the last block unless `block` says of which."""
+        """More words, of the last block unless `block` says of which. Half a character waits for its other half."""
+        piece, self._half = self._half + piece, ""
+        if piece and "\ud800" <= piece[-1] <= "\udbff":
+            piece, self._half = piece[:-1], piece[-1]
         if not piece:
             return
+        piece = sendable(piece)
         (block or self._last(_Words)).pieces.append(piece)
         yield TextDelta(text=piece)
 
@@ -185,8 +191,18 @@ class Assembly:
 
 def _parsed(text: str) -> Any:
     with suppress(ValueError, RecursionError):
-        return json.loads(text, parse_constant=_refuse)
+        return _sendable(json.loads(text, parse_constant=_refuse))
     return None
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return sendable(value)
+    if isinstance(value, list):
+        return [_sendable(item) for item in value]
+    if isinstance(value, dict):
+        return {sendable(name): _sendable(item) for name, item in value.items()}
+    return value
 
 
 def _refuse(constant: str) -> None:
