@@ -400,7 +400,11 @@ class PlayedProvider(ABC):
             return _as_response(self._refuse(asked, refusal))
         if self.models is not None and asked.model not in self.models:
             return _as_response(self._no_model(asked.model))
-        return await self._say(request, asked, trouble)
+        try:
+            return await self._say(request, asked, trouble)
+        except ConnectionError:
+            # Who asked has gone away; what is returned goes nowhere, and quietly.
+            return web.Response(status=500)
 
     def _denied(self, request: web.Request, number: int) -> _Failure | None:
         given = self._key_of(request)
