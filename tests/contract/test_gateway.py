@@ -29,7 +29,7 @@ from relight.errors import ConfigError
 from relight.providers.gateway.anthropic_face import AnthropicFace
 from relight.providers.gateway.app import Options, is_loopback, played, serving
 from relight.providers.gateway.config import load_config
-from relight.providers.gateway.face import Field, Refused
+from relight.providers.gateway.face import Field, Refused, read_body
 from relight.providers.gateway.marks import marked, unmarked
 from relight.providers.gateway.openai_face import OpenAIFace
 from relight.providers.messages import (
@@ -851,6 +851,12 @@ async def test_half_a_character(face: str) -> None:
         status, _, _ = await post(w.url, PATHS[face], body.encode())
         assert status == 200
         assert w["anthropic"].asked[0].said == "cut \ufffd, whole \U0001f600"
+
+
+def test_half_a_character_anywhere() -> None:
+    """Half a character is replaced wherever it is, in names and arguments too; a whole one stays."""
+    found = read_body(b'{"a\\uD83D": [{"b": "\\udE00c", "d": 1, "e": "\\ud83d\\ude00"}]}')
+    assert found.value == {"a\ufffd": [{"b": "\ufffdc", "d": 1, "e": "\U0001f600"}]}
 
 
 def _parsed(face: str, **more: Any) -> Any:
