@@ -258,11 +258,13 @@ def test_a_late_success_does_not_close() -> None:
 def test_a_late_failure_does_not_open() -> None:
     """fails when calls from before the outage, which time out one after the other, open it after the probe."""
     it = Playing()
-    late = [it.call() for _ in range(5)]
+    late = [it.call() for _ in range(9)]
     it.opened()
-    it.end(late.pop(), FAILED)
-    assert it.shut().wait_s == 60.0
-    it.now += 60
+    it.now += 10
+    for _ in range(4):
+        it.end(late.pop(), FAILED)
+    assert it.shut().wait_s == 50.0
+    it.now += 50
     it.do(OK)
     for call in late:
         it.end(call, FAILED)
