@@ -40,6 +40,8 @@ class Place:
     memory_dsn: str
     smtp_port: int
     imap_port: int = 0
+    cloud_port: int = 0
+    local_port: int = 0
     queue_url: str = ""
     environment: str = "hermes"
     claim_s: float = 12.0
@@ -54,7 +56,8 @@ class Place:
     @classmethod
     def from_env(cls) -> Place:
         """The place that the environment describes."""
-        kinds: dict[str, Callable[[str], Any]] = {"folder": Path, "smtp_port": int, "imap_port": int}
+        kinds: dict[str, Callable[[str], Any]] = {"folder": Path}
+        kinds |= dict.fromkeys(("smtp_port", "imap_port", "cloud_port", "local_port"), int)
         kinds |= dict.fromkeys(("claim_s", "mail_s", "begin_within_s"), float)
         found = {name: os.environ[key] for name in cls.__slots__ if (key := f"{PREFIX}{name.upper()}") in os.environ}
         if "state_dsn" not in found:

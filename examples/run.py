@@ -1,6 +1,6 @@
 """Run an example on this machine: raise its servers over what earlier runs left, run the agent, end the servers.
 
-PostgreSQL and NATS are real and local; the mail server is played. Nothing leaves this machine.
+PostgreSQL and NATS are real and local; mail server and language models are played. Nothing leaves this machine.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from relight.errors import ConfigError
 from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
 from relight.tasks.migrate import migrate
+from relight_drill.llm import Trouble
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import PostgresServer
 from relight_drill.processes import ProcessGroup, free_port, wait_until
@@ -44,7 +45,9 @@ def prepare(state_dsn: str) -> None:
 
 
 @asynccontextmanager
-async def servers(folder: Path, *, nats: bool, imap: bool, crash_after: str, claim_s: float) -> AsyncIterator[Place]:
+async def servers(
+    folder: Path, *, nats: bool, models: bool, imap: bool, crash_after: str, claim_s: float, outage: bool
+) -> AsyncIterator[Place]:
     """Servers on loopback that end with this process, however it ends; what they stored stays in `folder`."""
     with _alone(folder), ProcessGroup() as group:
         log_to(folder / "run.log")
@@ -57,6 +60,13 @@ async def servers(folder: Path, *, nats: bool, imap: bool, crash_after: str, cla
             log_path=folder / "mail.log",
         )
         await wait_until(lambda: _listens(smtp_port), what="the mail server to listen", timeout_s=20, process=mail)
+        cloud_port, local_port = free_port(), free_port()
+        if models:
+            command = [sys.executable, "-P", "-m", "examples.models", str(cloud_port), str(local_port)]
+            played = group.start(
+                "models", [*command, Trouble.SERVER_ERROR if outage else ""], log_path=folder / "models.log"
+            )
+            await wait_until(lambda: _listens(local_port), what="the models to listen", timeout_s=60, process=played)
         queue = NatsServer(group, folder / "nats", name="example")
         if nats:
             await queue.start()
@@ -66,6 +76,8 @@ async def servers(folder: Path, *, nats: bool, imap: bool, crash_after: str, cla
             memory_dsn=state.dsn("memory"),
             smtp_port=smtp_port,
             imap_port=imap_port if imap else 0,
+            cloud_port=cloud_port,
+            local_port=local_port,
             queue_url=queue.url() if nats else "",
             claim_s=claim_s,
             mail_s=claim_s * 0.4,
@@ -121,9 +133,11 @@ async def run(args: argparse.Namespace, folder: Path, agent: list[str]) -> int:
     async with servers(
         folder,
         nats=args.agent == "hermes",
+        models=args.agent == "openclaw",
         imap=not args.no_imap,
         crash_after=args.crash_after,
         claim_s=args.claim,
+        outage=args.outage,
     ) as place:
         command = [sys.executable, "-P", "-m", AGENTS[args.agent], *agent]
         child = await asyncio.create_subprocess_exec(*command, env={**os.environ, **place.to_env()})
@@ -148,6 +162,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="where state lives between runs (default: .relight/examples/AGENT)")
     parser.add_argument("--crash-after", default="", metavar="STEP", help="kill the agent when that step is finished")
     parser.add_argument("--no-imap", action="store_true", help="a mailbox that cannot be asked what it has")
+    parser.add_argument("--outage", action="store_true", help="the first language model is out (openclaw)")
     parser.add_argument(
         "--claim", type=float, default=12.0, metavar="SECONDS", help="after which a dead life's task is free"
     )

@@ -50,7 +50,8 @@ class Web:
 
 
 def summarise(topic: str, texts: Sequence[str]) -> str:
-    """A summary of `texts`: here you would ask your language model.
+    """A summary of `texts`, as the played language models say it; the Hermes example calls it itself, where you would
+    ask yours.
 
     Like a model's it is another one each time, by the number of its draft: that one is mailed twice, or another one
     than was stored, cannot go unseen.

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-from examples.common import Place
+from examples.common import Place, apply_journal
 from examples.mailserver import MailServer
+from examples.models import Models
 from examples.run import prepare
 from examples.web import SPEC, Web
 
@@ -63,6 +64,8 @@ class Scene:
         self.holding, self.release = threading.Event(), threading.Event()
         self.mail = MailServer(folder / "mail", on_mail=self._on_mail)
         self.mail.start()
+        self.models = Models()
+        self.models.start()
         make_databases(postgres, name)
         self.place = Place(
             folder=folder,
@@ -70,6 +73,8 @@ class Scene:
             memory_dsn=postgres.dsn(f"{name}_memory"),
             smtp_port=self.mail.smtp[1],
             imap_port=self.mail.imap[1] if imap else 0,
+            cloud_port=self.models.cloud.port,
+            local_port=self.models.local.port,
             queue_url=queue_url,
             environment=name.replace("_", "-"),
             claim_s=5.0,
@@ -84,6 +89,7 @@ class Scene:
         """Let go of everything."""
         self.release.set()
         self.mail.close()
+        self.models.close()
         self.database.close()
 
     def _on_mail(self, moment: str) -> None:
@@ -141,13 +147,20 @@ class Scene:
         return str(summary)
 
     def check_remembered(self, *task_ids: str) -> None:
-        """Each of these tasks, and no other, wrote one memory; and the vector store has them."""
+        """Each of these tasks, and no other, wrote one memory; and the vector store has them once it was brought up to
+        the journal: what commits beside a transaction of another scene is not read before that has ended."""
         with self.database.transaction() as cur:
             cur.execute("select task_id from relight.journal order by task_id")
             assert [row[0] for row in cur.fetchall()] == sorted(task_ids)
         with closing(PgVectorStore(self.place.memory_dsn)) as store:
-            found = store.describe(SPEC.name)
-            assert found is not None
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                apply_journal(store, self.place.state_dsn)
+                found = store.describe(SPEC.name)
+                assert found is not None
+                if found.points == len(task_ids) or time.monotonic() > until:
+                    break
+                time.sleep(0.1)
             assert found.points == len(task_ids)
 
 

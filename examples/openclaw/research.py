@@ -14,14 +14,16 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from examples import models
 from examples.common import OnlyRegion, Place, add_effects, apply_journal, log_to, plainly, resolve, say, show_unknown
-from examples.web import SPEC, Web, embed, summarise
+from examples.web import SPEC, Web, embed
 
 from relight.clock import SystemClock
 from relight.config import MemoryStore
 from relight.errors import RelightError, UnavailableError
 from relight.memory.api import Memory, Point
 from relight.memory.stores import open_store
+from relight.providers.blocking import Router
 from relight.tasks.database import Database
 from relight.tasks.effects import Effects
 from relight.tasks.ledger import ENDED, MAX_ATTEMPTS, Ledger, Status, Task
@@ -49,6 +51,11 @@ class Researcher:
         self.memory = Memory(store=self.store, spec=SPEC)
         self.web = Web(place.folder)
         self.mail = place.mail()
+        self.models = Router(lambda: models.router(place.cloud_port, place.local_port))
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self.models.close()
 
     def report(self, run: TaskRun) -> dict[str, Any]:
         """The work itself: three steps, of which each is done once, however often this function is begun."""
@@ -86,10 +93,11 @@ class Researcher:
         return self.web.search(topic) + remembered
 
     def summarise(self, topic: str, found: list[dict[str, str]]) -> str:
-        """What a language model would do."""
-        summary = summarise(topic, [page["text"] for page in found])
-        say(f"  summarise: {summary.splitlines()[-1]} of {len(found)} pages")
-        return summary
+        """Ask a language model: the first that can be asked. While none can, it raises, and the task waits."""
+        answer = self.models.complete(models.request(topic, [page["text"] for page in found]))
+        by = f"{answer.provider}, a fallback" if answer.degraded else answer.provider
+        say(f"  summarise: {answer.text.splitlines()[-1]} of {len(found)} pages, by {by}")
+        return answer.text
 
     def remember(self, cur: cursor, run: TaskRun, topic: str, summary: str) -> None:
         """Learn the summary when the step's result is committed, and not otherwise."""
@@ -157,16 +165,16 @@ def main() -> None:
     log_to(place.folder / "agent.log")
     with plainly(), closing(Database(place.state_dsn)) as database:
         check_schema(database)  # a Worker does so by itself
-        agent = Researcher(place, database)
-        effects = Effects(agent.ledger)
-        resolve(effects, args)
-        if args.topic:
-            id_ = args.id or f"report/{datetime.now(UTC):%Y-%m-%d}/{args.topic}"
-            task = agent.ledger.start_task({"topic": args.topic}, id_=id_)
-            if task.status in ENDED:
-                say(f"{task.id}: {task.status} already, and nothing is done again")
-        agent.work()
-        show_unknown(effects)
+        with closing(Researcher(place, database)) as agent:
+            effects = Effects(agent.ledger)
+            resolve(effects, args)
+            if args.topic:
+                id_ = args.id or f"report/{datetime.now(UTC):%Y-%m-%d}/{args.topic}"
+                task = agent.ledger.start_task({"topic": args.topic}, id_=id_)
+                if task.status in ENDED:
+                    say(f"{task.id}: {task.status} already, and nothing is done again")
+            agent.work()
+            show_unknown(effects)
 
 
 if __name__ == "__main__":

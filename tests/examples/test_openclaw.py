@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -23,6 +24,7 @@ from examples.openclaw.research import Researcher
 from relight.errors import AgainLaterError, UnavailableError, UnconfirmedError
 from relight.tasks.effects import EffectStatus
 from relight.tasks.ledger import Status
+from relight_drill.llm import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +98,12 @@ def test_a_second_life_goes_on_behind_the_last_finished_step(stories: dict[str, 
     assert ("summarise: (draft" in said) == (finished < 2)
 
 
+def test_a_model_is_paid_once_in_all_lives(stories: dict[str, Story]) -> None:
+    """fails when a life asks a model for what an earlier one has stored, wherever that one ended."""
+    paid = {name: story.scene.models.paid for name, story in stories.items()}
+    assert paid == {name: ["anthropic"] for name in stories}
+
+
 @pytest.mark.parametrize("moment", HELD)
 def test_a_life_that_ends_inside_the_mail_call_is_asked_after(stories: dict[str, Story], moment: str) -> None:
     """The next life asks the mailbox: what was kept is not sent again, and what was lost is."""
@@ -131,12 +139,44 @@ def test_a_report_that_is_done_is_not_done_again(stories: dict[str, Story]) -> N
 
 
 @pytest.fixture
-def researcher(server_group: ProcessGroup, vector_server: PostgresServer, server_dir: Path) -> Iterator[Researcher]:
-    """The agent in this process, over a ledger with one task."""
+def scene(server_group: ProcessGroup, vector_server: PostgresServer, server_dir: Path) -> Iterator[Scene]:
+    """A world with one task."""
     scene = Scene(server_group, vector_server, server_dir / f"openclaw-{secrets.token_hex(4)}")
     scene.ledger.start_task({"topic": "json encoding"}, id_=TASK)
-    yield Researcher(scene.place, scene.database)
+    yield scene
     scene.close()
+
+
+@pytest.fixture
+def researcher(scene: Scene) -> Iterator[Researcher]:
+    """The agent, in this process."""
+    with closing(Researcher(scene.place, scene.database)) as researcher:
+        yield researcher
+
+
+def test_a_model_that_is_out_does_not_keep_a_report_from_being_mailed(
+    scene: Scene, researcher: Researcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The local model writes it, once, and the agent knows that it did."""
+    scene.models.cloud.trouble = Trouble.SERVER_ERROR
+    researcher.work()
+    assert scene.ledger.task(TASK).status is Status.DONE
+    assert scene.check_mailed_once(TASK).count("(draft ") == 1
+    assert scene.models.paid == ["local"]
+    assert "pages, by local, a fallback" in capsys.readouterr().out
+
+
+def test_while_no_model_can_be_asked_the_report_waits(scene: Scene, researcher: Researcher) -> None:
+    """fails when an outage of all models counts as a failure of the task: one is back, and it goes on."""
+    scene.models.cloud.trouble = scene.models.local.trouble = Trouble.SERVER_ERROR
+    [task] = researcher.ledger.claim_due(1, worker="w", lease_s=30.0)
+    researcher.live(task, time.monotonic())
+    found = scene.ledger.task(TASK)
+    assert (found.status, found.attempts, found.waits_for) == (Status.PENDING, 0, "providers")
+    scene.models.local.trouble = None
+    researcher.work()
+    assert scene.ledger.task(TASK).status is Status.DONE
+    assert scene.models.paid == ["local"]
 
 
 def live(researcher: Researcher, raising: Exception) -> Task:
