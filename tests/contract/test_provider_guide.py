@@ -149,6 +149,8 @@ def test_the_tables_are_the_defaults(kind: type) -> None:
         assert {item.name for item in dataclasses.fields(kind)} == {*real}
 
 
-def test_what_a_task_waits_for_is_called_as_the_guide_says() -> None:
-    """It is what `relight tasks list` prints."""
+def test_what_the_guide_names_is_there() -> None:
+    """Its links lead to files; what a task waits for is called as it says."""
     assert f"`{provider_key('anthropic')}`" in TEXT
+    for link in re.findall(r"\]\(([^)#]+)", TEXT):
+        assert (GUIDE.parent / link).exists(), link
