@@ -235,7 +235,12 @@ class World:
     async def _synthesize(self) -> Path:
         bundles = Path.cwd() / ".relight" / "bundles"
         store = self.environment.memory.store
-        bundle = await asyncio.to_thread(lambda: build_bundle(host_target(), bundles, store=store))
+        bundle, asking = await asyncio.to_thread(
+            lambda: (
+                build_bundle(host_target(), bundles, store=store),
+                build_bundle(host_target(), bundles, providers=True),
+            )
+        )
         out, scratch = self._folder / "cdktf.out", self._folder / "synth"
         scratch.mkdir()
         await self._group.run(
@@ -243,6 +248,7 @@ class World:
             [
                 *(sys.executable, "-P", "-m", "relight_stacks.app", "--output", out),
                 *("--environment", self.environment.name, "--memory", store, "--bundle", bundle),
+                *("--providers-bundle", asking),
             ],
             log_path=self._folder / "synth.log",
             timeout_s=COMMAND_S,
