@@ -400,6 +400,13 @@ def test_thoughts_go_back_to_their_own_model_alone() -> None:
     assert "reasoning_content" not in render(Request(messages=over), LOCAL)["messages"][1]
 
 
+def test_a_message_never_ends_with_thoughts() -> None:
+    """Thoughts to which nothing was said are left out: Anthropic refuses a message that ends with them."""
+    hm = thought(OPUS, "hm", "signed")
+    body = render(Request(messages=(user("Go."), assistant("So.", hm), user("?"), assistant(hm), user("!"))), OPUS)
+    assert turns_of(body) == [("user", ["text"]), ("assistant", ["text"]), ("user", ["text", "text"])]
+
+
 def test_a_model_with_a_budget_does_not_begin_to_think_in_a_tool_loop() -> None:
     """fails when thinking is asked for although the loop began elsewhere: Anthropic refuses that."""
     begun_elsewhere = (user("Go."), assistant(call("a")), user(result("a")))

@@ -243,16 +243,13 @@ def _pair(runs: Sequence[_Run]) -> dict[int, list[ToolResult]]:
 
 def _rename(runs: Sequence[_Run], rules: Rules) -> None:
     used: set[str] = set()
-    times: dict[str, int] = defaultdict(int)
     for run in runs:
         for call in run.calls:
-            times[call.call.id] += 1
-            name, salt = call.call.id, 0
-            while name in used or not rules.ids.fullmatch(name):
-                made = f"{times[call.call.id]}:{salt}:{call.call.id}".encode("utf-8", "surrogatepass")
-                name, salt = f"call_{hashlib.sha256(made).hexdigest()[:24]}", salt + 1
-            call.id = name
-            used.add(name)
+            times = 0
+            while call.id in used or not rules.ids.fullmatch(call.id):
+                made = f"{times}:{call.call.id}".encode("utf-8", "surrogatepass")
+                call.id, times = f"call_{hashlib.sha256(made).hexdigest()[:24]}", times + 1
+            used.add(call.id)
 
 
 def _spoken(run: _Run) -> list[Part]:
