@@ -143,9 +143,10 @@ def _kept(part: Part, rules: Rules) -> Part | None:
         return _picture(part, rules)
     if isinstance(part, ToolResult):
         content = tuple(kept for item in part.content if (kept := _kept(item, rules)) is not None)
-        return replace(part, content=content or (Text(text=NO_OUTPUT),))  # type: ignore[arg-type]
+        content = content or (Text(text=NO_OUTPUT),)
+        return part if content == part.content else replace(part, content=content)  # type: ignore[arg-type]
     if isinstance(part, ToolCall):
-        return replace(part, name=_name(part.name))
+        return part if TOOL_NAME.fullmatch(part.name) else replace(part, name=_name(part.name))
     if part.provider != rules.provider or part.model != rules.model:
         return None
     bound = bool(part.signature or part.redacted)
@@ -196,7 +197,8 @@ def _media_type(image: Image) -> str:
 def _text(part: Text) -> Text | None:
     if not part.text.strip():
         return None
-    return replace(part, text=sendable(part.text))
+    text = sendable(part.text)
+    return part if text is part.text else replace(part, text=text)
 
 
 def sendable(text: str) -> str:
@@ -210,7 +212,7 @@ def sendable(text: str) -> str:
 
 def _name(name: str) -> str:
     # What a model made up; a name that a tool has is refused when the request is rendered.
-    return name if TOOL_NAME.fullmatch(name) else re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "unknown"
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "unknown"
 
 
 def _pair(runs: Sequence[_Run]) -> dict[int, list[ToolResult]]:
@@ -254,11 +256,15 @@ def _rename(runs: Sequence[_Run], rules: Rules) -> None:
 
 def _spoken(run: _Run) -> list[Part]:
     calls = iter(run.calls)
-    parts = [replace(part, id=next(calls).id) if isinstance(part, ToolCall) else part for part in run.parts]
+    parts = [_renamed(part, next(calls).id) if isinstance(part, ToolCall) else part for part in run.parts]
     # Thoughts belong to what is said or done after them; a message may not end with them.
     while parts and isinstance(parts[-1], Thinking):
         parts.pop()
     return parts
+
+
+def _renamed(call: ToolCall, id_: str) -> ToolCall:
+    return call if call.id == id_ else replace(call, id=id_)
 
 
 def _answers(calls: Sequence[_Call], rules: Rules) -> list[Part]:
