@@ -242,6 +242,12 @@ async def test_nonsense_opens_no_breaker() -> None:
     assert len(first.asked) == 5
 
 
+def test_a_fault_survives_pickling() -> None:
+    """A fault that is the cause of a stored error can be read back."""
+    found = pickle.loads(pickle.dumps(fault(FaultKind.LIMITED, status=429, wait_s=3.0)))
+    assert (str(found), found.kind, found.status, found.wait_s) == ("rate_limited: as told", "rate_limited", 429, 3.0)
+
+
 # -- waiting rather than degrading
 
 

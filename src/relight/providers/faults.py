@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class FaultKind(StrEnum):
@@ -43,6 +44,9 @@ class Fault(Exception):  # noqa: N818 - the router makes an error of it, or goes
         self.detail = detail
         self.status = status
         self.wait_s = wait_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fault, (self.kind, self.detail), {"status": self.status, "wait_s": self.wait_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
