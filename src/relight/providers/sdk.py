@@ -86,23 +86,25 @@ class SdkProvider:
         stream: EventStream | None = None
         reader = self._reader()
         fault: Fault | None = None
+        late: list[Delta] = []
         try:
             try:
                 with hearing(heard):
                     stream = await self._ask(self._render(request))
                 _check_type(stream.response)
                 events = aiter(stream)
-                while True:
-                    # An answer that is whole stands, whatever becomes of its stream's end: it is paid for.
-                    async with asyncio.timeout(_END_S if reader.over else None):
-                        event = await anext(events, None)
-                    if event is None:
-                        break
-                    error = _error_in(event)
-                    if error is not None:
-                        raise from_error(error, key=self._key)
+                async for event in events:
+                    self._refuse_error(event)
                     for delta in reader.feed(event):
                         yield delta
+                    if reader.over:
+                        break
+                # What follows a whole answer are counts at most, and an answer that is whole stands, whatever becomes
+                # of its stream's end: it is paid for.
+                async with asyncio.timeout(_END_S):
+                    async for event in events:
+                        self._refuse_error(event)
+                        late += reader.feed(event)
             finally:
                 if stream is not None:
                     await stream.close()
@@ -111,6 +113,8 @@ class SdkProvider:
         if fault is not None and not reader.over:
             # Outside of the handler, so that it does not carry what was caught, whose text may hold the key.
             raise fault
+        for delta in late:
+            yield delta
         yield reader.finish()
 
     async def check(self, *, timeout_s: float) -> None:
@@ -141,6 +145,11 @@ class SdkProvider:
         """Close its connections; safe to call twice."""
         await self._close()
 
+    def _refuse_error(self, event: Any) -> None:
+        error = _error_in(event)
+        if error is not None:
+            raise from_error(error, key=self._key)
+
     def _reader(self) -> Reader:
         raise NotImplementedError
 
@@ -162,5 +171,7 @@ def _check_type(response: httpx2.Response) -> None:
 
 
 def _error_in(event: Any) -> Any:
-    found = event.get("error") if isinstance(event, dict) else getattr(event, "error", None)
+    # No event of the SDKs has such a field, and asking a model of pydantic's for what it lacks takes microseconds.
+    fields = event if isinstance(event, dict) else getattr(event, "__pydantic_extra__", None)
+    found = fields.get("error") if fields else None
     return {"error": found} if found else None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from relight.providers.spec import ProviderSpec
 
 _LINE_END = re.compile(rb"\r\n?|\n")
+# Nothing but whole events with plain line ends, which is what mostly comes.
+_WHOLE = re.compile(rb"(?:(?:[^\r\n]+\n)+\n)+")
 # What an error says fits into far less; a server that sends more is not read to its end.
 _MOST_OF_AN_ERROR = 64 * 1024
 
@@ -126,6 +128,8 @@ class EventCounter:
         """How many events `chunk` completes."""
         if not chunk:
             return 0
+        if not (self._lines or self._in_line or self._after_cr) and _WHOLE.fullmatch(chunk):
+            return chunk.count(b"\n\n")
         start = 1 if self._after_cr and chunk.startswith(b"\n") else 0
         whole = 0
         for match in _LINE_END.finditer(chunk, start):
