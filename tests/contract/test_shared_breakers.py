@@ -178,7 +178,7 @@ def test_no_update_is_lost(state_dsns: StateDsns, databases: Callable[..., Datab
 
             store.update(key, add)
 
-    threads = [threading.Thread(target=work, args=item) for item in enumerate(stores)]
+    threads = [threading.Thread(target=work, args=item, daemon=True) for item in enumerate(stores)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -235,7 +235,7 @@ def test_one_probe_goes_over_all_workers(state_dsns: StateDsns, opened: Callable
                     probes.append((board, entry))
                 stop.wait(0.01)
 
-        threads = [threading.Thread(target=ask, args=[board]) for board in boards]
+        threads = [threading.Thread(target=ask, args=[board], daemon=True) for board in boards]
         for thread in threads:
             thread.start()
         until(lambda probes=probes: probes)  # type: ignore[misc]

@@ -160,7 +160,7 @@ def test_of_64_threads_one_is_the_probe() -> None:
             gate.wait()
             entries.append(board.admit("a"))
 
-        threads = [threading.Thread(target=come) for _ in range(64)]
+        threads = [threading.Thread(target=come, daemon=True) for _ in range(64)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -180,7 +180,7 @@ def test_nothing_is_lost_between_threads() -> None:
             board.settle(permit(board), FAILED)
             board.settle(permit(board), OK)
 
-    threads = [threading.Thread(target=work) for _ in range(16)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -276,7 +276,7 @@ def test_a_new_board_starts_with_what_the_others_know(opened: Callable[..., Boar
     assert shut(opened()).reason == "open"
 
 
-def probing(board: Board, *, stop: threading.Event, probes: list[Permit]) -> None:
+def probing(board: Board, stop: threading.Event, probes: list[Permit]) -> None:
     """Ask until told to stop, and keep what was let through."""
     while not stop.is_set():
         entry = board.admit("a")
@@ -295,9 +295,7 @@ def test_one_probe_goes_over_all_workers(opened: Callable[..., Board], store: St
     for board in boards:
         until(lambda board=board: phase(board) is not Phase.CLOSED)  # type: ignore[misc]
     stop, probes = threading.Event(), list[Permit]()
-    threads = [
-        threading.Thread(target=probing, args=[board], kwargs={"stop": stop, "probes": probes}) for board in boards
-    ]
+    threads = [threading.Thread(target=probing, args=[board, stop, probes], daemon=True) for board in boards]
     for thread in threads:
         thread.start()
     until(lambda: probes)
@@ -345,7 +343,7 @@ def test_probes_never_overlap(opened: Callable[..., Board], monkeypatch: pytest.
                 board.settle(entry, random.choice(calls_end))
             stop.wait(random.choice([0.001, 0.005, 0.1]))
 
-    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(4)]
     for thread in threads:
         thread.start()
     until(lambda: len(kinds) >= 25 and len(set(kinds)) == 5, within_s=60)
