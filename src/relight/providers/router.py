@@ -123,7 +123,7 @@ class AsyncRouter:
         passed, or none gave a usable answer; RequestRefusedError when a provider says that the request is wrong;
         IncapableError when no provider could do what it needs; ConfigError for a prompt that does not fit.
         """
-        call = self._call(request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=OnCut.RESTART)
+        call = self._call(request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=None)
         async with aclosing(call) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -163,8 +163,9 @@ class AsyncRouter:
     # -- one call
 
     async def _call(
-        self, request: Request, *, deadline_s: float | None, degrade: bool, wait_s: float, on_cut: OnCut
+        self, request: Request, *, deadline_s: float | None, degrade: bool, wait_s: float, on_cut: OnCut | None
     ) -> AsyncGenerator[Event, None]:
+        """The events of a call; without `on_cut`, of an answer that is given out whole or not at all."""
         loop = self._bind()
         choices = self._capable(request)
         began = loop.time()
@@ -182,7 +183,9 @@ class AsyncRouter:
                     waits[name] = permit
                     continue
                 begun, degraded = False, provider is not choices[0]
-                pieces = self._ask(provider, request, permit, degraded=degraded, deadline=deadline, tried=tried)
+                pieces = self._ask(
+                    provider, request, permit, whole=on_cut is None, degraded=degraded, deadline=deadline, tried=tried
+                )
                 try:
                     async with aclosing(pieces):
                         async for piece in pieces:
@@ -218,27 +221,28 @@ class AsyncRouter:
         request: Request,
         permit: Permit,
         *,
+        whole: bool,
         degraded: bool,
         deadline: float,
         tried: list[Attempt],
     ) -> AsyncGenerator[Delta | Completed, None]:
-        """One provider's answer, within its limits. Settles the permit, whatever happens, and writes the attempt down.
+        """One provider's answer, within its limits, or the last of its pieces where it is wanted `whole`.
+
+        Settles the permit, whatever happens, and writes the attempt down.
 
         Raises Fault, or UnavailableError when it was the call's deadline that passed.
         """
         loop = asyncio.get_running_loop()
         patience = _Patience(loop, provider.spec, deadline)
         outcome: Outcome = Abandoned()
-        said, detail, first_event_s, usage = "abandoned", "", None, Usage()
+        said, detail, usage = "abandoned", "", Usage()
         try:
             async with aclosing(provider.stream(self._for(provider, request), heard=patience.heard)) as pieces:
                 while True:
-                    piece = await patience.next(pieces)
-                    if first_event_s is None:
-                        first_event_s = loop.time() - patience.began
+                    piece = await patience.next(pieces, whole=whole)
                     if isinstance(piece, Completed):
                         # Told before it is given out: a consumer that has its answer need not come back.
-                        outcome, said, usage = Succeeded(first_event_s=first_event_s), "answered", piece.usage
+                        outcome, said, usage = Succeeded(first_event_s=patience.first_event_s), "answered", piece.usage
                         break
                     yield piece
         except Fault as fault:
@@ -255,7 +259,7 @@ class AsyncRouter:
                 model=provider.spec.model,
                 outcome=said,
                 seconds=seconds,
-                first_event_s=first_event_s,
+                first_event_s=patience.first_event_s,
                 detail=detail,
                 usage=usage,
                 degraded=degraded,
@@ -319,6 +323,7 @@ class _Patience:
         self._loop = loop
         self._spec = spec
         self._deadline = deadline
+        self.first_event_s: float | None = None
         self._step_began = self._heard_at = self.began
         self._heard_anything = False
         self._scope: asyncio.Timeout | None = None
@@ -330,28 +335,36 @@ class _Patience:
         self._heard_anything = True
         self._heard_at = self._loop.time()
 
-    async def next(self, pieces: AsyncGenerator[Delta | Completed, None]) -> Delta | Completed:
-        """The next piece; Fault when it does not come in time, UnavailableError when the call's time is over."""
+    async def next(self, pieces: AsyncGenerator[Delta | Completed, None], *, whole: bool) -> Delta | Completed:
+        """The next piece, or the last where `whole` is asked for; Fault when it does not come in time, UnavailableError
+        when the call's time is over."""
         # What the caller took between two pieces is not the provider's silence.
-        self._step_began = self._heard_at = self._loop.time()
+        self._begin_step()
         if self._timer is None:
             self._timer = self._loop.call_at(self._until(), self._look)
         try:
             async with asyncio.timeout(None) as self._scope:
-                return await anext(pieces)
+                async for piece in pieces:
+                    if self.first_event_s is None:
+                        self.first_event_s = self._loop.time() - self.began
+                    if not whole or isinstance(piece, Completed):
+                        return piece
+                    self._begin_step()
         except TimeoutError:
             if self._overdue is None:
                 raise
             raise self._overdue from None
-        except StopAsyncIteration:
-            raise Fault(FaultKind.TRUNCATED, "the stream ended without an answer") from None
         finally:
             self._scope = None
+        raise Fault(FaultKind.TRUNCATED, "the stream ended without an answer")
 
     def stop(self) -> None:
         """Nothing is waited for any more."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _begin_step(self) -> None:
+        self._step_began = self._heard_at = self._loop.time()
 
     def _look(self) -> None:
         until = self._until()
