@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from relight.providers.breaker import Outcome
 
 LIMITS = ProviderLimits()
-# As short as a test can wait for, on a busy machine too.
-SHORT = ProviderLimits(open_s=0.3, probe_s=5.0)
+# As short as a test can wait for, on a busy machine too; a probe that nobody gives back blocks for longer than that.
+SHORT = ProviderLimits(open_s=0.3, probe_s=60.0)
 FAILED, OK = Failed(reason="silence"), Succeeded(first_event_s=0.2)
 
 

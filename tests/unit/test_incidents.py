@@ -413,7 +413,9 @@ def test_an_end_that_came_while_the_store_was_away_is_not_lost(
     episode = denied(None, provider="a", detail="401", at=store.now())
     store.episodes["denied:a"] = replace(episode, stage=Stage.RAISED)
     store.away = UnavailableError("down")
-    opened(store).answered("a", degraded=False)
+    worker = opened(store)
+    worker.answered("a", degraded=False)
+    until(lambda: "denied:a" in worker._alone)
     store.away = None
     until(lambda: pager.kinds == ["recovered"])
     until(lambda: not store.episodes)
