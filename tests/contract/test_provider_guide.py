@@ -16,8 +16,8 @@ import pytest
 
 from relight.providers import open as opening
 from relight.providers.prompts import Prompt, Prompts
-from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs
-from relight.tasks.waiting import provider_key, wake_on_close
+from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs, provider_key
+from relight.tasks.waiting import wake_on_close
 from relight_drill.llm import PlayedAnthropic, PlayedOpenAI, Trouble
 
 if TYPE_CHECKING:

@@ -22,14 +22,14 @@ from relight.providers.messages import Request, user
 from relight.providers.open import open_provider
 from relight.providers.router import AsyncRouter
 from relight.providers.shared import PostgresBreakers
-from relight.providers.spec import Api, ProviderLimits, ProviderSpec
+from relight.providers.spec import ANY_PROVIDER, Api, ProviderLimits, ProviderSpec, provider_key
 from relight.queue.queues import open_queue
 from relight.tasks import ledger as ledger_module
 from relight.tasks import waiting as waiting_module
 from relight.tasks.database import Database
 from relight.tasks.ledger import Ledger, Status
 from relight.tasks.steps import Retry
-from relight.tasks.waiting import ANY_PROVIDER, provider_key, wake_on_close
+from relight.tasks.waiting import wake_on_close
 from relight.tasks.worker import Worker
 from relight_drill.llm import PlayedAnthropic, PlayedOpenAI, Reply, Trouble
 

@@ -182,7 +182,7 @@ async def test_all_breakers_open_are_all_respected() -> None:
     with pytest.raises(ProvidersDownError, match=r"first: .*; second: ") as caught:
         await router.complete(REQUEST)
     assert 50 < caught.value.wait_s <= 60
-    assert caught.value.waits_for == "provider:first"
+    assert caught.value.waits_for == "providers"
     assert (len(first.asked), len(second.asked)) == (3, 3)
 
 

@@ -104,12 +104,6 @@ def test_a_task_says_what_it_waits_for() -> None:
         assert (apart.waits_for, apart.delay_s) == (None, 30.0)
 
 
-def test_a_task_that_takes_any_answer_waits_for_any_provider() -> None:
-    """fails when a task for which all providers were away is not woken by the first that is back."""
-    verdict = judged(ProvidersDownError("down", wait_s=30.0, waits_for="provider:a"))
-    assert verdict == Again(delay_s=30.0, reason="ProvidersDownError: down", counted=False, waits_for="providers")
-
-
 def test_what_failed_beside_a_wait_is_a_failure() -> None:
     """fails when a task that raised for good is taken for one that waits, because another of its coroutines waited."""
     waits = WouldDegradeError("w", wait_s=30.0, waits_for="provider:a")

@@ -31,7 +31,7 @@ from relight.providers.faults import Fault, FaultKind, consequence
 from relight.providers.messages import Answer, Attempt, Finished, Restarted, Started, Usage
 from relight.providers.port import Completed
 from relight.providers.prompts import Prompt
-from relight.providers.spec import ProviderLimits, check_specs
+from relight.providers.spec import ANY_PROVIDER, ProviderLimits, check_specs, provider_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -438,13 +438,15 @@ def _nobody(
         return IncapableError(f"the request is too long: {said}", hint="shorten it, or configure a longer context")
     if not _worth_waiting(faults):
         return UnavailableError(f"no provider gave a usable answer: {said}", hint="look at the request, and try again")
-    waits_for = f"provider:{first.spec.name}"
     hint = f"come back in {wait:.0f} s"
     if not degrade:
         return WouldDegradeError(
-            f"the first provider cannot be asked: {said}", hint=hint, wait_s=wait, waits_for=waits_for
+            f"the first provider cannot be asked: {said}",
+            hint=hint,
+            wait_s=wait,
+            waits_for=provider_key(first.spec.name),
         )
-    return ProvidersDownError(f"no provider can be asked: {said}", hint=hint, wait_s=wait, waits_for=waits_for)
+    return ProvidersDownError(f"no provider can be asked: {said}", hint=hint, wait_s=wait, waits_for=ANY_PROVIDER)
 
 
 def _refused(provider: str, fault: Fault) -> RequestRefusedError:

@@ -16,6 +16,9 @@ from relight.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What a task waits for in the ledger that would take any provider's answer.
+ANY_PROVIDER = "providers"
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -140,6 +143,11 @@ def _check_count(value: int, what: str, *, least: int, hint: str) -> None:
     """Raise ConfigError unless `value` is a whole number, and not too small."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{what} is {value!r}, not a whole number from {least}", hint=hint)
+
+
+def provider_key(name: str) -> str:
+    """What a task waits for in the ledger that would take this provider's answer alone."""
+    return f"provider:{name}"
 
 
 def check_positive(value: float, what: str) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from relight.errors import AgainLaterError, LeaseLostError, StaleEpochError, UnconfirmedError
 from relight.tasks.effects import UnknownEffectError
 from relight.tasks.steps import HOPELESS
-from relight.tasks.waiting import awaited
 from relight.tasks.waiting import causes as causes_of
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def judge(
     if len(waits) == len(causes):
         # It waits for something, and says how long; a step's failures are counted by themselves. What waits for two
         # things would be woken in vain by the first of them.
-        keys = {awaited(cause) for cause in waits}
+        keys = {cause.waits_for for cause in waits}
         waits_for = keys.pop() if len(keys) == 1 else ""
         return Again(delay_s=max(delays), reason=reason, counted=False, waits_for=waits_for or None)
     if attempts >= max_attempts:

@@ -7,7 +7,8 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from relight.clock import SystemClock
-from relight.errors import AgainLaterError, ProvidersDownError, RelightError
+from relight.errors import AgainLaterError, RelightError
+from relight.providers.spec import ANY_PROVIDER, provider_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# What a task waits for that would take any LLM provider's answer.
-ANY_PROVIDER = "providers"
 # After the first time, for tasks that were about to be given back as the breaker closed, and for a database that was
 # away.
 _AGAIN_AFTER_S = (0.0, 2.0, 10.0)
@@ -47,11 +46,6 @@ def wake_on_close(board: Closes, ledger: Ledger, *, clock: Clock | None = None) 
     board.on_close(closed)
 
 
-def provider_key(name: str) -> str:
-    """What a task says that waits for this provider."""
-    return f"provider:{name}"
-
-
 def _wake(ledger: Ledger, keys: tuple[str, ...], clock: Clock) -> None:
     for pause_s in _AGAIN_AFTER_S:
         clock.sleep(pause_s)
@@ -63,11 +57,6 @@ def _wake(ledger: Ledger, keys: tuple[str, ...], clock: Clock) -> None:
                 continue
             if woken:
                 _log.info("tasks_woken", extra={"waits_for": key, "tasks": woken})
-
-
-def awaited(exc: AgainLaterError) -> str:
-    """What the task waits for that raised it; empty for nothing but its time."""
-    return ANY_PROVIDER if isinstance(exc, ProvidersDownError) else exc.waits_for
 
 
 def causes(exc: Exception) -> list[Exception]:
