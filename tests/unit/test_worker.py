@@ -12,7 +12,6 @@ from relight.errors import (
     DeniedError,
     LeaseLostError,
     NotFoundError,
-    ProvidersDownError,
     StaleEpochError,
     UnavailableError,
     UnconfirmedError,
