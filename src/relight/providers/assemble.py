@@ -213,7 +213,12 @@ def member(of: Any, name: str) -> Any:
     """`name` of an event, or None. An SDK builds events without checking them: what is malformed may be anything."""
     if isinstance(of, dict):
         return of.get(name)
-    return getattr(of, name, None)
+    # Not getattr: a model of the SDKs takes microseconds to say that it has none, and most have most of them not.
+    held = getattr(of, "__dict__", {})
+    if name in held:
+        return held[name]
+    more = getattr(of, "__pydantic_extra__", None)
+    return more.get(name) if more else None
 
 
 def words_of(value: Any) -> str:
