@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import hydrate, journal, pgvector, queue, replay, snapshot, steps, sweep, synth
+from benchmarks import hydrate, journal, pgvector, queue, replay, router, snapshot, steps, sweep, synth
 from benchmarks.figure import Figure, table_line
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "pgvector": pgvector.run,
     "queue": queue.run,
     "replay": replay.run,
+    "router": router.run,
     "snapshot": snapshot.run,
     "steps": steps.run,
     "sweep": sweep.run,
