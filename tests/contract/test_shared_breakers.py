@@ -249,6 +249,20 @@ def test_one_probe_goes_over_all_workers(state_dsns: StateDsns, opened: Callable
             until(lambda board=board: phase(board, key) is Phase.CLOSED)  # type: ignore[misc]
 
 
+def test_a_rare_call_is_the_probe(state_dsns: StateDsns, opened: Callable[..., Board], key: str) -> None:
+    """fails when calls that come now and then, to one worker or to another, never probe a provider that may be back."""
+    one, other = opened(state_dsns.primary), opened(state_dsns.primary)
+    fail(one, key)
+    for board in (other, one, one, other):
+        until(lambda: phase(one, key) is phase(other, key) is Phase.OPEN)
+        until(lambda: one.state(key).change == other.state(key).change)
+        until(lambda board=board: time.monotonic() > board.state(key).open_until + 0.2)  # type: ignore[misc]
+        entry = asyncio.run(board.admitted(key))
+        assert isinstance(entry, Permit), entry
+        assert entry.probe
+        board.settle(entry, FAILED)
+
+
 PROCESS = """
 import sys, time
 from relight.clock import SystemClock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -23,8 +24,8 @@ from relight.providers.spec import ProviderLimits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from relight.clock import Clock
     from relight.providers.breaker import Outcome
+    from relight.providers.shared import SharedBreakers
 
 LIMITS = ProviderLimits()
 # As short as a test can wait for, on a busy machine too; a probe that nobody gives back blocks for longer than that.
@@ -228,6 +229,24 @@ class Store:
             return self.states[key]
 
 
+class Dying:
+    """What a worker sees of the store that dies as soon as it has claimed a probe."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.dead = False
+
+    def read(self) -> Seen[BreakerState]:
+        if self.dead:
+            raise UnavailableError("dead")
+        return self.store.read()
+
+    def update(self, key: str, change: Callable[[BreakerState, float], BreakerState]) -> BreakerState:
+        after = self.store.update(key, change)
+        self.dead = bool(after.probe)
+        return after
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -239,8 +258,10 @@ def opened(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setattr(module, "LOOK_S", 0.02)
     made: list[Board] = []
 
-    def make(limits: ProviderLimits = LIMITS, clock: Clock | None = None, keys: tuple[str, ...] = ("a",)) -> Board:
-        made.append(Board(keys, limits=limits, clock=clock or SystemClock(), shared=store))
+    def make(
+        limits: ProviderLimits = LIMITS, keys: tuple[str, ...] = ("a",), shared: SharedBreakers | None = None
+    ) -> Board:
+        made.append(Board(keys, limits=limits, clock=SystemClock(), shared=shared or store))
         return made[-1]
 
     yield make
@@ -386,6 +407,72 @@ def test_a_claim_that_nobody_uses_is_given_up(opened: Callable[..., Board], monk
     until(lambda: phase(other) is Phase.OPEN)
     assert shut(one).reason == "open"
     until(lambda: phase(one) is Phase.HALF_OPEN)
+    until(lambda: isinstance(other.admit("a"), Permit))
+
+
+def test_a_rare_call_is_the_probe(opened: Callable[..., Board], monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when calls so rare that each claim is given up before the next one comes never probe, be they all one
+    worker's or each another's: every first call that waits for its claim is the probe."""
+    monkeypatch.setattr(module, "CLAIM_S", 0.05)
+    one, other = opened(SHORT), opened(SHORT)
+    fail(one)
+    for board in (one, one, other, one, other, other):
+        until(lambda: one.state("a").change == other.state("a").change)
+        until(lambda board=board: time.monotonic() > board.state("a").open_until + 0.1)  # type: ignore[misc]
+        entry = asyncio.run(board.admitted("a"))
+        assert isinstance(entry, Permit), entry
+        assert entry.probe
+        board.settle(entry, FAILED)
+
+
+def test_a_call_waits_for_nothing_but_its_claim(opened: Callable[..., Board], store: Store) -> None:
+    """A breaker that is not due, or that another probes, is no reason to wait, nor is a store that says nothing waited
+    for beyond the call's own time."""
+    one, other = opened(SHORT), opened(SHORT)
+    assert isinstance(asyncio.run(one.admitted("a")), Permit)
+    fail(one)
+    entry = asyncio.run(one.admitted("a", within_s=600.0))
+    assert isinstance(entry, Shut)
+    assert entry.reason == "open"
+    until(lambda: phase(other) is Phase.OPEN)
+    until(lambda: isinstance(one.admit("a"), Permit))
+    until(lambda: phase(other) is Phase.HALF_OPEN)
+    entry = asyncio.run(other.admitted("a", within_s=600.0))
+    assert isinstance(entry, Shut)
+    assert entry.reason == "probing"
+    late = opened(replace(SHORT, failures=1), keys=("b",))
+    fail(late, "b", times=1)
+    store.hangs.clear()
+    until(lambda: shut(late, "b").reason == "claiming")
+    entry = asyncio.run(late.admitted("b", within_s=0.0))
+    assert isinstance(entry, Shut)
+    assert entry.reason == "claiming"
+
+
+def test_a_claim_is_kept_for_seconds_and_a_probe_for_its_time(opened: Callable[..., Board], store: Store) -> None:
+    """fails when a worker that dies with a claim keeps the others from probing for as long as a probe may take, or one
+    that sent it does not."""
+    one = opened(replace(SHORT, probe_s=600.0))
+    fail(one)
+    assert shut(one).reason == "open"
+    until(lambda: phase(one) is Phase.HALF_OPEN)
+    assert store.states["a"].probe_until - store.now() <= module.CLAIM_S + module.TELL_S
+    until(lambda: isinstance(one.admit("a"), Permit))
+    until(lambda: store.states["a"].probe_until - store.now() > 500)
+
+
+def test_who_dies_with_a_claim_leaves_it_to_others(
+    opened: Callable[..., Board], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when a claim of which nothing more is heard is respected for as long as a probe may take."""
+    monkeypatch.setattr(module, "TELL_S", 0.2)
+    monkeypatch.setattr(module, "CLAIM_S", 0.1)
+    other = opened(replace(SHORT, probe_s=600.0))
+    fail(other)
+    until(lambda: "a" in store.states and store.states["a"].phase is Phase.OPEN)
+    dies = opened(replace(SHORT, probe_s=600.0), shared=Dying(store))
+    assert shut(dies).reason == "open"
+    until(lambda: phase(other) is Phase.HALF_OPEN)
     until(lambda: isinstance(other.admit("a"), Permit))
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from relight.clock import SystemClock
 from relight.errors import (
     AgainLaterError,
     ConfigError,
@@ -25,6 +27,8 @@ from relight.errors import (
     WouldDegradeError,
 )
 from relight.providers.blocking import Router
+from relight.providers.board import Board
+from relight.providers.breaker import INITIAL, BreakerState
 from relight.providers.faults import CONSEQUENCES, Fault, FaultKind
 from relight.providers.messages import (
     Attempt,
@@ -44,6 +48,7 @@ from relight.providers.messages import (
 from relight.providers.port import Completed
 from relight.providers.prompts import Prompt, Prompts, Template
 from relight.providers.router import AsyncRouter, Degradation, OnCut
+from relight.providers.shared import Seen
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 
 if TYPE_CHECKING:
@@ -184,6 +189,35 @@ async def test_all_breakers_open_are_all_respected() -> None:
     assert 50 < caught.value.wait_s <= 60
     assert caught.value.waits_for == "providers"
     assert (len(first.asked), len(second.asked)) == (3, 3)
+
+
+class Alone:
+    """A store that a single worker shares with nobody."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, BreakerState] = {}
+
+    def read(self) -> Seen[BreakerState]:
+        return Seen(now=time.monotonic(), states=dict(self.states))
+
+    def update(self, key: str, change: Callable[[BreakerState, float], BreakerState]) -> BreakerState:
+        self.states[key] = change(self.states.get(key, INITIAL), time.monotonic())
+        return self.states[key]
+
+
+async def test_the_first_call_that_may_be_the_probe_is() -> None:
+    """fails when a worker that shares its breakers goes on to the fallback while it claims the probe: with few calls
+    it would stay there for good."""
+    limits = ProviderLimits(failures=1, open_s=0.05)
+    board = Board(["first", "second"], limits=limits, clock=SystemClock(), shared=Alone())
+    first, second = Scripted("first", DOWN), Scripted("second", "c")
+    router = AsyncRouter([first, second], board=board)
+    assert (await router.complete(REQUEST)).degraded
+    first.script = ("a",)
+    await asyncio.sleep(0.2)
+    answer = await router.complete(REQUEST)
+    assert (answer.text, answer.degraded) == ("a", False)
+    await router.close()
 
 
 async def test_a_limited_provider_is_left_alone_for_as_long_as_it_says() -> None:

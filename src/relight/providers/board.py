@@ -1,16 +1,18 @@
 """The breakers of one process, safe to share between threads and loops, and alike in all workers where they are shared.
 
-A caller never waits for anything but the board's lock, which is held for microseconds: what concerns the other workers
-is done by a thread of the board's own.
+A caller waits for nothing but the board's lock, which is held for microseconds: what concerns the other workers is
+done by a thread of the board's own. Only a call that would be the probe had better wait until it has been claimed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import math
 import secrets
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relight.errors import ConfigError, RelightError
@@ -25,6 +27,7 @@ from relight.providers.breaker import (
     given_back,
     merged,
     plausible,
+    probed,
     settle,
     shifted,
 )
@@ -49,9 +52,13 @@ FRESH_S = 5.0
 START_S = 2.0
 # A probe is claimed where somebody asked for it so lately, and given up when nobody comes for it: others may be asked.
 ASKED_S = 5.0
-CLAIM_S = 3.0
-# A caller that would be the probe comes again after this: by then it is known whether this process may probe.
-CLAIMED_S = 0.1
+CLAIM_S = 2.0
+# The others respect a claim for longer, by so much: time to tell them that the probe was sent.
+TELL_S = 3.0
+# A caller that would be the probe comes again after this, and again, until it is known whether this process may probe:
+# a claim takes some milliseconds, and what takes longer than `DECIDED_S` is as good as away.
+CLAIMED_S = 0.02
+DECIDED_S = 2.5
 _CLOSE_S = 1.0
 
 
@@ -120,14 +127,23 @@ class Board:
             now = self._clock.monotonic()
             claim = self._claims.get(key)
             if claim is not None and not self._is_left(key, now) and not state.is_cooling(now):
-                del self._claims[key]
-                self._asked.pop(key, None)
-                return Permit(key, Call(claim.token, now, True))
-            after, entry = admit(state, token=f"{self._name}-{next(self._numbers)}", limits=self._limits, now=now)
+                return self._as_claimed(key, claim, now)
+            after, entry = admit(state, token=self._new_token(), limits=self._limits, now=now)
             if now < self._fresh_until and state.phase is not Phase.CLOSED:
                 return self._with_others(key, entry, now)
             self._states[key] = after
             return entry if isinstance(entry, Shut) else Permit(key, entry)
+
+    async def admitted(self, key: str, *, within_s: float = DECIDED_S) -> Permit | Shut:
+        """The same for a coroutine, which waits until it is known whether this process may probe, if that is all that
+        is lacking: some milliseconds mostly, and `within_s` at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(within_s, DECIDED_S)
+        while True:
+            entry = self.admit(key)
+            if isinstance(entry, Permit) or entry.reason is not Reason.CLAIMING or loop.time() >= until:
+                return entry
+            await asyncio.sleep(entry.wait_s)
 
     def settle(self, permit: Permit, outcome: Outcome) -> None:
         """Say how the call ended; a second time does nothing."""
@@ -173,13 +189,25 @@ class Board:
                 f"there is no provider {key!r}", hint=f"choose from {', '.join(sorted(self._states))}"
             ) from None
 
+    def _new_token(self) -> str:
+        return f"{self._name}-{next(self._numbers)}"
+
+    def _as_claimed(self, key: str, claim: _Claim, now: float) -> Permit:
+        """The probe that was claimed. It has a token of its own, by which the others hear that it was sent."""
+        del self._claims[key]
+        self._asked.pop(key, None)
+        self._returned[key].add(claim.token)
+        self._states[key], call = probed(self._states[key], token=self._new_token(), limits=self._limits, now=now)
+        self._wake.set()
+        return Permit(key, call)
+
     def _with_others(self, key: str, entry: Call | Shut, now: float) -> Shut:
         """The breaker is open or half-open, and only who has claimed it may be the probe."""
         self._asked[key] = now
         if isinstance(entry, Shut):
             return entry
         self._wake.set()
-        return Shut(CLAIMED_S, Reason.PROBING)
+        return Shut(CLAIMED_S, Reason.CLAIMING)
 
     # -- hooks
 
@@ -266,11 +294,11 @@ class Board:
 
     def _exchange(self, shared: SharedBreakers, key: str) -> None:
         """Tell the others what is new here, hear what is new there, and claim the probe where it is wanted."""
-        token = f"{self._name}-{next(self._numbers)}"
-        claimed, ahead, returned = False, 0.0, set[str]()
+        token = self._new_token()
+        claimed, here, ahead, returned = False, 0.0, 0.0, set[str]()
 
         def change(there: BreakerState, now: float) -> BreakerState:
-            nonlocal claimed, ahead, returned
+            nonlocal claimed, here, ahead, returned
             here = self._clock.monotonic()
             ahead = now - here
             theirs = plausible(there, limits=self._limits, now=now)
@@ -286,17 +314,18 @@ class Board:
                 wants = self._wants(key, here)
             if wants and together.phase is not Phase.CLOSED:
                 together, entry = admit(together, token=token, limits=self._limits, now=now)
-                claimed = isinstance(entry, Call)
+                if claimed := isinstance(entry, Call):
+                    # Whoever claims and dies keeps the others from it for seconds, not for as long as a probe may take.
+                    together = replace(together, probe_until=now + CLAIM_S + TELL_S)
             return together
 
         after = shared.update(key, change)
         with self._lock:
             self._returned[key] -= returned
+            if claimed:
+                # Before the state says that it is being probed: who waits for the claim is not told to go away.
+                self._claims[key] = _Claim(token, here + CLAIM_S)
         self._take_over(key, after, ahead)
-        with self._lock:
-            if claimed and self._states[key].probe == token:
-                until = min(self._clock.monotonic() + CLAIM_S, self._states[key].probe_until)
-                self._claims[key] = _Claim(token, until)
 
     def _take_over(self, key: str, theirs: BreakerState, ahead: float) -> None:
         with self._lock:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     """Why a call is not let through."""
 
     OPEN = "open"
+    CLAIMING = "claiming"
     PROBING = "probing"
     LIMITED = "rate_limited"
     DENIED = "denied"
@@ -178,6 +179,11 @@ def admit(state: BreakerState, *, token: str, limits: ProviderLimits, now: float
         return state, Shut(state.open_until - now, Reason.OPEN)
     if state.phase is Phase.HALF_OPEN and now < state.probe_until:
         return state, Shut(min(state.probe_until - now, PROBE_WAIT_S), Reason.PROBING)
+    return probed(state, token=token, limits=limits, now=now)
+
+
+def probed(state: BreakerState, *, token: str, limits: ProviderLimits, now: float) -> tuple[BreakerState, Call]:
+    """The probe with this token is on its way from now on."""
     probing = replace(state, phase=Phase.HALF_OPEN, probe=token, probe_until=now + limits.probe_s)
     return probing, Call(token, now, True)
 

@@ -178,7 +178,7 @@ class AsyncRouter:
                 if not degrade and provider is not choices[0]:
                     break
                 name = provider.spec.name
-                permit = self.board.admit(name)
+                permit = await self.board.admitted(name, within_s=deadline - loop.time())
                 if isinstance(permit, Shut):
                     waits[name] = permit
                     continue
