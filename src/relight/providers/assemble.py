@@ -26,7 +26,7 @@ from relight.providers.port import Completed
 from relight.providers.tools import sendable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from relight.providers.messages import Delta, Part
     from relight.providers.spec import ProviderSpec
@@ -219,6 +219,15 @@ def member(of: Any, name: str) -> Any:
         return held[name]
     more = getattr(of, "__pydantic_extra__", None)
     return more.get(name) if more else None
+
+
+def fields_of(of: Any) -> Mapping[str, Any]:
+    """All that `member` would find."""
+    if isinstance(of, dict):
+        return of
+    held: dict[str, Any] = getattr(of, "__dict__", {})
+    more = getattr(of, "__pydantic_extra__", None)
+    return {**more, **held} if more else held
 
 
 def words_of(value: Any) -> str:

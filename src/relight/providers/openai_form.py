@@ -8,7 +8,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from relight.providers.assemble import Assembly, count_of, member, words_of
+from relight.providers.assemble import Assembly, count_of, fields_of, member, words_of
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.messages import Effort, Image, Role, Stop, Text, Thinking, ToolCall, ToolResult, ToolUse, Usage
 from relight.providers.render import check, output_tokens, schema_of, system_of, wrong
@@ -16,7 +16,7 @@ from relight.providers.spec import Api
 from relight.providers.tools import Rules, Thoughts, repaired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from relight.providers.messages import Delta, Message, Part, Request
     from relight.providers.port import Completed
@@ -242,22 +242,24 @@ class Reader:
 
     def feed(self, chunk: Any) -> Iterator[Delta]:
         """What a chunk adds."""
-        self._made.id = self._made.id or words_of(member(chunk, "id"))
-        self._made.model = self._made.model or words_of(member(chunk, "model"))
-        if member(chunk, "usage") is not None:
-            self._count(member(chunk, "usage"))
-        choices = member(chunk, "choices")
+        held = fields_of(chunk)
+        self._made.id = self._made.id or words_of(held.get("id"))
+        self._made.model = self._made.model or words_of(held.get("model"))
+        if held.get("usage") is not None:
+            self._count(held["usage"])
+        choices = held.get("choices")
         if not isinstance(choices, list):
             return
         for choice in choices:
-            if member(choice, "index"):
+            held = fields_of(choice)
+            if held.get("index"):
                 continue
             # A server that does not stream this answer sends it whole.
-            yield from self._delta(member(choice, "delta") or member(choice, "message"))
-            reason = member(choice, "finish_reason")
+            yield from self._delta(fields_of(held.get("delta") or held.get("message")))
+            reason = held.get("finish_reason")
             if isinstance(reason, str) and reason:
                 self._reason = reason
-            self._sequence = words_of(member(choice, "stop_reason")) or self._sequence
+            self._sequence = words_of(held.get("stop_reason")) or self._sequence
 
     def finish(self) -> Completed:
         """The whole answer, once the stream has ended."""
@@ -272,21 +274,22 @@ class Reader:
             stop = Stop.STOP_SEQUENCE
         return self._made.complete(stop, stop_sequence=self._sequence if stop is Stop.STOP_SEQUENCE else "")
 
-    def _delta(self, delta: Any) -> Iterator[Delta]:
-        if delta is None:
-            return
+    def _delta(self, delta: Mapping[str, Any]) -> Iterator[Delta]:
         # The names that compatible servers have for what a model thinks.
-        thought = words_of(member(delta, "reasoning_content")) or words_of(member(delta, "reasoning"))
-        yield from self._made.thought(thought)
-        yield from self._made.text(words_of(member(delta, "content")))
-        refusal = words_of(member(delta, "refusal"))
+        thought = words_of(delta.get("reasoning_content")) or words_of(delta.get("reasoning"))
+        if thought:
+            yield from self._made.thought(thought)
+        words = words_of(delta.get("content"))
+        if words:
+            yield from self._made.text(words)
+        refusal = words_of(delta.get("refusal"))
         if refusal:
             self._refused = True
             yield from self._made.text(refusal)
-        calls = member(delta, "tool_calls")
+        calls = delta.get("tool_calls")
         for piece in calls if isinstance(calls, list) else ():
             yield from self._call(piece, member(piece, "index"), member(piece, "function"))
-        old = member(delta, "function_call")
+        old = delta.get("function_call")
         if old is not None:
             yield from self._call(old, 0, old)
 
