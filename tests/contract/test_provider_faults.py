@@ -356,7 +356,8 @@ def scene_of(
 
 def patience_of(case: Case) -> dict[str, float]:
     """Only the limit that ends the fault is short, and longer where an answer has to begin within it."""
-    return {case.left_after: 2 * SHORT_S if case.begun else SHORT_S} if case.left_after else {}
+    heard_first = case.begun or case.kind is FaultKind.STALLED
+    return {case.left_after: 3 * SHORT_S if heard_first else SHORT_S} if case.left_after else {}
 
 
 def told(answer: Answer) -> str:
