@@ -282,6 +282,28 @@ def test_a_fault_survives_pickling() -> None:
     assert (str(found), found.kind, found.status, found.wait_s) == ("rate_limited: as told", "rate_limited", 429, 3.0)
 
 
+async def test_one_that_answers_nonsense_hides_no_outage() -> None:
+    """While a provider is down that could answer, the caller is told when to come back, whatever another one said."""
+    first, second = Scripted("first", DOWN), Scripted("second", fault(FaultKind.EMPTY))
+    router = AsyncRouter([first, second], limits=ProviderLimits(failures=1))
+    for wait_s in (1, 60):
+        with pytest.raises(ProvidersDownError, match="empty_answer") as caught:
+            await router.complete(REQUEST)
+        assert wait_s - 5 < caught.value.wait_s <= wait_s
+    longer = AsyncRouter([Scripted("first", fault(FaultKind.TOO_LONG)), Scripted("second", DOWN)])
+    with pytest.raises(ProvidersDownError):
+        await longer.complete(REQUEST)
+
+
+async def test_a_broken_server_that_says_come_back_at_once_is_broken() -> None:
+    """fails when a 503 with `Retry-After: 0` never opens the breaker."""
+    first = Scripted("first", fault(FaultKind.SERVER_ERROR, status=503, wait_s=0.0))
+    router = AsyncRouter([first, Scripted("second", "c")])
+    for _ in range(5):
+        await router.complete(REQUEST)
+    assert len(first.asked) == 3
+
+
 # -- waiting rather than degrading
 
 
@@ -355,7 +377,7 @@ async def test_a_slow_consumer_is_not_the_providers_silence() -> None:
 
 async def test_one_deadline_is_spent_across_attempts() -> None:
     """The deadline is the call's, however many are tried; whom it strikes is not to blame."""
-    first, second = Scripted("first", SILENT, silence_s=0.2), Scripted("second", SILENT, silence_s=30)
+    first, second = Scripted("first", SILENT, silence_s=0.1), Scripted("second", SILENT, silence_s=30)
     tried: list[Attempt] = []
     router = AsyncRouter([first, second], limits=ProviderLimits(failures=1), on_attempt=tried.append)
     with pytest.raises(UnavailableError, match="deadline passed while second was asked"):
@@ -364,6 +386,16 @@ async def test_one_deadline_is_spent_across_attempts() -> None:
     second.script = ("c",)
     assert (await router.complete(REQUEST)).provider == "second"
     assert len(first.asked) == 1
+
+
+async def test_a_call_with_little_time_has_some_for_the_next() -> None:
+    """fails when a silent provider may use up all of a call's time, or is blamed for the caller's hurry."""
+    first, second = Scripted("first", SILENT, silence_s=30), Scripted("second", "c")
+    router = AsyncRouter([first, second])
+    for _ in range(4):
+        answer = await router.complete(REQUEST, deadline_s=0.2)
+        assert [attempt.outcome for attempt in answer.attempts] == ["hurried", "answered"]
+    assert len(first.asked) == 4
 
 
 # -- streams
@@ -398,7 +430,8 @@ async def test_a_restart_is_announced() -> None:
     restarted, finished = seen[2], seen[-1]
     assert isinstance(restarted, Restarted)
     assert isinstance(finished, Finished)
-    assert (restarted.provider, "first: truncated" in restarted.reason) == ("second", True)
+    assert (restarted.provider, restarted.degraded) == ("second", True)
+    assert "first: truncated" in restarted.reason
     assert (finished.answer.text, finished.answer.degraded) == ("cd", True)
 
 

@@ -35,10 +35,8 @@ def estimated_tokens(request: Request) -> int:
 
     A system prompt that is a template counts as nothing.
     """
-    size = len(request.system.encode()) if isinstance(request.system, str) else 0
-    size += sum(
-        len(tool.name) + len(tool.description.encode()) + len(json.dumps(tool.schema)) for tool in request.tools
-    )
+    size = _length(request.system) if isinstance(request.system, str) else 0
+    size += sum(len(tool.name) + _length(tool.description) + _length_as_json(tool.schema) for tool in request.tools)
     images = 0
     for message in request.messages:
         for part in message.content:
@@ -56,10 +54,19 @@ def _shows_image(part: Part) -> bool:
 def _bytes(part: Part) -> int:
     match part:
         case Text(text=text) | Thinking(text=text):
-            return len(text.encode(errors="replace"))
+            return _length(text)
         case ToolCall():
-            return len(part.name) + len(json.dumps(part.arguments, default=str))
+            return len(part.name) + _length_as_json(part.arguments)
         case ToolResult():
-            return sum(len(item.text.encode(errors="replace")) for item in part.content if isinstance(item, Text))
+            return sum(_length(item.text) for item in part.content if isinstance(item, Text))
         case Image():
             return 0
+
+
+# What cannot be sent is found out when it is: an estimate is no place to refuse it.
+def _length(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _length_as_json(value: object) -> int:
+    return len(json.dumps(value, default=str, skipkeys=True))

@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     SILENCE = "silence"
     STALLED = "stalled"
     NO_PROGRESS = "no_progress"
+    HURRIED = "hurried"
     SERVER_ERROR = "server_error"
     OVERLOADED = "overloaded"
     LIMITED = "rate_limited"
@@ -71,6 +72,8 @@ CONSEQUENCES: dict[FaultKind, Consequence] = {
     FaultKind.SILENCE: Consequence(counts=True),
     FaultKind.STALLED: Consequence(counts=True),
     FaultKind.NO_PROGRESS: Consequence(counts=True),
+    # Silent for a share of a call that has little time: the next is asked in time, and nobody is to blame.
+    FaultKind.HURRIED: Consequence(counts=False),
     FaultKind.SERVER_ERROR: Consequence(counts=True),
     FaultKind.OVERLOADED: Consequence(counts=True),
     FaultKind.LIMITED: Consequence(counts=False, cools=True),
@@ -87,6 +90,6 @@ CONSEQUENCES: dict[FaultKind, Consequence] = {
 def consequence(fault: Fault) -> Consequence:
     """What follows from `fault`. A server error that says when to come back (503 with Retry-After) cools down, like a
     429, and does not count."""
-    if fault.wait_s is not None and fault.kind in (FaultKind.SERVER_ERROR, FaultKind.OVERLOADED):
+    if fault.wait_s and fault.kind in (FaultKind.SERVER_ERROR, FaultKind.OVERLOADED):
         return CONSEQUENCES[FaultKind.LIMITED]
     return CONSEQUENCES[fault.kind]

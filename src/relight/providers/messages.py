@@ -277,6 +277,7 @@ class Restarted:
 
     provider: str
     model: str
+    degraded: bool
     reason: str
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -183,8 +184,10 @@ class AsyncRouter:
                     waits[name] = permit
                     continue
                 begun, degraded = False, provider is not choices[0]
+                another = degrade and provider is not choices[-1]
+                patience = _Patience(loop, provider.spec, deadline=deadline, another=another)
                 pieces = self._ask(
-                    provider, request, permit, whole=on_cut is None, degraded=degraded, deadline=deadline, tried=tried
+                    provider, request, permit, patience, whole=on_cut is None, degraded=degraded, tried=tried
                 )
                 try:
                     async with aclosing(pieces):
@@ -210,8 +213,9 @@ class AsyncRouter:
                     if fault.kind is FaultKind.TOO_LONG and len(choices) > 1:
                         # It could not do the job: the next one is the first choice then, and no fallback.
                         choices.remove(provider)
-            wait = min([*(shut.wait_s for shut in waits.values()), *([AGAIN_S] if faults else [])])
-            if not _worth_waiting(faults) or loop.time() + wait > min(began + wait_s, deadline):
+            mends = [_mends_in(fault, self.limits) for fault in faults.values()]
+            wait = min([*(shut.wait_s for shut in waits.values()), *mends])
+            if loop.time() + wait > min(began + wait_s, deadline):
                 raise _nobody(first, faults, waits, wait=wait, degrade=degrade)
             await asyncio.sleep(wait)
 
@@ -220,10 +224,10 @@ class AsyncRouter:
         provider: Provider,
         request: Request,
         permit: Permit,
+        patience: _Patience,
         *,
         whole: bool,
         degraded: bool,
-        deadline: float,
         tried: list[Attempt],
     ) -> AsyncGenerator[Delta | Completed, None]:
         """One provider's answer, within its limits, or the last of its pieces where it is wanted `whole`.
@@ -232,8 +236,6 @@ class AsyncRouter:
 
         Raises Fault, or UnavailableError when it was the call's deadline that passed.
         """
-        loop = asyncio.get_running_loop()
-        patience = _Patience(loop, provider.spec, deadline)
         outcome: Outcome = Abandoned()
         said, detail, usage = "abandoned", "", Usage()
         try:
@@ -253,12 +255,11 @@ class AsyncRouter:
         finally:
             patience.stop()
             self.board.settle(permit, outcome)
-            seconds = loop.time() - patience.began
             attempt = Attempt(
                 provider=provider.spec.name,
                 model=provider.spec.model,
                 outcome=said,
-                seconds=seconds,
+                seconds=patience.seconds,
                 first_event_s=patience.first_event_s,
                 detail=detail,
                 usage=usage,
@@ -315,20 +316,28 @@ class AsyncRouter:
 class _Patience:
     """The time limits of one attempt: silence, no progress, and the call's deadline.
 
-    They only ever move on, so one timer is enough, which looks anew when it rings: an event costs a note of the time.
+    Where there is `another` provider to ask, one that says nothing is left after half of the time that the call has, so
+    that a call with little time has some for the next. The limits only ever move on, so one timer is enough, which
+    looks anew when it rings: an event costs a note of the time.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, spec: ProviderSpec, deadline: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, spec: ProviderSpec, *, deadline: float, another: bool) -> None:
         self.began = loop.time()
         self._loop = loop
         self._spec = spec
         self._deadline = deadline
+        self._half = self.began + (deadline - self.began) / 2 if another else math.inf
         self.first_event_s: float | None = None
         self._step_began = self._heard_at = self.began
         self._heard_anything = False
         self._scope: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._overdue: Fault | UnavailableError | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the attempt has taken until now."""
+        return self._loop.time() - self.began
 
     def heard(self) -> None:
         """A whole event has come over the wire."""
@@ -346,7 +355,7 @@ class _Patience:
             async with asyncio.timeout(None) as self._scope:
                 async for piece in pieces:
                     if self.first_event_s is None:
-                        self.first_event_s = self._loop.time() - self.began
+                        self.first_event_s = self.seconds
                     if not whole or isinstance(piece, Completed):
                         return piece
                     self._begin_step()
@@ -378,7 +387,8 @@ class _Patience:
 
     def _until(self) -> float:
         silence = self._heard_at + self._spec.silence_s
-        return min(silence, self._step_began + self._spec.progress_s, self._deadline)
+        until = min(silence, self._step_began + self._spec.progress_s, self._deadline)
+        return until if self._heard_anything else min(until, self._half)
 
     def _why(self, until: float) -> Fault | UnavailableError:
         if until == self._deadline:
@@ -386,6 +396,8 @@ class _Patience:
             return UnavailableError(problem, hint="give it more time, or ask for less")
         if until == self._step_began + self._spec.progress_s:
             return Fault(FaultKind.NO_PROGRESS, f"signs of life alone for {self._spec.progress_s:g} s")
+        if until == self._half:
+            return Fault(FaultKind.HURRIED, "nothing for half of the call's time")
         kind = FaultKind.STALLED if self._heard_anything else FaultKind.SILENCE
         return Fault(kind, f"nothing for {self._spec.silence_s:g} s")
 
@@ -402,7 +414,7 @@ def _outcome(fault: Fault) -> Outcome:
 
 def _beginning(spec: ProviderSpec, *, degraded: bool, cut: str) -> Started | Restarted:
     if cut:
-        return Restarted(provider=spec.name, model=spec.model, reason=cut)
+        return Restarted(provider=spec.name, model=spec.model, degraded=degraded, reason=cut)
     return Started(provider=spec.name, model=spec.model, degraded=degraded)
 
 
@@ -423,9 +435,15 @@ def _answer(
     )
 
 
-def _worth_waiting(faults: dict[str, Fault]) -> bool:
-    """Whether time may mend it: a model that answers nonsense, or for which it is too long, does so again."""
-    return all(consequence(fault).counts or consequence(fault).cools for fault in faults.values())
+def _mends_in(fault: Fault, limits: ProviderLimits) -> float:
+    """After how long it may help to ask the same again; never, where it was answered with nonsense, or is too long."""
+    if fault.kind in (FaultKind.EMPTY, FaultKind.BROKEN_CALL, FaultKind.TOO_LONG):
+        return math.inf
+    if fault.kind is FaultKind.DENIED:
+        return limits.denied_s
+    if consequence(fault).cools:
+        return min(fault.wait_s or limits.cool_s, limits.cool_at_most_s)
+    return AGAIN_S
 
 
 def _nobody(
@@ -434,9 +452,9 @@ def _nobody(
     """The error for a call that nobody answered."""
     told = [f"{name}: {fault}" for name, fault in faults.items()]
     said = "; ".join([*told, *(f"{name}: {shut.reason}" for name, shut in waits.items())])
-    if faults and not waits and all(fault.kind is FaultKind.TOO_LONG for fault in faults.values()):
+    if not waits and all(fault.kind is FaultKind.TOO_LONG for fault in faults.values()):
         return IncapableError(f"the request is too long: {said}", hint="shorten it, or configure a longer context")
-    if not _worth_waiting(faults):
+    if math.isinf(wait):
         return UnavailableError(f"no provider gave a usable answer: {said}", hint="look at the request, and try again")
     hint = f"come back in {wait:.0f} s"
     if not degrade:
