@@ -55,6 +55,13 @@ def test_a_provider_needs_an_api_and_a_model() -> None:
     assert refused(model="") == "provider local names no model; set its model"
 
 
+@pytest.mark.parametrize(("name", "value"), [("tools", "no"), ("keyless", 1), ("model", 5), ("ca_file", 5)])
+def test_types_are_what_they_are_said_to_be(name: str, value: object) -> None:
+    """fails when `tools="no"`, which is true, lets a provider be asked for tools."""
+    said = "bool" if name in ("tools", "keyless") else "str"
+    assert refused(**{name: value}) == f"{name} of provider local is no {said}; correct its type"
+
+
 def test_a_compatible_server_needs_an_address() -> None:
     """The others have one of their own."""
     assert (

@@ -68,6 +68,11 @@ class ProviderSpec:
             raise ConfigError(
                 f"api of provider {self.name} is {self.api!r}, which is unknown", hint=f"choose from {', '.join(Api)}"
             )
+        for field_ in fields(self):
+            # What is no switch, such as "no", would count as one that is on.
+            of = {"str": str, "bool": bool}.get(str(field_.type))
+            if of is not None and not isinstance(getattr(self, field_.name), of):
+                raise ConfigError(f"{field_.name} of provider {self.name} is no {of.__name__}", hint="correct its type")
         if not self.model:
             raise ConfigError(f"provider {self.name} names no model", hint="set its model")
         if self.api is Api.COMPATIBLE and not self.base_url:
