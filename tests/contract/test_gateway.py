@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import logging
 import os
@@ -59,7 +60,7 @@ from relight_drill.emulator import SECRET_KEY
 from relight_drill.llm import Call, PlayedAnthropic, PlayedOpenAI, PlayedProvider, Reply, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
     from relight.providers.messages import Attempt, Event, Part, Request
@@ -1033,9 +1034,13 @@ def test_what_is_given_out_comes_back(parts: list[Part], streamed: bool) -> None
 def _told(answer: Answer, streamed: bool) -> list[dict[str, Any]]:
     if not streamed:
         return list(AnthropicFace().render(answer)["content"])
-    parser = AnthropicFace()
-    writer = parser.writer(_parsed("anthropic"))
-    lines = b"".join(writer.event(event) for event in played(answer)).decode().split("\n")
+    return _blocks(played(answer))
+
+
+def _blocks(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """What an Anthropic client makes of a stream."""
+    writer = AnthropicFace().writer(_parsed("anthropic"))
+    lines = b"".join(writer.event(event) for event in events).decode().split("\n")
     blocks: list[dict[str, Any]] = []
     for event in (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")):
         if event["type"] == "content_block_start":
@@ -1061,6 +1066,53 @@ def _one_text(parts: Sequence[Part]) -> list[Part]:
         else:
             found.append(part)
     return found
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_pieces_in_any_order(data: st.DataObject) -> None:
+    """fails when an Anthropic client gets a call with other arguments than the model gave, because words, a thought or
+    another call came between two of their pieces."""
+    count = data.draw(st.integers(1, 3))
+    wanted = data.draw(st.lists(st.dictionaries(_words, _json, max_size=2), min_size=count, max_size=count))
+    pending: list[list[Event]] = [[TextDelta(text=text)] for text in data.draw(st.lists(_words, max_size=3))]
+    pending += [[ThinkingDelta(text=text)] for text in data.draw(st.lists(_words, max_size=2))]
+    for index, arguments in enumerate(wanted):
+        said = data.draw(st.booleans())
+        text = json.dumps(arguments) if arguments or said else ""
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=3)))
+        pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+        started = ToolCallStarted(index=index, id=f"id{index}", name="pay")
+        pending.append([started, *(ToolArguments(index=index, json=piece) for piece in pieces)])
+    events: list[Event] = [Started(provider="p", model="m", degraded=False)]
+    words = thoughts = ""
+    while any(pending):
+        event = data.draw(st.sampled_from([queue for queue in pending if queue])).pop(0)
+        words += event.text if isinstance(event, TextDelta) else ""
+        thoughts += event.text if isinstance(event, ThinkingDelta) else ""
+        events.append(event)
+    blocks = _blocks([*events, Finished(answer=_answer(Text(text="x")))])
+    calls = {block["id"]: block["input"] for block in blocks if block["type"] == "tool_use"}
+    assert calls == {f"id{index}": arguments for index, arguments in enumerate(wanted)}
+    assert "".join(block["text"] for block in blocks if block["type"] == "text") == words
+    assert "".join(block["thinking"] for block in blocks if block["type"] == "thinking") == thoughts
+
+
+@pytest.mark.parametrize("between", [TextDelta(text="\n"), ThinkingDelta(text="hm")], ids=["words", "thought"])
+@BOTH
+async def test_words_within_a_call(face: str, between: Event) -> None:
+    """fails when a client's SDK makes an empty call of one whose arguments were interrupted."""
+    events: list[Event] = [
+        Started(provider="p", model="m", degraded=False),
+        ToolCallStarted(index=0, id="a", name="pay"),
+        ToolArguments(index=0, json='{"amount":'),
+        between,
+        ToolArguments(index=0, json="5}"),
+    ]
+    call = ToolCall(id="a", name="pay", arguments={"amount": 5})
+    router = FakeRouter(*events, Finished(answer=_answer(call, stop=Stop.TOOL_CALLS)))
+    async with serving(router) as url, client_of(face, url) as client:
+        assert (await client.say([client.user("hello")], stream=True)).calls == [("a", "pay", {"amount": 5})]
 
 
 async def test_calls_at_once() -> None:

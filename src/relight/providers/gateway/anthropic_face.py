@@ -370,22 +370,34 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 @dataclasses.dataclass(slots=True)
 class _Call:
-    """A call whose turn has not come."""
+    """A call, with what has come of its arguments."""
 
     id: str
     name: str
+    index: int
     json: str = ""
+
+    def is_whole(self) -> bool:
+        """Whether nothing can come any more; of a call without arguments that is not known before the answer's end."""
+        if not self.json.rstrip().endswith("}"):
+            return False
+        try:
+            json.loads(self.json)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
 
 class AnthropicWriter:
-    """One message as events. One block is open at a time, as clients expect."""
+    """One message as events. One block is open at a time, as clients expect, and each is written from its beginning to
+    its end: what comes while a call is not whole is held back until it is."""
 
     def __init__(self) -> None:
         self._next = 0
         self._open = ""  # the kind of the block that is open
         self._started: Started | None = None
-        self._arguments = ""  # of the call whose block is open
-        self._later: dict[int, _Call] = {}
+        self._call: _Call | None = None  # whose block is open
+        self._held: list[TextDelta | ThinkingDelta | _Call] = []
 
     def event(self, event: Event) -> bytes:
         """See `Writer.event`."""
@@ -407,22 +419,37 @@ class AnthropicWriter:
                 usage = {"input_tokens": 0, "output_tokens": 0}
                 empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
                 yield {"type": "message_start", "message": {**_head(event.model), **empty}}
-            case TextDelta(text=text) if text:
-                yield from self._go_on("text", {"type": "text", "text": ""})
-                yield self._delta({"type": "text_delta", "text": text})
-            case ThinkingDelta():
-                yield from self._thought(event)
+            case TextDelta() | ThinkingDelta():
+                self._held.append(event)
+                yield from self._release()
             case ToolCallStarted(index=index):
-                self._later[index] = _Call(event.id, event.name)
-                if self._open != "tool_use" or _is_whole(self._arguments):
-                    yield from self._next_call()
+                self._held.append(_Call(event.id, event.name, index))
+                yield from self._release()
             case ToolArguments(index=index, json=text) if text:
                 yield from self._argue(index, text)
             case Finished(answer=answer):
+                yield from self._release(whole=True)
                 yield from self._close()
                 reason = {"stop_reason": STOPS[answer.stop], "stop_sequence": answer.stop_sequence or None}
                 yield {"type": "message_delta", "delta": reason, "usage": _usage(answer.usage)}
                 yield {"type": "message_stop"}
+
+    def _release(self, *, whole: bool = False) -> Iterator[dict[str, Any]]:
+        """Write what was held back, up to the next call that is not whole; all of it where the answer is `whole`."""
+        while self._held and (whole or self._call is None or self._call.is_whole()):
+            match self._held.pop(0):
+                case TextDelta(text=text):
+                    if text:
+                        yield from self._go_on("text", {"type": "text", "text": ""})
+                        yield self._delta({"type": "text_delta", "text": text})
+                case ThinkingDelta() as thought:
+                    yield from self._thought(thought)
+                case _Call() as call:
+                    yield from self._close()
+                    yield self._start({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
+                    self._call = call
+                    if call.json:
+                        yield self._delta({"type": "input_json_delta", "partial_json": call.json})
 
     def _thought(self, event: ThinkingDelta) -> Iterator[dict[str, Any]]:
         whole = event.whole
@@ -440,28 +467,14 @@ class AnthropicWriter:
             yield self._stop()
 
     def _argue(self, index: int, text: str) -> Iterator[dict[str, Any]]:
-        """Arguments of several calls at once are put one after the other."""
-        if index in self._later:
-            self._later[index].json += text
-            return
-        self._arguments += text
-        yield self._delta({"type": "input_json_delta", "partial_json": text})
-        if self._later and _is_whole(self._arguments):
-            yield from self._next_call()
-
-    def _next_call(self) -> Iterator[dict[str, Any]]:
-        """Open the block of the first call that waits, and of all behind it that are whole already."""
-        while self._later:
-            index = min(self._later)
-            call = self._later.pop(index)
-            if self._open:
-                yield from self._end_block()
-            self._arguments = call.json
-            yield self._start({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
-            if call.json:
-                yield self._delta({"type": "input_json_delta", "partial_json": call.json})
-            if not _is_whole(call.json):
-                return
+        """Arguments go to their own call alone. Behind a call that was whole nothing but blanks can come."""
+        if self._call is not None and self._call.index == index:
+            self._call.json += text
+            yield self._delta({"type": "input_json_delta", "partial_json": text})
+            yield from self._release()
+        for held in self._held:
+            if isinstance(held, _Call) and held.index == index:
+                held.json += text
 
     def _go_on(self, kind: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if self._open != kind:
@@ -469,13 +482,8 @@ class AnthropicWriter:
             yield self._start(block)
 
     def _close(self) -> Iterator[dict[str, Any]]:
-        """Close what is open, with the calls that still wait."""
-        while self._open or self._later:
-            if self._open:
-                yield from self._end_block()
-            yield from self._next_call()
-
-    def _end_block(self) -> Iterator[dict[str, Any]]:
+        if not self._open:
+            return
         if self._open == "thinking" and self._started is not None:
             # Never signed: marked all the same, so that it is known whose it is when it comes back.
             mark = marked("", provider=self._started.provider, model=self._started.model)
@@ -490,19 +498,9 @@ class AnthropicWriter:
         return {"type": "content_block_delta", "index": self._next, "delta": delta}
 
     def _stop(self) -> dict[str, Any]:
-        self._open = ""
+        self._open, self._call = "", None
         self._next += 1
         return {"type": "content_block_stop", "index": self._next - 1}
-
-
-def _is_whole(arguments: str) -> bool:
-    if not arguments.rstrip().endswith("}"):
-        return False
-    try:
-        json.loads(arguments)
-    except ValueError:
-        return False
-    return True
 
 
 def _sse(item: dict[str, Any]) -> bytes:
