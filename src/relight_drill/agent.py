@@ -33,6 +33,7 @@ from relight.recovery.metrics import promise_gauges, publish_lag
 from relight.tasks.effects import Answer, NotSentError
 from relight.tasks.ledger import Status, canonical
 from relight.tasks.steps import Retry
+from relight.tasks.waiting import wake_on_close
 from relight.tasks.worker import Worker
 from relight.wiring import Region
 from relight_drill.corpus import Embedder
@@ -105,6 +106,8 @@ class Agent:
         self._memory = Memory(store=region.store, spec=region.specs[0])
         # Opened before anything runs: a provider that is configured wrongly must not be found out in the first task.
         self._router = region.router() if region.settings.providers else None
+        if self._router is not None:
+            wake_on_close(self._router.board, self._ledger, clock=region.clock)
         self._tool = OutboxTool()
         self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
         self._stop = threading.Event()

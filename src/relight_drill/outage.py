@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # An answer that a provider had sent out so shortly before it was cut off may still have been on the wire.
 ON_THE_WIRE_S = 0.25
 # Workers that share a breaker learn of its closing once a second.
-LEARNED_WITHIN_S = 3.0
+LEARNED_WITHIN_S = 2.0
 AIM_S = 5.0
 
 

@@ -140,14 +140,14 @@ async def provider_outage(world: World, say: Callable[[str], None]) -> Outcome:
     """The first LLM provider is cut off while its answers are awaited; the agent goes on with the next, and returns."""
     chooser = random.Random(f"{world.seed}/provider-outage")  # noqa: S311 - chosen to be repeated
     mode = chooser.choice([Mode.DEAD, Mode.SILENT])
-    strike_after_s, away_s = chooser.uniform(1.0, 4.0), chooser.uniform(30.0, 40.0)
+    strike_after_s, away_s = chooser.uniform(0.5, 2.5), chooser.uniform(30.0, 40.0)
     texts = documents(OUTAGE_BEFORE + OUTAGE_AROUND + OUTAGE_MEANWHILE + OUTAGE_AFTER, seed=world.seed + 3)
     before, texts = texts[:OUTAGE_BEFORE], texts[OUTAGE_BEFORE:]
     around, texts = texts[:OUTAGE_AROUND], texts[OUTAGE_AROUND:]
     first = world.models.all[0]
     limits = world.settings(Role.PRIMARY).provider_limits
     async with world.callers() as callers:
-        await callers.submit(before, prefix="before", over_s=3.0)
+        await callers.submit(before, prefix="before", over_s=2.0)
         async with asyncio.TaskGroup() as group:
             group.create_task(callers.submit(around, prefix="around", over_s=OUTAGE_AROUND_S))
             await asyncio.sleep(strike_after_s)
