@@ -15,11 +15,13 @@ from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, Mock
 
 import aiohttp
 import anthropic
 import openai
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import until
@@ -28,7 +30,7 @@ from unit.test_config import SETTINGS
 from relight.config import Connections
 from relight.errors import ConfigError
 from relight.providers.gateway.anthropic_face import AnthropicFace
-from relight.providers.gateway.app import Options, is_loopback, played, serving
+from relight.providers.gateway.app import Gateway, Options, is_loopback, played, serving
 from relight.providers.gateway.config import load_config
 from relight.providers.gateway.face import Field, Refused, read_body
 from relight.providers.gateway.marks import marked, unmarked
@@ -1159,27 +1161,61 @@ async def test_usage_only_where_asked() -> None:
             assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
 
 
+@pytest.mark.parametrize("on_cut", OnCut)
 @BOTH
-async def test_signs_of_life(face: str) -> None:
-    """A client hears something while the model says nothing, and its SDK takes it for nothing."""
-    hold = asyncio.Event()
-    router = FakeRouter(
-        Started(provider="p", model="m", degraded=False),
-        TextDelta(text="Yes."),
-        Finished(answer=_answer(Text(text="Yes."))),
-        hold=hold,
-    )
-    async with serving(router, Options(ping_s=0.02)) as url:
+async def test_signs_of_life(face: str, on_cut: OnCut) -> None:
+    """A client hears something while a model is silent before its first word, and its SDK takes it for nothing."""
+    played_by = {"anthropic": "local", "openai": "anthropic"}[face]
+    async with world(played_by, options=Options(ping_s=0.02, on_cut=on_cut), silence_s=30.0) as w:
+        w[played_by].answer = lambda _: Reply(text="Yes.", first_s=10.0)
         body = {"model": "any", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
-        async with aiohttp.ClientSession() as session, session.post(url + PATHS[face], json=body) as response:
+        async with aiohttp.ClientSession() as session, session.post(w.url + PATHS[face], json=body) as response:
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            assert "x-relight-provider" not in response.headers
+            assert response.headers["request-id"] != ""
             pings = 0
             while pings < 2:
                 pings += b"ping" in await response.content.readline()
-            async with client_of(face, url) as client:
-                asked = asyncio.create_task(client.say([client.user("hello")], stream=True))
-                await until(lambda: len(router.asked) == 2, "the second call")
-                hold.set()
-                assert (await asked).text == "Yes."
+        w[played_by].answer = lambda _: Reply(text="Yes.", first_s=0.2)
+        async with client_of(face, w.url) as client:
+            got = await client.say([client.user("hello")], stream=True)
+            assert got.text == "Yes."
+            assert "x-relight-provider" not in got.headers
+
+
+@BOTH
+async def test_errors_after_a_sign_of_life(face: str) -> None:
+    """fails when an error that comes after the first sign of life is not one to the client's SDK."""
+    async with world("local", options=Options(ping_s=0.02), silence_s=0.3) as w, client_of(face, w.url) as client:
+        w["local"].trouble = Trouble.SILENCE
+        with pytest.raises((anthropic.APIError, openai.APIError)) as caught:
+            await client.say([client.user("hello")], stream=True)
+        assert "no provider can be asked: local: silence" in str(caught.value)
+
+
+@BOTH
+async def test_dropped_is_told_of_what_is_held_back(face: str) -> None:
+    """A stream that is held back begins with all headers, since its whole answer is known."""
+    more: dict[str, Any] = {"extra_body": {"temperature": 0.2}} if face == "anthropic" else {"temperature": 0.2}
+    async with world("anthropic", options=Options(on_cut=OnCut.RESTART)) as w, client_of(face, w.url) as client:
+        got = await client.say([client.user("hello")], stream=True, **more)
+        assert (got.headers["x-relight-dropped"], got.headers["x-relight-provider"]) == ("temperature", "anthropic")
+
+
+@pytest.mark.parametrize("ping_s", [0.0, 10.0], ids=["ping", "answer"])
+async def test_leaves_before_the_headers(ping_s: float, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that leaves while its response begins is no failure of the gateway."""
+    body = {"model": "any", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    payload = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
+    payload.feed_data(json.dumps(body).encode())
+    payload.feed_eof()
+    request = make_mocked_request("POST", "/v1/messages", headers={"Host": "localhost"}, payload=payload)
+    request._prepare_hook = AsyncMock(side_effect=ConnectionResetError)  # type: ignore[method-assign]
+    started = Started(provider="p", model="m", degraded=False)
+    gateway = Gateway(FakeRouter(started, Finished(answer=_answer(Text(text="Yes.")))), Options(ping_s=ping_s))
+    caplog.set_level(logging.INFO)
+    await gateway.guard(request, gateway.messages)
+    assert [record.msg for record in caplog.records] == ["gateway_client_left"]
 
 
 @BOTH

@@ -34,7 +34,7 @@ from relight.errors import (
 )
 from relight.providers.choose import estimated_tokens
 from relight.providers.gateway.anthropic_face import AnthropicFace
-from relight.providers.gateway.face import Asked, Face, Refused, Trouble, read_body, to_json
+from relight.providers.gateway.face import Asked, Face, Refused, Trouble, Writer, read_body, to_json
 from relight.providers.gateway.openai_face import OpenAIFace
 from relight.providers.messages import (
     Finished,
@@ -50,7 +50,7 @@ from relight.providers.messages import (
 from relight.providers.router import OnCut
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from relight.providers.messages import Answer, Event, Request
     from relight.providers.spec import ProviderLimits
@@ -100,7 +100,8 @@ class Asks(Protocol):
 class Options:
     """How the gateway behaves.
 
-    With `on_cut` of `restart` a stream begins when the whole answer is there, because no format can take words back.
+    With `on_cut` of `restart` words are sent when the whole answer is there, because no format can take words back.
+    After `ping_s` without a word a stream carries a sign of life.
     `token` is what clients must show, where it is not empty. `max_tokens` is for requests that do not say.
     """
 
@@ -265,9 +266,7 @@ class Gateway:
         except RelightError as exc:
             raise self._of(exc, late=_is_over(deadline)) from exc
         response = _json(200, face.render(answer))
-        _tell(response, answer.provider, degraded=answer.degraded)
-        if answer.dropped:
-            response.headers[DROPPED] = ",".join(answer.dropped)
+        response.headers.update(_told(answer.provider, degraded=answer.degraded, dropped=answer.dropped))
         _log_answer(request, answer)
         return response
 
@@ -277,13 +276,8 @@ class Gateway:
         writer = face.writer(asked)
         out = _Out(request, ping=writer.ping(), ping_s=self.options.ping_s)
         try:
-            async with aclosing(self._events(asked, degrade=degrade)) as events, aclosing(out):
-                async for event in events:
-                    if isinstance(event, Started):
-                        await out.begin(event)
-                    await out.write(writer.event(event))
-                    if isinstance(event, Finished):
-                        _log_answer(request, event.answer)
+            async with aclosing(out):
+                await self._send(request, asked, writer, out, degrade=degrade)
         except ConnectionResetError:
             # The client has left: nobody reads what is said now.
             _log.info("gateway_client_left", extra={"request_id": request[_ID]})
@@ -296,20 +290,23 @@ class Gateway:
             if out.response is None:
                 raise
             await out.end_with(writer.broken(_our_fault(exc, request[_ID])))
-        if out.response is None:
-            raise AssertionError("a stream begins, or raises")
-        return out.response
+        return out.response or web.Response(status=499)  # to a client that left before anything was said
 
-    async def _events(self, asked: Asked, *, degrade: bool) -> AsyncGenerator[Event, None]:
+    async def _send(self, request: web.Request, asked: Asked, writer: Writer, out: _Out, *, degrade: bool) -> None:
         if self.options.on_cut is OnCut.RESTART:
             answer = await self._router.complete(asked.request, degrade=degrade)
+            await out.begin(_told(answer.provider, degraded=answer.degraded, dropped=answer.dropped))
             for event in played(answer):
-                yield event
+                await out.write(writer.event(event))
+            _log_answer(request, answer)
             return
-        events = self._router.stream(asked.request, degrade=degrade, on_cut=OnCut.ERROR)
-        async with aclosing(events):
+        async with aclosing(self._router.stream(asked.request, degrade=degrade, on_cut=OnCut.ERROR)) as events:
             async for event in events:
-                yield event
+                if isinstance(event, Started):
+                    await out.begin(_told(event.provider, degraded=event.degraded))
+                await out.write(writer.event(event))
+                if isinstance(event, Finished):
+                    _log_answer(request, event.answer)
 
     def _of(self, exc: RelightError, *, late: bool) -> Refused:
         """The router's error as the client is told. Its text holds no key and nothing of a request."""
@@ -331,27 +328,32 @@ class Gateway:
 
 
 class _Out:
-    """One stream on its way to a client, with a sign of life whenever nothing else was sent for a while."""
+    """One stream on its way to a client, with a sign of life whenever nothing else was sent for a while.
+
+    Where nothing comes at all the sign of life begins the response, before it is known who answers: a client gives up
+    on a connection that stays silent, and a model may think in silence for long.
+    """
 
     def __init__(self, request: web.Request, *, ping: bytes, ping_s: float) -> None:
         self.response: web.StreamResponse | None = None
         self._request = request
         self._ping = ping
         self._ping_s = ping_s
-        self._wrote_at = 0.0
-        self._pinging: asyncio.Task[None] | None = None
-
-    async def begin(self, started: Started) -> None:
-        """The status and the headers: from now on errors are told in the stream."""
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        )
-        _name(response, self._request[_ID])
-        _tell(response, started.provider, degraded=started.degraded)
-        await response.prepare(self._request)
-        self.response = response
         self._wrote_at = asyncio.get_running_loop().time()
+        self._beginning = asyncio.Lock()
         self._pinging = asyncio.create_task(self._keep_alive())
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """The status and the headers, once: from now on errors are told in the stream."""
+        async with self._beginning:
+            if self.response is not None:
+                return
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
+            )
+            _name(response, self._request[_ID])
+            await response.prepare(self._request)
+            self.response = response
 
     async def write(self, data: bytes) -> None:
         """Whole events, so that nothing comes between the parts of one."""
@@ -366,15 +368,15 @@ class _Out:
 
     async def aclose(self) -> None:
         """Send no more signs of life."""
-        if self._pinging is not None:
-            self._pinging.cancel()
-            await asyncio.gather(self._pinging, return_exceptions=True)
+        self._pinging.cancel()
+        await asyncio.gather(self._pinging, return_exceptions=True)
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._wrote_at + self._ping_s - loop.time())
             if loop.time() >= self._wrote_at + self._ping_s:
+                await self.begin({})
                 await self.write(self._ping)
 
 
@@ -456,9 +458,10 @@ def _name(response: web.StreamResponse, id_: str) -> None:
     response.headers["x-request-id"] = id_  # where OpenAI's does
 
 
-def _tell(response: web.StreamResponse, provider: str, *, degraded: bool) -> None:
-    response.headers[PROVIDER] = provider
-    response.headers[DEGRADED] = "true" if degraded else "false"
+def _told(provider: str, *, degraded: bool, dropped: Sequence[str] = ()) -> dict[str, str]:
+    """What an agent must know about an answer, as headers."""
+    found = {PROVIDER: provider, DEGRADED: "true" if degraded else "false"}
+    return {**found, DROPPED: ",".join(dropped)} if dropped else found
 
 
 def _log_answer(request: web.Request, answer: Answer) -> None:
