@@ -786,15 +786,6 @@ WRONG = [
         _says({"type": "image_url", "image_url": {"url": "data:text/html;base64,AA=="}}),
         "messages[0].content[0].image_url.url: ",
     ),
-    (
-        "openai",
-        {
-            "messages": [
-                {"role": "assistant", "tool_calls": [{**_CALLED, "function": {"name": "w", "arguments": "[1"}}]}
-            ]
-        },
-        "messages[0].tool_calls[0].function.arguments: ",
-    ),
     ("openai", {"messages": [{"role": "function", "name": "weather", "content": "dry"}]}, "messages[0].name: "),
 ]
 
@@ -974,6 +965,40 @@ def test_openai_leniency() -> None:
         assistant("No."),
         user("b", Image(url="https://x/y.png")),
     )
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai", "local"])
+async def test_broken_arguments_stay_words(provider: str) -> None:
+    """fails when a conversation in which a model once broke a call's arguments can never go on."""
+    async with world(provider) as w, client_of("openai", w.url) as client:
+        for broken in ('{"city": "Ro', "[1]", '{"much": NaN}', '{"much": 1e999}', "[" * 100_000):
+            called = [
+                {**_CALLED, "function": {"name": "weather", "arguments": broken}},
+                {**_CALLED, "id": "c2"},
+            ]
+            said = [
+                client.user("hello"),
+                {"role": "assistant", "content": "Let me look.", "tool_calls": called},
+                {"role": "tool", "tool_call_id": "c1", "content": "that was no JSON"},
+                {"role": "tool", "tool_call_id": "c2", "content": "dry"},
+                client.user("Go on."),
+            ]
+            assert (await client.say(said, tools=True)).text.endswith("Go on.")
+            assert _parsed("openai", messages=said).request.messages[1] == assistant(
+                "Let me look.",
+                broken,
+                ToolCall(id="c1", name="weather", arguments={}),
+                ToolCall(id="c2", name="weather", arguments={"city": "Rome"}),
+            )
+        assert w.refused == []
+
+
+def test_half_a_character_in_arguments() -> None:
+    """fails when half a character hides in the JSON within the JSON, or comes as bytes that are no UTF-8."""
+    half = {**_CALLED, "function": {"name": "weather", "arguments": '{"city": "\\ud83d"}'}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [half]}]
+    assert _parsed("openai", messages=turns).request.messages[1].tool_calls[0].arguments == {"city": "\ufffd"}
+    assert read_body(b'{"a": "\xed\xa0\xbd"}').value == {"a": "\ufffd"}
 
 
 def test_openai_settings() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -182,18 +183,38 @@ def _kind(value: object) -> str:
 def read_body(body: bytes) -> Field:
     """The JSON object that the body holds; Refused when it holds none."""
     try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        value = read_json(body)
+    except ValueError:
         # The decoder's own message may repeat a part of the body.
         raise Refused("the body is not JSON: send one JSON object in UTF-8") from None
     if not isinstance(value, dict):
         raise Refused(f"the body must be a JSON object, and is {_kind(value)}")
+    return Field(value)
+
+
+def read_json(text: str | bytes) -> Any:
+    """What any provider could be sent of that JSON; ValueError when it is none."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     # Agents that cut text by UTF-16 units send half a character, which no provider takes and UTF-8 cannot hold.
-    return Field(_mended(value) if b"\\ud" in body.lower() else value)
+    half = _HALF.search(text) if isinstance(text, str) else _HALF_IN_BYTES.search(text)
+    return _mended(value) if half else value
+
+
+_HALF, _HALF_IN_BYTES = re.compile(r"\\u[dD]"), re.compile(rb"\\u[dD]|\xed[\xa0-\xbf]")
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError("too large")
+    return found
 
 
 def _mended(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from relight.providers.gateway.face import (
     Trouble,
     image_of_url,
     plain_text,
+    read_json,
     refuse_all,
     to_json,
     unknown,
@@ -259,36 +259,39 @@ def _assistant(item: Field) -> Message:
     if refusal:
         parts.append(Text(text=refusal.text()))
     parts = [part for part in parts if not isinstance(part, Text) or part.text]
-    if calls := item.find("tool_calls"):
-        parts += [_call(call) for call in calls.items()]
+    made = [_call(call) for call in calls.items()] if (calls := item.find("tool_calls")) else []
     if call := item.find("function_call"):
-        index = item.at[-1]
-        parts.append(ToolCall(id=f"{_LEGACY}{index}", name=call.need("name").text(), arguments=_arguments(call)))
-    return Message(role=Role.ASSISTANT, content=tuple(parts))
+        made.append(_called(call, id_=f"{_LEGACY}{item.at[-1]}"))
+    parts += [Text(text=broken) for _, broken in made if broken]
+    return Message(role=Role.ASSISTANT, content=(*parts, *(call for call, _ in made)))
 
 
 _LEGACY = "call_of_message_"
 
 
-def _call(item: Field) -> ToolCall:
+def _call(item: Field) -> tuple[ToolCall, str]:
     kind = item.find("type")
     if kind is not None and kind.value != "function":
         raise Refused("this kind of tool is not supported: use a function", at=kind.at)
-    function = item.need("function")
-    return ToolCall(id=item.need("id").text(), name=function.need("name").text(), arguments=_arguments(function))
+    return _called(item.need("function"), id_=item.need("id").text())
 
 
-def _arguments(function: Field) -> Mapping[str, Any]:
-    found = function.find("arguments")
+def _called(function: Field, *, id_: str) -> tuple[ToolCall, str]:
+    """The call, and its arguments as they stand where they are no JSON object.
+
+    A model wrote those, and its client has told it so in the call's result: refused, the conversation could never go
+    on. Not every provider takes them, so the call keeps none, and they stay as words that the model has said.
+    """
+    name, found = function.need("name").text(), function.find("arguments")
     if found is None or not found.text().strip():
-        return {}
+        return ToolCall(id=id_, name=name, arguments={}), ""
     try:
-        value = json.loads(found.text())
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Refused("this must be the text of a JSON object", at=found.at)
-    return value
+        arguments = read_json(found.text())
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        return ToolCall(id=id_, name=name, arguments={}), found.text()
+    return ToolCall(id=id_, name=name, arguments=arguments), ""
 
 
 def _result(item: Field) -> ToolResult:
