@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from relight.providers.diagnosis import diagnose, from_error, from_status, retry_after, scrubbed
+from relight.providers.diagnosis import diagnose, from_error, from_status, retry_after
 from relight.providers.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -354,16 +354,39 @@ def test_no_key_and_no_part_of_one_is_told(status: int, said: str) -> None:
         assert len(fault.detail) < 600
 
 
-def test_a_message_is_told_where_it_helps_and_nowhere_else() -> None:
-    """The caller's fault and the server's are told in the provider's words; a refused key is not."""
-    for status, told in ((400, True), (500, True), (401, False), (403, False), (429, False), (529, False)):
-        fault = from_status(status, {"error": {"message": "because of this"}}, {}, key=KEY)
-        assert ("because of this" in fault.detail) == told
+PROMPT = "my history is XYZZY"
+ECHOES: list[dict[str, Any]] = [
+    {"error": {"type": "invalid_request_error", "message": f"Invalid value: '{PROMPT}'", "param": PROMPT}},
+    {"error": {"type": PROMPT, "code": PROMPT, "message": {"input": PROMPT}}},
+    {"error": f"failed on input {PROMPT}"},
+    {"object": "error", "type": "BadRequestError", "code": 400, "message": f"1 error: {{'input': '{PROMPT}'}}"},
+    {"detail": [{"type": "missing", "loc": ["body", "messages"], "msg": "Field required", "input": PROMPT}]},
+    {"message": f"maximum context length is 10 tokens: {PROMPT}"},
+    {"error": {"type": "invalid_request_error", "param": f"tools[0].{PROMPT.split()[-1]}", "message": PROMPT}},
+]
 
 
-def test_text_is_cut_and_put_on_one_line() -> None:
-    """fails when a provider's words could fill a log, or begin a line of it."""
-    assert scrubbed("a\nb\r\n  c" + "é" * 400, key=KEY) == ("a b c" + "é" * 400)[:300]
+@pytest.mark.parametrize("body", ECHOES)
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 429, 500, 503, 529])
+def test_nothing_of_a_request_is_told_although_a_provider_repeats_it(status: int, body: dict[str, Any]) -> None:
+    """fails when a server that repeats what it was sent brings it into a fault, and so into logs and the ledger."""
+    answer = response(status, body, request_id="req_1")
+    made = openai.APIStatusError(json.dumps(body), response=answer, body=body)
+    for fault in (
+        from_status(status, body, answer.headers, key=KEY),
+        from_error(body, key=KEY),
+        diagnose(made, key=KEY, answering=False),
+    ):
+        for shown in (fault.detail, str(fault), repr(fault), repr(fault.__dict__), repr(fault.args)):
+            assert "XYZZY" not in shown
+            assert "history" not in shown
+
+
+def test_where_to_ask_for_more_is_told() -> None:
+    """What a provider said is found by the request's id; the field that it names helps, and is never of the request."""
+    error = {"type": "invalid_request_error", "code": "invalid_value", "param": "messages[0].content", "message": "No."}
+    fault = from_status(400, {"error": error}, {"x-request-id": "req_1"}, key=KEY)
+    assert fault.detail == "status 400, invalid_request_error, invalid_value, at messages[0].content, request req_1"
 
 
 def test_a_fault_holds_nothing_of_what_it_was_made_from() -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -96,13 +97,15 @@ _TOO_LONG = re.compile(
     r"context (?:length|window|size) (?:exceeded|of)|exceed context limit|too many (?:input )?tokens|input is too long",
     re.IGNORECASE,
 )
+_TOO_FEW = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"credit balance is too low|exceeded your current quota", re.IGNORECASE)
 
+# What is said in our words of a request that leaves a model too few tokens to answer.
+TOO_FEW_TOKENS = "max_tokens is too low for an answer"
+
 _WORD = re.compile(r"[\w.:-]{1,80}", re.ASCII)
-_KEYLIKE = re.compile(
-    r"bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf|api|key|token)[-_][\w*.\-]{4,}|[\w-]{32,}", re.IGNORECASE | re.ASCII
-)
-_LONGEST = 300
+# What a field of a request is called, and nothing longer: names of the caller's own may follow it.
+_FIELD = re.compile(r"[a-z_]{1,40}(?:\[\d{1,6}\]|\.\d{1,6}|\.[a-z_]{1,40}){0,8}")
 _PIECE = 6
 
 
@@ -123,24 +126,24 @@ def diagnose(exc: BaseException, *, key: str, answering: bool) -> Fault:
 
 def from_status(status: int, body: object, headers: Mapping[str, str], *, key: str) -> Fault:
     """What an answer that is no success means."""
-    type_, code, message = _error_of(body)
+    said = _error_of(body)
     request_id = headers.get("request-id") or headers.get("x-request-id") or ""
     if status < 400:
         kind = FaultKind.MALFORMED  # a redirect, which is not followed
     elif _STATUSES.get(status, _CALLER) is _CALLER and status < 500 and "html" in headers.get("content-type", ""):
         kind = FaultKind.MALFORMED  # no provider speaks so: something stands between
     else:
-        kind = _kind(status, type_, code, message)
-    return _fault(kind, status, type_, code, message, request_id, wait_s=retry_after(headers), key=key)
+        kind = _kind(status, said)
+    return _fault(kind, status, said, request_id, wait_s=retry_after(headers), key=key)
 
 
 def from_error(body: object, *, key: str) -> Fault:
     """What an error within a stream means: the same as if it had come instead of one."""
-    type_, code, message = _error_of(body)
-    status = next((_TYPES[name.lower()] for name in (type_, code) if name.lower() in _TYPES), 0)
+    said = _error_of(body)
+    status = next((_TYPES[name.lower()] for name in (said.type, said.code) if name.lower() in _TYPES), 0)
     if not status:
-        status = int(code) if code.isdigit() and 400 <= int(code) <= 599 else 500
-    return _fault(_kind(status, type_, code, message), status, type_, code, message, "", wait_s=None, key=key)
+        status = int(said.code) if re.fullmatch("[45][0-9]{2}", said.code) else 500
+    return _fault(_kind(status, said), status, said, "", wait_s=None, key=key)
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
@@ -164,11 +167,6 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     return max(0.0, (when - datetime.fromtimestamp(time.time() if now is None else now, UTC)).total_seconds())
 
 
-def scrubbed(text: str, *, key: str) -> str:
-    """`text` on one line, short, without the key, parts of it, and whatever looks like a key."""
-    return _KEYLIKE.sub("[key]", _without(" ".join(text.split()), key))[:_LONGEST]
-
-
 def _without(text: str, key: str) -> str:
     """`text` without the words that hold the key or six characters of it."""
     pieces = {key[start : start + _PIECE] for start in range(max(1, len(key) - _PIECE + 1))} if key else set()
@@ -181,58 +179,65 @@ def _at_least_0(seconds: float) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _kind(status: int, type_: str, code: str, message: str) -> FaultKind:
-    for name in (code, type_):
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What is said of an error. The message is only looked at: many servers repeat in it what they were sent."""
+
+    type: str = ""
+    code: str = ""
+    param: str = ""
+    message: str = ""
+
+
+def _kind(status: int, said: _Said) -> FaultKind:
+    for name in (said.code, said.type):
         if name in _CODES:
             return _CODES[name]
-    if status in (400, 422) and _TOO_LONG.search(message):
+    if status in (400, 422) and _TOO_LONG.search(said.message):
         return FaultKind.TOO_LONG
-    if status in (400, 429) and _NO_CREDIT.search(message):
+    if status in (400, 429) and _NO_CREDIT.search(said.message):
         return FaultKind.DENIED
     return _STATUSES.get(status, _SERVER if status >= 500 else _CALLER)
 
 
-def _fault(
-    kind: FaultKind,
-    status: int,
-    type_: str,
-    code: str,
-    message: str,
-    request_id: str,
-    *,
-    wait_s: float | None,
-    key: str,
-) -> Fault:
-    words = [f"status {status}", *(word for word in (type_, code) if _WORD.fullmatch(word))]
+def _fault(kind: FaultKind, status: int, said: _Said, request_id: str, *, wait_s: float | None, key: str) -> Fault:
+    """Told by status, type, code, field and request id, with which the provider can say more; never by its message."""
+    words = [f"status {status}", *(word for word in (said.type, said.code) if _WORD.fullmatch(word))]
+    if _FIELD.fullmatch(said.param):
+        words.append(f"at {said.param}")
     if _WORD.fullmatch(request_id):
         words.append(f"request {request_id}")
     detail = _without(", ".join(dict.fromkeys(words)), key)
-    # A refusal of the key repeats it, in part; so nothing is told of what a provider says then.
-    if message and kind in (_CALLER, FaultKind.TOO_LONG, _SERVER):
-        detail += ": " + scrubbed(message, key=key)
+    if kind is _CALLER and _TOO_FEW.search(said.message):
+        detail += f": {TOO_FEW_TOKENS}"
     return Fault(kind, detail, status=status, wait_s=wait_s)
 
 
-def _error_of(body: object) -> tuple[str, str, str]:
-    """Type, code and message of an error, in any of the forms in which it comes."""
+def _error_of(body: object) -> _Said:
+    """Type, code, field and message of an error, in any of the forms in which it comes."""
     if isinstance(body, str):
         try:
             body = json.loads(body)
         except (ValueError, RecursionError):
-            return "", "", ""
+            return _Said()
     if not isinstance(body, dict):
-        return "", "", ""
+        return _Said()
     error: Any = body.get("error", body)
     if isinstance(error, str):
-        return "", "", error
+        return _Said(message=error)
     if not isinstance(error, dict):
-        return "", "", ""
+        return _Said()
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, dict) else None
     if code is None:
         code = error.get("code")
     message = error.get("message", error.get("detail", ""))
-    return _str(error.get("type")), _str(code), message if isinstance(message, str) else json.dumps(message)
+    return _Said(
+        type=_str(error.get("type")),
+        code=_str(code),
+        param=_str(error.get("param")),
+        message=message if isinstance(message, str) else json.dumps(message),
+    )
 
 
 def _str(value: object) -> str:

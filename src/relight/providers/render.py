@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 def check(request: Request) -> None:
     """Raise Fault CALLERS_FAULT for what no provider takes."""
-    for tool in request.tools:
+    for number, tool in enumerate(request.tools):
         if not TOOL_NAME.fullmatch(tool.name):
-            raise wrong(f"tool name {tool.name[:80]!r} is not 1 to 64 letters, digits, '_' and '-'")
+            raise wrong(f"the name of tools[{number}] is not 1 to 64 letters, digits, '_' and '-'")
         if tool.schema.get("type", "object") != "object":
-            raise wrong(f"the schema of tool {tool.name} is not that of an object")
+            raise wrong(f"the schema of tools[{number}] is not that of an object")
     names = [tool.name for tool in request.tools]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((number for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
-        raise wrong(f"two tools are named {twice!r}")
+        raise wrong(f"tools[{twice}] has the name of one before it")
     if request.tool_use is ToolUse.REQUIRED and not request.tools:
         raise wrong("tool_use is required, and there are no tools")
     if request.tool and (request.tool_use is not ToolUse.REQUIRED or request.tool not in names):
-        raise wrong(f"tool {request.tool[:80]!r} must be one of the tools, and tool_use required")
+        raise wrong("tool must be the name of one of the tools, and tool_use required")
     if request.max_tokens < 1:
         raise wrong(f"max_tokens={request.max_tokens} is not above 0")
 
 
 def wrong(what: str) -> Fault:
-    """The caller's fault."""
+    """The caller's fault. `what` names places of the request, and nothing that stands there: it comes into logs."""
     return Fault(FaultKind.CALLERS_FAULT, what, status=400)
 
 
