@@ -541,6 +541,12 @@ class ProviderContract:
 STREAM = "text/event-stream; charset=utf-8"
 
 
+def said(words: str, reason: str | None = None, **more: str) -> bytes:
+    """A chunk of OpenAI's."""
+    choice = {"index": 0, "delta": {**more, "content": words} if words or more else {}, "finish_reason": reason}
+    return f"data: {json.dumps({'id': 'c', 'model': 'x', 'choices': [choice]})}\n\n".encode()
+
+
 def chunked(content_type: str, body: bytes, *, ended: bool = True) -> bytes:
     """An answer, in one chunk."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -659,6 +665,67 @@ class TestOpenAI(ProviderContract):
     def whole(self) -> bytes:
         """An answer's stream without its last event."""
         return b'data: {"id":"c","model":"x","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+
+    async def through(self, *pieces: bytes, end: bytes = b"0\r\n\r\n", waits: bool = False) -> Completed | Fault:
+        """What comes of a stream of these chunks, each a packet of its own; with `waits` the last comes late."""
+
+        async def answer(line: str, head: dict[str, str], reader: Any, writer: asyncio.StreamWriter) -> None:
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {STREAM}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            for number, piece in enumerate(pieces):
+                if waits and number == len(pieces) - 1:
+                    await asyncio.sleep(0.7)  # longer than an adapter waits for the end of a stream that is whole
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await writer.drain()
+            writer.write(end)
+            await writer.drain()
+            writer.close()
+
+        async with raw_server(answer) as port:
+            provider = open_provider(self.spec(f"http://127.0.0.1:{port}/v1"), self.key)
+            try:
+                return (await ask(provider))[1]
+            except Fault as fault:
+                return fault
+            finally:
+                await provider.close()
+
+    async def test_a_server_that_gives_a_reason_with_every_chunk(self) -> None:
+        """fails when half of its answer is an answer: after a pause, a cut, or an end in the middle of an event."""
+        first, second = said("Half of the ", "stop"), said("answer.", "stop")
+        begun = said("", "stop", role="assistant")
+        done, counts = b"data: [DONE]\n\n", b'data: {"id":"c","choices":[],"usage":{"completion_tokens":4}}\n\n'
+        for tail in (second + done, second, second + b"data: [DONE]", second + counts):
+            whole = await self.through(begun, first, tail, waits=True)
+            assert isinstance(whole, Completed), whole
+            assert (whole.message.text, whole.stop) == ("Half of the answer.", Stop.END)
+        # Its counts say that it is whole, whatever becomes of the stream.
+        assert isinstance(await self.through(first, second + counts, end=b""), Completed)
+        for pieces, end in (
+            ((begun, first), b""),
+            ((begun, first, second[:9]), b"0\r\n\r\n"),
+            ((begun, first, said("", "stop")), b""),
+        ):
+            fault = await self.through(*pieces, end=end)
+            assert isinstance(fault, Fault), (pieces, end)
+            assert fault.kind is FaultKind.TRUNCATED
+
+    async def test_what_comes_after_a_reason_belongs_to_the_answer(self) -> None:
+        """fails when a reason that came too early makes half an answer whole, or loses what follows it."""
+        early = (said("Half of the "), said("", "stop"))
+        whole = await self.through(*early, said("answer.", "stop") + b"data: [DONE]\n\n")
+        assert isinstance(whole, Completed)
+        assert whole.message.text == "Half of the answer."
+        for more in (said("answer."), said("answer.", "stop")):
+            fault = await self.through(*early, more, end=b"")
+            assert isinstance(fault, Fault)
+            assert fault.kind is FaultKind.TRUNCATED
+
+    async def test_counts_may_come_late(self) -> None:
+        """fails when what an answer cost is lost because its server takes a second to count."""
+        counts = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+        whole = await self.through(said("Hi"), said("", "stop"), counts, waits=True)
+        assert isinstance(whole, Completed)
+        assert whole.usage == Usage(input=3, output=4)
 
     async def test_quota_that_is_used_up_is_no_limit(self, server: PlayedProvider, provider: Provider) -> None:
         """A 429 that waiting does not help is for a person to look at."""

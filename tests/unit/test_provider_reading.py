@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from anthropic.types import StopReason
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat.chat_completion_chunk import Choice
 
 from relight.providers import anthropic_form, openai_form
 from relight.providers.faults import Fault, FaultKind
@@ -116,12 +118,11 @@ def test_a_claude_answer_with_thoughts_words_and_parallel_calls() -> None:
         ("refusal", Stop.REFUSAL),
         ("model_context_window_exceeded", Stop.CONTEXT_FULL),
         ("pause_turn", Stop.END),
-        ("a_reason_that_is_not_known_yet", Stop.END),
         ("tool_use", Stop.END),  # there is no call
     ],
 )
 def test_every_reason_why_claude_stops(reason: str, stop: Stop) -> None:
-    """A reason that is not known yet ends an answer too."""
+    """Each is told as what it is."""
     text = [start(0, type="text", text=""), delta(0, type="text_delta", text="Hi")]
     _, whole = read(anthropic_form.Reader(CLAUDE), [begun(), *text, *ended(reason, "END")])
     assert (whole.stop, whole.message.text, whole.stop_sequence) == (stop, "Hi", "END")
@@ -265,6 +266,12 @@ def test_calls_of_servers_that_are_less_than_exact() -> None:
         [called(None, None, "look", '{"a": 1}'), called(None, None, "look", '{"a": 2}'), chunk("stop")],
         [called(None, "x", "look", '{"a"'), called(None, None, None, ": 1}"), called(1, "x", "look", '{"a": 2}')],
         [called(0, "", "look", {"a": 1}), called(1, "", "look", {"a": 2}), chunk("stop")],
+        # An id that two calls have, with every piece; an id that comes late.
+        [
+            *(called(0, "x", "look", '{"a"'), called(0, "x", None, ": 1}")),
+            *(called(1, "x", "look", '{"a"'), called(1, "x", None, ": 2}")),
+        ],
+        [called(0, None, "look", '{"a"'), called(0, "x", None, ": 1}"), called(1, "y", "look", '{"a": 2}')],
         [
             called(0, "x"),
             called(0, None, None, '{"a": '),
@@ -313,17 +320,47 @@ def test_an_old_function_call_is_a_call() -> None:
         ("length", Stop.MAX_TOKENS),
         ("content_filter", Stop.REFUSAL),
         ("eos", Stop.END),
+        ("max_tokens", Stop.MAX_TOKENS),
+        ("model_length", Stop.CONTEXT_FULL),
         ("tool_calls", Stop.END),  # there is no call
     ],
 )
 def test_every_reason_why_an_openai_model_stops(reason: str, stop: Stop) -> None:
-    """A reason that is not known yet ends an answer too."""
+    """Each is told as what it is, also in compatible servers' words."""
     _, whole = read(openai_form.Reader(LOCAL), [chunk(content="Hi"), chunk(reason)])
     assert whole.stop is stop
     assert whole.usage == Usage()
 
 
-@pytest.mark.parametrize(("reason", "kind"), [("error", FaultKind.SERVER_ERROR), ("abort", FaultKind.TRUNCATED)])
+def test_every_reason_that_the_sdks_know_is_known() -> None:
+    """fails when an SDK grows a reason of which nobody has decided what it means."""
+    reasons = {*get_args(StopReason)}
+    assert reasons == {*anthropic_form._STOPS}
+    found = Choice.model_fields["finish_reason"].annotation
+    assert {*get_args(next(kind for kind in get_args(found) if get_args(kind)))} <= {*openai_form._STOPS}
+
+
+@pytest.mark.parametrize("reason", ["not_known_yet", "sk-live-0123456789", "Half of what you asked: x", "é" * 80])
+def test_an_answer_that_ends_for_an_unknown_reason_is_none(reason: str) -> None:
+    """fails when what may be half an answer passes for a whole, or when whatever stands for a reason is told."""
+    faults = [
+        fault_of(anthropic_form.Reader(CLAUDE), [begun(), start(0, type="text", text="Hi"), *ended(reason)]),
+        fault_of(openai_form.Reader(LOCAL), [chunk(content="Hi"), chunk(reason)]),
+    ]
+    for fault in faults:
+        assert fault.kind is FaultKind.MALFORMED
+        assert (reason in fault.detail) == (reason == "not_known_yet")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("error", FaultKind.SERVER_ERROR),
+        ("abort", FaultKind.TRUNCATED),
+        ("cancelled", FaultKind.TRUNCATED),
+        ("timeout", FaultKind.TRUNCATED),
+    ],
+)
 def test_reasons_that_are_failures(reason: str, kind: FaultKind) -> None:
     """fails when a server's own failure is taken for an answer."""
     assert fault_of(openai_form.Reader(LOCAL), [chunk(content="Hi"), chunk(reason)]).kind is kind
@@ -333,6 +370,50 @@ def test_an_openai_stream_without_a_reason_is_truncated() -> None:
     """fails when a stream without its end is taken for an answer, [DONE] or not."""
     assert fault_of(openai_form.Reader(LOCAL), [chunk(content="Hi")]).kind is FaultKind.TRUNCATED
     assert fault_of(openai_form.Reader(LOCAL), []).kind is FaultKind.TRUNCATED
+
+
+SAYING: list[dict[str, Any]] = [
+    {"content": "more"},
+    {"refusal": "No."},
+    {"reasoning_content": "Hm"},
+    {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "look", "arguments": "{}"}}]},
+    {"function_call": {"name": "look", "arguments": "{}"}},
+]
+
+
+@pytest.mark.parametrize("more", SAYING, ids=[next(iter(more)) for more in SAYING])
+def test_a_reason_before_or_with_what_is_said_is_no_end(more: dict[str, Any]) -> None:
+    """fails when half an answer is whole because its server gives a reason too early, or with every chunk."""
+    before = openai_form.Reader(LOCAL)
+    list(before.feed(chunk(content="Hi")))
+    list(before.feed(chunk("stop")))
+    assert before.over
+    list(before.feed(chunk(**more)))
+    assert not before.over
+    with pytest.raises(Fault) as caught:
+        before.finish()
+    assert caught.value.kind is FaultKind.TRUNCATED
+    every = openai_form.Reader(LOCAL)
+    for piece in (chunk("stop", role="assistant", content=""), chunk("stop", content="Hi"), chunk("stop", **more)):
+        list(every.feed(piece))
+        assert not every.over
+    list(every.feed(chunk("stop")))
+    assert not every.over, "a reason of this server means nothing before the stream has ended"
+    list(every.feed({"choices": [], "usage": {"prompt_tokens": 1}}))
+    assert every.over, "counts in a chunk of their own are the end"
+    assert every.counted
+    list(every.feed(chunk(**more)))
+    assert not every.over
+
+
+def test_an_empty_reason_is_none() -> None:
+    """Some servers give one with every chunk."""
+    reader = openai_form.Reader(LOCAL)
+    for piece in (chunk("", content="Hi"), chunk("", content="Ho")):
+        list(reader.feed(piece))
+    list(reader.feed(chunk("stop")))
+    assert reader.over
+    assert not reader.counted
 
 
 def test_a_refusal_and_a_stop_sequence_are_told() -> None:
@@ -384,6 +465,14 @@ def test_events_are_counted_wherever_the_chunks_are_cut(cuts: list[int]) -> None
         whole += counter.feed(STREAM[place:end])
         place = end
     assert whole == 4
+
+
+def test_a_stream_that_ends_within_an_event_is_known() -> None:
+    """Whatever its last event's line ends are."""
+    for body, unfinished in ((b"data: x\n\n", False), (b"data: x\r\n\r\n", False), (b"data: x\n", True), (b"da", True)):
+        counter = EventCounter()
+        counter.feed(body)
+        assert counter.unfinished == unfinished, body
 
 
 def test_a_drip_counts_only_when_an_event_is_whole() -> None:

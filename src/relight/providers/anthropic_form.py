@@ -6,7 +6,7 @@ import base64
 import re
 from typing import TYPE_CHECKING, Any
 
-from relight.providers.assemble import Assembly, count_of, member, words_of
+from relight.providers.assemble import Assembly, count_of, member, unknown_reason, words_of
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.messages import (
     Effort,
@@ -189,6 +189,11 @@ class Reader:
         self._sequence = ""
         self.over = False
 
+    @property
+    def counted(self) -> bool:
+        """Counts come before the end."""
+        return True
+
     def feed(self, event: Any) -> Iterator[Delta]:
         """What an event adds."""
         kind = member(event, "type")
@@ -216,7 +221,9 @@ class Reader:
         if not self.over or not isinstance(self._reason, str):
             missing = "message_stop" if self._reason else "a stop reason"
             raise Fault(FaultKind.TRUNCATED, f"the stream ended without {missing}")
-        return self._made.complete(_STOPS.get(self._reason, Stop.END), stop_sequence=self._sequence)
+        if self._reason not in _STOPS:
+            raise unknown_reason(self._reason)
+        return self._made.complete(_STOPS[self._reason], stop_sequence=self._sequence)
 
     def _start(self, index: Any, block: Any) -> Iterator[Delta]:
         kind = member(block, "type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from relight.providers.messages import Delta, Part
     from relight.providers.spec import ProviderSpec
+
+
+_REASON = re.compile(r"[a-z_]{1,40}")
 
 
 @dataclass(slots=True)
@@ -207,6 +211,13 @@ def _sendable(value: Any) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
+
+
+def unknown_reason(reason: str) -> Fault:
+    """An answer that ended for a reason of which nobody knows what it means. It is none, because it may be half of one,
+    and half an answer that passes for a whole is worse than one from the next provider."""
+    shown = repr(reason) if _REASON.fullmatch(reason) else "one that cannot be shown"
+    return Fault(FaultKind.MALFORMED, f"the answer ended for an unknown reason: {shown}")
 
 
 def member(of: Any, name: str) -> Any:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from relight.providers.assemble import Assembly, count_of, fields_of, member, words_of
+from relight.providers.assemble import Assembly, count_of, fields_of, member, unknown_reason, words_of
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.messages import Effort, Image, Role, Stop, Text, Thinking, ToolCall, ToolResult, ToolUse, Usage
 from relight.providers.render import check, output_tokens, schema_of, system_of, wrong
@@ -33,17 +34,30 @@ _EXTRA_HIGH = re.compile(r"gpt-5\.(?:[2-9]|\d\d)")
 # (which think unless told otherwise) anything but an explicit `none`.
 _THINKS_OR_CALLS = re.compile(r"gpt-(?:5\.(?:[4-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
 _MUST_BE_TOLD = re.compile(r"gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
+# The last ones of each kind are those of compatible servers.
 _STOPS = {
     "stop": Stop.END,
+    "eos": Stop.END,
+    "eos_token": Stop.END,
+    "end_turn": Stop.END,
+    "stop_sequence": Stop.STOP_SEQUENCE,
     "length": Stop.MAX_TOKENS,
+    "max_tokens": Stop.MAX_TOKENS,
+    "model_length": Stop.CONTEXT_FULL,
     "tool_calls": Stop.TOOL_CALLS,
     "function_call": Stop.TOOL_CALLS,
+    "tool_use": Stop.TOOL_CALLS,
     "content_filter": Stop.REFUSAL,
+    "refusal": Stop.REFUSAL,
 }
 # Compatible servers say so of an answer that they could not give.
 _FAILED = {
     "error": FaultKind.SERVER_ERROR,
     "abort": FaultKind.TRUNCATED,
+    "aborted": FaultKind.TRUNCATED,
+    "cancelled": FaultKind.TRUNCATED,
+    "canceled": FaultKind.TRUNCATED,
+    "timeout": FaultKind.TRUNCATED,
     "insufficient_system_resource": FaultKind.SERVER_ERROR,
 }
 
@@ -206,7 +220,7 @@ def _json(call: ToolCall) -> str:
     try:
         return json.dumps(dict(call.arguments), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise wrong(f"the arguments of a call of {call.name} are no JSON") from None
+        raise wrong("the arguments of a call are no JSON") from None
 
 
 def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
@@ -225,39 +239,65 @@ def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
     return content
 
 
+@dataclass(slots=True)
+class _Call:
+    """A call as its pieces name it: by the index and the id on the wire, which need not be the call's own."""
+
+    index: Any
+    id: str
+    made: Any
+
+
 class Reader:
-    """Reads the chunks of one answer, also of servers that are less than exact about calls of tools."""
+    """Reads the chunks of one answer, also of servers that are less than exact about calls of tools and about why a
+    model stops: some give a reason with every chunk."""
 
     def __init__(self, spec: ProviderSpec) -> None:
         self._made = Assembly(spec)
-        self._calls: list[tuple[Any, Any]] = []
+        self._calls: list[_Call] = []
         self._reason = ""
+        self._says = False  # the chunk that is read says something
+        self._said = False  # any did
+        self._loose = False  # a reason came with what was said, or before it: it does not mean the end
         self._refused = False
         self._sequence = ""
+        self._closed = False
+        self.counted = False
 
     @property
     def over(self) -> bool:
-        """Whether the model has stopped; only counts may follow."""
-        return bool(self._reason)
+        """Whether the model has stopped, as far as can be told before the stream ends; only counts may follow."""
+        return self._closed or (self._said and not self._loose and bool(self._reason))
 
     def feed(self, chunk: Any) -> Iterator[Delta]:
         """What a chunk adds."""
         held = fields_of(chunk)
         self._made.id = self._made.id or words_of(held.get("id"))
         self._made.model = self._made.model or words_of(held.get("model"))
-        if held.get("usage") is not None:
-            self._count(held["usage"])
+        usage = held.get("usage")
+        if usage is not None:
+            self._count(usage)
         choices = held.get("choices")
+        if not choices:
+            # The counts, in a chunk of their own, come after everything else.
+            self.counted = self._closed = usage is not None and bool(self._reason)
+            return
         if not isinstance(choices, list):
             return
         for choice in choices:
             held = fields_of(choice)
             if held.get("index"):
                 continue
+            self._says = False
             # A server that does not stream this answer sends it whole.
             yield from self._delta(fields_of(held.get("delta") or held.get("message")))
-            reason = held.get("finish_reason")
-            if isinstance(reason, str) and reason:
+            reason = words_of(held.get("finish_reason"))
+            if self._says:
+                self._said = True
+                self._closed = False
+                self._loose = self._loose or bool(reason or self._reason)
+                self._reason = reason
+            elif reason:
                 self._reason = reason
             self._sequence = words_of(held.get("stop_reason")) or self._sequence
 
@@ -267,7 +307,9 @@ class Reader:
             raise Fault(FaultKind.TRUNCATED, "the stream ended without a finish reason")
         if self._reason in _FAILED:
             raise Fault(_FAILED[self._reason], f"the answer ended with {self._reason!r}")
-        stop = _STOPS.get(self._reason, Stop.END)
+        if self._reason not in _STOPS:
+            raise unknown_reason(self._reason)
+        stop = _STOPS[self._reason]
         if self._refused and stop is Stop.END:
             stop = Stop.REFUSAL
         elif self._sequence and stop is Stop.END and not self._made.has_calls:
@@ -278,46 +320,52 @@ class Reader:
         # The names that compatible servers have for what a model thinks.
         thought = words_of(delta.get("reasoning_content")) or words_of(delta.get("reasoning"))
         if thought:
+            self._says = True
             yield from self._made.thought(thought)
         words = words_of(delta.get("content"))
         if words:
+            self._says = True
             yield from self._made.text(words)
         refusal = words_of(delta.get("refusal"))
         if refusal:
-            self._refused = True
+            self._says = self._refused = True
             yield from self._made.text(refusal)
         calls = delta.get("tool_calls")
         for piece in calls if isinstance(calls, list) else ():
+            self._says = True
             yield from self._call(piece, member(piece, "index"), member(piece, "function"))
         old = delta.get("function_call")
         if old is not None:
+            self._says = True
             yield from self._call(old, 0, old)
 
     def _call(self, piece: Any, index: Any, function: Any) -> Iterator[Delta]:
         id_, name = words_of(member(piece, "id")), words_of(member(function, "name"))
         call = self._found(index, id_, name)
         if call is None:
-            call = self._made.call()
-            self._calls.append((index, call))
-        yield from self._made.name(call, id_=id_, name=name)
+            call = _Call(index, id_, self._made.call())
+            self._calls.append(call)
+        call.id = call.id or id_
+        yield from self._made.name(call.made, id_=id_, name=name)
         arguments = member(function, "arguments")
         if isinstance(arguments, dict):
             arguments = json.dumps(arguments)
-        yield from self._made.arguments(call, words_of(arguments))
+        yield from self._made.arguments(call.made, words_of(arguments))
 
-    def _found(self, index: Any, id_: str, name: str) -> Any:
+    def _found(self, index: Any, id_: str, name: str) -> _Call | None:
         """The call that a piece goes on with. Some servers give no index, or 0 to every call; then an id or a name that
         is another begins a call."""
-        known = [call for at, call in self._calls if index is None or at == index]
+        known = [call for call in self._calls if index is None or call.index == index]
         if not known:
             return None
         last = known[-1]
         if id_:
             same = [call for call in known if call.id == id_]
-            if same and not (index is None and name and same[-1].name):
+            if same and not (index is None and name and same[-1].made.name):
                 return same[-1]
-            return last if not last.id else None
-        if index is None and name and last.name:
+            # An id may come late, but not with a second name.
+            return None if last.id or (name and last.made.name) else last
+        if index is None and name and last.made.name:
             return None
         return last
 

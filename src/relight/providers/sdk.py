@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.errors import ConfigError
-from relight.providers.diagnosis import diagnose, from_error
+from relight.providers.diagnosis import TOO_FEW_TOKENS, diagnose, from_error
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.messages import Request, user
 from relight.providers.wire import hearing
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from relight.providers.port import Completed
     from relight.providers.spec import ProviderSpec
 
-# How long more is waited for once the answer is whole: the counts, and the end, after which the connection can be used
-# again.
+# How long more is waited for once the answer is whole: the end, after which the connection can be used again, and the
+# counts, which were asked for and which some servers give late; a server that gives none ends its stream at once.
 _END_S = 0.5
-_TOO_FEW_TOKENS = re.compile("max_tokens or model output limit was reached", re.IGNORECASE)
+_COUNTS_S = 2.0
 _KEY = re.compile(r"[\x21-\x7e]*")
 
 
@@ -48,7 +48,12 @@ class Reader(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the answer is whole, as far as can be told before the stream ends."""
+        ...
+
+    @property
+    def counted(self) -> bool:
+        """Whether no more counts are to come."""
         ...
 
     def feed(self, event: Any) -> Iterator[Delta]:
@@ -93,18 +98,21 @@ class SdkProvider:
                     stream = await self._ask(self._render(request))
                 _check_type(stream.response)
                 events = aiter(stream)
-                async for event in events:
-                    self._refuse_error(event)
-                    for delta in reader.feed(event):
-                        yield delta
-                    if reader.over:
-                        break
-                # What follows a whole answer are counts at most, and an answer that is whole stands, whatever becomes
-                # of its stream's end: it is paid for.
-                async with asyncio.timeout(_END_S):
+                ended = False
+                while not ended:
+                    ended = True
                     async for event in events:
                         self._refuse_error(event)
-                        late += reader.feed(event)
+                        for delta in reader.feed(event):
+                            yield delta
+                        if reader.over:
+                            ended = False
+                            break
+                    if not ended:
+                        ended = await self._after(events, reader, late)
+                        # It went on after all.
+                        while late:
+                            yield late.pop(0)
             finally:
                 if stream is not None:
                     await stream.close()
@@ -116,6 +124,22 @@ class SdkProvider:
         for delta in late:
             yield delta
         yield reader.finish()
+
+    async def _after(self, events: AsyncIterator[Any], reader: Reader, late: list[Delta]) -> bool:
+        """Read what follows a whole answer, into `late`; whether the stream has ended, rather than that it turned out
+        not to be whole. What follows are counts at most, and an answer that is whole stands, whatever becomes of its
+        stream's end: it is paid for."""
+        loop = asyncio.get_running_loop()
+        limit = _END_S if reader.counted else min(_COUNTS_S, max(_END_S, self._spec.silence_s / 2))
+        async with asyncio.timeout(limit) as left:
+            async for event in events:
+                self._refuse_error(event)
+                late += reader.feed(event)
+                if not reader.over:
+                    return False
+                if reader.counted:
+                    left.reschedule(loop.time() + _END_S)
+        return True
 
     async def check(self, *, timeout_s: float) -> None:
         """Whether the provider would answer now; see `Provider`."""
@@ -134,7 +158,7 @@ class SdkProvider:
         except TimeoutError:
             kind = FaultKind.STALLED if events else FaultKind.SILENCE
         except Fault as fault:
-            if fault.kind is FaultKind.EMPTY or _TOO_FEW_TOKENS.search(fault.detail):
+            if fault.kind is FaultKind.EMPTY or fault.detail.endswith(TOO_FEW_TOKENS):
                 return
             raise
         else:

@@ -81,7 +81,8 @@ async def _listen(response: httpx2.Response) -> None:
 
 
 class _Counted(httpx2.AsyncByteStream):
-    """A body, as it is; every event that it completes is told."""
+    """A body, as it is; every event that it completes is told. One that ends within an event is cut: an SDK would leave
+    out what came of the event, and end as if nothing were wrong."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, heard: Callable[[], None]) -> None:
         self._stream = stream
@@ -89,10 +90,15 @@ class _Counted(httpx2.AsyncByteStream):
         self._events = EventCounter()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        last = b""
         async for chunk in self._stream:
             for _ in range(self._events.feed(chunk)):
                 self._heard()
             yield chunk
+            last = chunk
+        # Some servers leave out the blank line after this one.
+        if self._events.unfinished and not last.rstrip().endswith(b"[DONE]"):
+            raise httpx2.RemoteProtocolError("the stream ended within an event")
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -123,6 +129,11 @@ class EventCounter:
         self._lines = False  # the event that is coming has a line already
         self._in_line = False  # the last chunk ended within a line
         self._after_cr = False  # the last chunk ended with a CR, whose LF may follow
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an event has begun and is not whole."""
+        return self._lines or self._in_line
 
     def feed(self, chunk: bytes) -> int:
         """How many events `chunk` completes."""
