@@ -22,7 +22,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -94,7 +94,8 @@ class Trouble(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request for an answer as it arrived. `at` is monotonic seconds; `body` is None when it was no JSON."""
+    """A request for an answer as it arrived. `at` is monotonic seconds; `body` is None when it was no JSON;
+    `caller_port` is the port that its connection came from."""
 
     number: int
     at: float
@@ -102,6 +103,7 @@ class Asked:
     tag: str
     body: Any
     headers: Mapping[str, str] = field(repr=False)
+    caller_port: int = 0
 
     @property
     def streams(self) -> bool:
@@ -382,6 +384,7 @@ class PlayedProvider(ABC):
             tag=self._tag_of(known) or request.headers.get(TAG_HEADER, ""),
             body=body,
             headers=dict(request.headers),
+            caller_port=_port_of(request),
         )
         refusal = self._refusal(request, body)
         if self._tag is not None and refusal is None:
@@ -975,8 +978,13 @@ _OPENAI_STOPS = {
 # -- both
 
 
+def _port_of(request: web.Request) -> int:
+    address = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return int(address[1]) if address else 0
+
+
 def _tagged(asked: Asked, tag: str) -> Asked:
-    return Asked(number=asked.number, at=asked.at, model=asked.model, tag=tag, body=asked.body, headers=asked.headers)
+    return replace(asked, tag=tag)
 
 
 def _bearer(request: web.Request) -> str:

@@ -12,7 +12,9 @@ import asyncio
 import socket
 import ssl
 import struct
+import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 CHUNK = 1 << 16
+# What is no longer than this ends a connection of TLS and asks for nothing.
+GOODBYE = 64
 HEAD_LIMIT = 1 << 16
 CONNECT_S = 5.0
 HEAD_S = 30.0
@@ -57,6 +61,46 @@ class Mode(StrEnum):
     DEAD = "dead"
 
 
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """Something that a caller sent, at `begun_at`, and when the last of the answer to it was handed over to it."""
+
+    begun_at: float
+    answered_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Passage:
+    """A connection that was carried onward to the loopback port `to_port`, as the wire saw it, in monotonic seconds.
+
+    The caller's end has the port `caller_port`, and the far end knows us by `our_port` (0: it refused us). `left_at` is
+    when the caller ended it, and None where it did not. What was encrypted is not read: a pooled connection's next
+    request is what the caller sends after an answer.
+    """
+
+    to_port: int
+    caller_port: int
+    opened_at: float
+    our_port: int = 0
+    left_at: float | None = None
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def sent(self, size: int) -> None:
+        """The caller sent so many bytes."""
+        if size > GOODBYE and (not self.exchanges or self.exchanges[-1].answered_at is not None):
+            self.exchanges.append(Exchange(begun_at=time.monotonic()))
+
+    def answered(self) -> None:
+        """Something of the far end's was handed over."""
+        if self.exchanges:
+            self.exchanges[-1].answered_at = time.monotonic()
+
+    def left(self) -> None:
+        """The caller ended it."""
+        if self.left_at is None:
+            self.left_at = time.monotonic()
+
+
 def reset(transport: asyncio.BaseTransport | None) -> None:
     """Break a connection so that the other end gets a reset, not an orderly end."""
     if not isinstance(transport, asyncio.Transport):
@@ -78,6 +122,8 @@ class Listener:
     def __init__(self, *, port: int | None = None) -> None:
         self.port = port or free_port()
         self.mode = Mode.OPEN
+        self.passages: list[Passage] = []
+        """What was carried onward, or should have been, in the order of arrival."""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -159,30 +205,64 @@ class Listener:
     ) -> None:
         """Connect onward and carry bytes both ways until both ends are done."""
         reader, writer = ours
+        passage = Passage(
+            to_port=port, caller_port=_port(writer.get_extra_info("peername")), opened_at=time.monotonic()
+        )
+        self.passages.append(passage)
+
+        def left() -> None:
+            # What we broke off ourselves, nobody has left.
+            if isinstance(reader.exception(), OSError) or not writer.transport.is_closing():
+                passage.left()
+
         async with asyncio.timeout(CONNECT_S):
             far_reader, far_writer = await asyncio.open_connection(host, port)
+        passage.our_port = _port(far_writer.get_extra_info("sockname"))
         self._writers.add(far_writer)
         try:
-            far_writer.write(first)
+            if first:
+                passage.sent(len(first))
+                far_writer.write(first)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._carry(reader, far_writer))
-                group.create_task(self._carry(far_reader, writer))
+                group.create_task(self._carry(reader, far_writer, read=passage.sent, ended=left))
+                group.create_task(self._carry(far_reader, writer, wrote=passage.answered))
         except* OSError:
             reset(writer.transport)
         finally:
             self._writers.discard(far_writer)
             reset(far_writer.transport)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK):
-            if self.mode is Mode.SILENT:
-                continue
-            writer.write(data)
-            await writer.drain()
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        read: Callable[[int], None] = lambda _: None,
+        wrote: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Tells of how much it has `read`, what is swallowed included; that it `wrote`; and that there was an end."""
+        try:
+            while data := await reader.read(CHUNK):
+                read(len(data))
+                if self.mode is Mode.SILENT:
+                    continue
+                writer.write(data)
+                wrote()
+                await writer.drain()
+            ended()
+        except OSError:
+            if reader.exception() is not None:
+                ended()
+            raise
         if self.mode is Mode.SILENT:
             await asyncio.get_running_loop().create_future()
         if writer.can_write_eof():
             writer.write_eof()
+
+
+def _port(address: object) -> int:
+    return int(address[1]) if isinstance(address, tuple) else 0
 
 
 class Link(Listener):

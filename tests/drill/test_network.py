@@ -255,3 +255,35 @@ def test_a_lost_side_reaches_nobody(tmp_path: Path) -> None:
             await internet.close()
 
     asyncio.run(scenario())
+
+
+def test_a_link_says_what_it_handed_over() -> None:
+    """fails when an answer that a silence swallowed, or a question that nobody heard, is not told from the others; or
+    who left, from who was cut off."""
+
+    async def scenario() -> None:
+        question = b"a question that is longer than what says goodbye, for so are all that are in earnest about it\n"
+        async with linked() as link:
+            reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+            writer.write(question)
+            assert await asyncio.wait_for(reader.readline(), 20) == question
+            passage = link.passages[0]
+            assert passage.caller_port == writer.get_extra_info("sockname")[1]
+            [answered] = passage.exchanges
+            assert answered.answered_at is not None
+            await link.set_mode(Mode.SILENT)
+            writer.write(question)
+            await wait_until(lambda: len(passage.exchanges) == 2, what="the question", timeout_s=20)
+            writer.close()
+            await wait_until(lambda: passage.left_at is not None, what="the caller's end", timeout_s=20)
+            assert passage.exchanges[1].answered_at is None
+            await link.set_mode(Mode.OPEN)
+            other, _ = await asyncio.open_connection("127.0.0.1", link.port)
+            await wait_until(lambda: link.passages[-1].our_port > 0, what="a second connection", timeout_s=20)
+            await link.set_mode(Mode.DEAD)
+            with pytest.raises(ConnectionResetError):
+                await other.read()
+            assert len(link.passages) == 2
+            assert link.passages[1].left_at is None
+
+    asyncio.run(scenario())
