@@ -470,7 +470,45 @@ COMPATIBLE_FIELDS = OPENAI_FIELDS | frozenset(
 )
 _ROLES = ("developer", "system", "user", "assistant", "tool")
 _OPENAI_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_REASONING = re.compile(r"o\d|gpt-(?:[5-9]|\d\d)(?!.*-chat)")
+_DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+# OpenAI's models that reason, by name, and what they refuse beyond sampling: the oldest, stop sequences and to be told
+# not to call in parallel; those from 5.4 on an effort beside tools; and those from 5.6 on, which reason unless told
+# otherwise, anything but `none` there.
+_NO_STOP = frozenset(("o3", "o4-mini"))
+_NO_PARALLEL = frozenset(("o1", "o1-preview", "o1-mini", "o3", "o3-mini", "o4-mini"))
+_NO_EFFORT_WITH_TOOLS = frozenset(("gpt-5.4", "gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.5"))
+_NONE_WITH_TOOLS = frozenset(
+    (
+        "gpt-5.6-sol",
+        "gpt-5.6-terra",
+        "gpt-5.6-luna",
+        "gpt-6-astra",
+        "gpt-6-sol",
+        "gpt-6-luna",
+        "gpt-6.1-sol",
+        "gpt-6.1-terra",
+        "gpt-6.2-astra",
+        "gpt-6.2-sol",
+    )
+)
+REASONING = (
+    frozenset(
+        (
+            "codex-mini-latest",
+            "gpt-5",
+            "gpt-5-mini",
+            "gpt-5-nano",
+            "gpt-5.1",
+            "gpt-5.1-codex",
+            "gpt-5.1-mini",
+            "gpt-5.2",
+            "gpt-5.2-pro",
+        )
+    )
+    | _NO_PARALLEL
+    | _NO_EFFORT_WITH_TOOLS
+    | _NONE_WITH_TOOLS
+)
 _REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 ID_LENGTH = 40
 
@@ -496,8 +534,10 @@ def _openai(body: Any, *, compatible: bool) -> None:
     _need(isinstance(body.get("model"), str) and body["model"], "you must provide a model parameter")
     unknown = sorted(body.keys() - (COMPATIBLE_FIELDS if compatible else OPENAI_FIELDS))
     _need(not unknown, f"Unrecognized request argument supplied: {', '.join(unknown)}", "", "unknown_parameter")
-    _openai_settings(body, reasoning=not compatible and _REASONING.match(body["model"]) is not None)
+    model = "" if compatible else undated(body["model"])
+    _openai_settings(body, reasoning=model in REASONING)
     _openai_tools(body)
+    _openai_model(body, model)
     messages = body.get("messages")
     _need(isinstance(messages, list), "Missing required parameter: 'messages'.", "messages")
     assert isinstance(messages, list)  # noqa: S101 - for the type checker
@@ -565,6 +605,31 @@ def _openai_settings(body: dict[str, Any], *, reasoning: bool) -> None:
         _need(isinstance(named, dict), "Missing required parameter: 'response_format.json_schema'.", "response_format")
         _openai_name(named.get("name"), "response_format.json_schema.name")
         _need(isinstance(named.get("schema", {}), dict), "Invalid schema for response_format.", "response_format")
+
+
+def undated(model: str) -> str:
+    """The model's name without the day of its version."""
+    return _DATED.sub("", model)
+
+
+def _openai_model(body: dict[str, Any], model: str) -> None:
+    """What only some of OpenAI's own models refuse."""
+    for name, models in (("stop", _NO_STOP), ("parallel_tool_calls", _NO_PARALLEL)):
+        _need(
+            body.get(name) is None or model not in models,
+            f"Unsupported parameter: '{name}' is not supported with this model.",
+            name,
+            "unsupported_parameter",
+        )
+    if body.get("tools"):
+        effort = body.get("reasoning_effort")
+        _need(
+            (effort in (None, "none") or model not in _NO_EFFORT_WITH_TOOLS)
+            and (effort == "none" or model not in _NONE_WITH_TOOLS),
+            f"Function tools with reasoning_effort are not supported for {model} in /v1/chat/completions. Please use "
+            "/v1/responses instead.",
+            "reasoning_effort",
+        )
 
 
 def _openai_tools(body: dict[str, Any]) -> None:

@@ -91,6 +91,7 @@ class ProviderContract:
 
     api: Api
     model: str
+    models: tuple[str, ...]  # those that take different settings
     key = "sk-live-0123456789-abcdefghij-KLMNOP"
 
     def played(self, **more: Any) -> PlayedProvider:
@@ -160,16 +161,27 @@ class ProviderContract:
         _, whole, _ = await ask(provider, Request(messages=(user("Go on."),), max_tokens=100))
         assert whole.stop is stop
 
-    async def test_every_setting_is_taken_or_named(self, server: PlayedProvider) -> None:
+    @pytest.mark.parametrize("tools", [(LOOK,), ()], ids=["tools", "no tools"])
+    @pytest.mark.parametrize("thinks", [True, False], ids=["thinks", "does not think"])
+    async def test_every_setting_is_taken_or_named(
+        self, server: PlayedProvider, thinks: bool, tools: tuple[Tool, ...]
+    ) -> None:
         """fails when a setting makes the provider refuse, or is dropped without a word."""
-        provider = open_provider(self.spec(server.base_url, thinks=True, max_output_tokens=1000), self.key)
+        for model in self.models:
+            await self._every_setting(server, model, thinks=thinks, tools=tools)
+
+    async def _every_setting(
+        self, server: PlayedProvider, model: str, *, thinks: bool, tools: tuple[Tool, ...]
+    ) -> None:
+        settings: Any = {"name": "one", "api": self.api, "model": model, "base_url": server.base_url}
+        provider = open_provider(ProviderSpec(**settings, thinks=thinks, max_output_tokens=1000), self.key)
         request = Request(
             messages=(user("Hello."),),
             system="Be brief.",
-            tools=(LOOK,),
-            tool_use=ToolUse.REQUIRED,
-            tool="look",
-            parallel_tools=False,
+            tools=tools,
+            tool_use=ToolUse.REQUIRED if tools else ToolUse.AUTO,
+            tool="look" if tools else "",
+            parallel_tools=not tools,
             max_tokens=2000,
             temperature=0.5,
             top_p=0.5,
@@ -178,19 +190,21 @@ class ProviderContract:
             answer_schema={"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
         )
         _, whole, _ = await ask(provider, request)
-        assert whole.message.tool_calls[0].name == "look"
+        assert [call.name for call in whole.message.tool_calls] == [tool.name for tool in tools]
         assert server.refused == []
         body = server.asked[-1].body
-        names = {
-            "temperature": ("temperature",),
-            "top_p": ("top_p",),
-            "stop": ("stop", "stop_sequences"),
-            "effort": ("reasoning_effort", "output_config"),
-            "max_tokens": (),
+        effort = body.get("reasoning_effort", body.get("output_config", {}).get("effort"))
+        one_call = body.get("parallel_tool_calls", True) is False
+        one_call = one_call or body.get("tool_choice", {}).get("disable_parallel_tool_use", False)
+        reached = {
+            "temperature": body.get("temperature") == 0.5,
+            "top_p": body.get("top_p") == 0.5,
+            "stop": ["END"] in (body.get("stop"), body.get("stop_sequences")),
+            "effort": effort not in (None, "none") or "budget_tokens" in body.get("thinking", {}),
+            "parallel_tools": one_call or not tools,
+            "max_tokens": False,
         }
-        for name, fields in names.items():
-            sent = any(field in body and body[field] not in ("none", {}) for field in fields)
-            assert sent != (name in provider.dropped(request)), name
+        assert {name for name, whether in reached.items() if not whether} == {*provider.dropped(request)}, model
         assert server.asked[-1].system == "Be brief."
         await provider.close()
 
@@ -593,6 +607,7 @@ class TestAnthropic(ProviderContract):
 
     api = Api.ANTHROPIC
     model = "claude-opus-5"
+    models = ("claude-opus-5", "claude-sonnet-4-6", "claude-sonnet-4-5", "claude-haiku-4-5-20251001")
     last = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
     def played(self, **more: Any) -> PlayedProvider:
@@ -633,6 +648,17 @@ class TestAnthropic(ProviderContract):
         server.trouble = Trouble.CUT_BEFORE_END
         assert (await fault_of(provider)).kind is FaultKind.TRUNCATED
 
+    async def test_a_server_without_keys_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """fails when a server that asks for no key is not asked at all, or is given the key of somebody else."""
+        for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+            monkeypatch.setenv(name, "from-the-environment")
+        async with self.played() as server:
+            server.key = None
+            provider = open_provider(self.spec(server.base_url, keyless=True))
+            assert (await ask(provider))[1].stop is Stop.END
+            assert "from-the-environment" not in json.dumps(dict(server.asked[-1].headers))
+            await provider.close()
+
     async def test_an_address_with_v1_is_the_same_as_one_without(self, server: PlayedProvider) -> None:
         """Other providers' addresses end so."""
         provider = open_provider(self.spec(f"{server.base_url}/v1"), self.key)
@@ -655,6 +681,7 @@ class TestOpenAI(ProviderContract):
 
     api = Api.OPENAI
     model = "gpt-5.5"
+    models: tuple[str, ...] = ("gpt-4.1", "o3", "o4-mini", "gpt-5", "gpt-5.2", "gpt-5.5", "gpt-5.6-sol")
     # No [DONE] follows: the finish reason is enough.
     last = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 
@@ -771,6 +798,7 @@ class TestCompatible(TestOpenAI):
 
     api = Api.COMPATIBLE
     model = "qwen3-32b"
+    models = ("qwen3-32b",)
 
     def played(self, **more: Any) -> PlayedProvider:
         """The server."""

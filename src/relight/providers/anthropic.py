@@ -26,7 +26,8 @@ class AnthropicProvider(SdkProvider):
     def __init__(self, spec: ProviderSpec, key: str) -> None:
         super().__init__(spec, key)
         self._client = AsyncAnthropic(
-            api_key=key,
+            # Without a key the SDK asks nothing at all; a server without keys ignores this one.
+            api_key=key or "none",
             # The SDK adds /v1 itself; many write it all the same, as other providers want it.
             base_url=(spec.base_url or BASE_URL).rstrip("/").removesuffix("/v1"),
             max_retries=0,

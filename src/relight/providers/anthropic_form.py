@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def rules(spec: ProviderSpec) -> Rules:
 def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
     """The settings of `request` that do not reach the model."""
     names = [name for name in ("temperature", "top_p") if getattr(request, name) is not None]
-    if request.effort is not None and not spec.thinks:
+    if request.effort is not None and not _may_try(request, spec):
         names.append("effort")
     if any(not text.strip() for text in request.stop):
         names.append("stop")
@@ -116,6 +117,13 @@ def _tools(request: Request, messages: tuple[Message, ...]) -> dict[str, Any]:
     if not request.parallel_tools:
         choice["disable_parallel_tool_use"] = True
     return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
+
+
+def _may_try(request: Request, spec: ProviderSpec) -> bool:
+    """Whether the effort of a request reaches the model: as such, or as a budget of thoughts."""
+    if not spec.thinks or not _BUDGETED.fullmatch(spec.model):
+        return spec.thinks
+    return bool(_thinking(request, spec, repaired(request.messages, rules(spec)), output_tokens(request, spec)))
 
 
 def _thinking(request: Request, spec: ProviderSpec, messages: tuple[Message, ...], max_tokens: int) -> dict[str, Any]:
@@ -184,7 +192,7 @@ class Reader:
     def __init__(self, spec: ProviderSpec) -> None:
         self._made = Assembly(spec)
         self._blocks: dict[Any, Any] = {}
-        self._starts: dict[Any, str] = {}
+        self._inputs: dict[Any, dict[str, Any]] = {}
         self._reason: Any = None
         self._sequence = ""
         self.over = False
@@ -202,7 +210,7 @@ class Reader:
         elif kind == "content_block_start":
             yield from self._start(member(event, "index"), member(event, "content_block"))
         elif kind == "content_block_stop":
-            yield from self._made.over(self._blocks.get(member(event, "index")))
+            yield from self._stop(member(event, "index"))
         elif kind == "message_start":
             message = member(event, "message")
             self._made.id = words_of(member(message, "id"))
@@ -214,6 +222,8 @@ class Reader:
             self._sequence = words_of(member(delta, "stop_sequence"))
             self._count(member(event, "usage"))
         elif kind == "message_stop":
+            for index in tuple(self._inputs):
+                yield from self._whole_input(index)
             self.over = True
 
     def finish(self) -> Completed:
@@ -238,6 +248,19 @@ class Reader:
         elif kind == "tool_use":
             self._blocks[index] = call = self._made.call()
             yield from self._made.name(call, id_=words_of(member(block, "id")), name=words_of(member(block, "name")))
+            input_ = member(block, "input")
+            if input_ and isinstance(input_, dict):
+                self._inputs[index] = input_
+
+    def _stop(self, index: Any) -> Iterator[Delta]:
+        yield from self._whole_input(index)
+        yield from self._made.over(self._blocks.get(index))
+
+    def _whole_input(self, index: Any) -> Iterator[Delta]:
+        """Arguments that came with a call's beginning: some servers do not give them in pieces."""
+        input_ = self._inputs.pop(index, None)
+        if input_ is not None and not self._blocks[index].pieces:
+            yield from self._made.arguments(self._blocks[index], json.dumps(input_, ensure_ascii=False))
 
     def _delta(self, index: Any, delta: Any) -> Iterator[Delta]:
         kind = member(delta, "type")

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 _IDS = re.compile(r"[\x21-\x7e]{1,40}")
 _MOST_STOPS = 4
 # OpenAI's models that think. They take no sampling settings and no stop sequences.
-_THINKS = re.compile(r"o\d|gpt-(?:[5-9]|\d\d)(?!.*-chat)")
+_THINKS = re.compile(r"o\d|codex-mini|gpt-(?:[5-9]|\d\d)(?!.*-chat)")
 # Those that know an effort above `high`.
 _EXTRA_HIGH = re.compile(r"gpt-5\.(?:[2-9]|\d\d)")
 # Those that do not think where there are tools, in this API: from 5.4 on an effort is refused then, and from 5.6 on
 # (which think unless told otherwise) anything but an explicit `none`.
 _THINKS_OR_CALLS = re.compile(r"gpt-(?:5\.(?:[4-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
 _MUST_BE_TOLD = re.compile(r"gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|\d\d)(?!.*-chat)")
+# Those that take no `parallel_tool_calls`.
+_CALLS_AS_IT_LIKES = re.compile(r"o\d|codex-mini")
 # The last ones of each kind are those of compatible servers.
 _STOPS = {
     "stop": Stop.END,
@@ -83,6 +85,8 @@ def dropped(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
         names += [name for name in ("temperature", "top_p") if getattr(request, name) is not None]
     if request.effort is not None and _effort(request, spec) in ({}, _NO_EFFORT):
         names.append("effort")
+    if not request.parallel_tools and request.tools and not _one_call(request, spec):
+        names.append("parallel_tools")
     if len(_stops(request, spec)) < len(request.stop):
         names.append("stop")
     if output_tokens(request, spec) < request.max_tokens:
@@ -99,6 +103,12 @@ def _fixed(spec: ProviderSpec) -> bool:
 
 def _stops(request: Request, spec: ProviderSpec) -> tuple[str, ...]:
     return () if _fixed(spec) else request.stop[:_MOST_STOPS]
+
+
+def _one_call(request: Request, spec: ProviderSpec) -> bool:
+    """Whether the model is told to call one tool at a time."""
+    unable = spec.api is Api.OPENAI and _CALLS_AS_IT_LIKES.match(spec.model) is not None
+    return bool(request.tools) and not request.parallel_tools and not unable
 
 
 def _effort(request: Request, spec: ProviderSpec) -> dict[str, str]:
@@ -138,10 +148,10 @@ def render(request: Request, spec: ProviderSpec) -> dict[str, Any]:
     if request.answer_schema is not None:
         schema = {"name": "answer", "schema": dict(request.answer_schema), "strict": _strict(request.answer_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return body | _tools(request)
+    return body | _tools(request, spec)
 
 
-def _tools(request: Request) -> dict[str, Any]:
+def _tools(request: Request, spec: ProviderSpec) -> dict[str, Any]:
     if not request.tools:
         return {}
     found: dict[str, Any] = {
@@ -161,22 +171,50 @@ def _tools(request: Request) -> dict[str, Any]:
         found["tool_choice"] = {"type": "function", "function": {"name": request.tool}}
     elif request.tool_use is not ToolUse.AUTO:
         found["tool_choice"] = request.tool_use.value
-    if not request.parallel_tools:
+    if _one_call(request, spec):
         found["parallel_tool_calls"] = False
     return found
 
 
-def _strict(schema: Any) -> bool:
-    """Whether OpenAI can hold an answer to `schema` strictly: every object names all that it may hold, and needs it."""
-    if isinstance(schema, list | tuple):
-        return all(_strict(item) for item in schema)
-    if not hasattr(schema, "items"):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        named = {*schema.get("properties", {})}
-        if schema.get("additionalProperties") is not False or named != {*schema.get("required", ())}:
-            return False
-    return all(_strict(value) for value in schema.values())
+_SCALARS = ("string", "number", "integer", "boolean", "null")
+_DEEPEST = 5
+_WORDS = {"title", "description"}
+
+
+def _strict(schema: Mapping[str, Any]) -> bool:
+    """Whether OpenAI certainly takes `schema` as strict. It refuses one that is not of the subset that it documents; so
+    one that might not be is sent as one to follow, and not to be held to."""
+    definitions = schema.get("$defs", {})
+    root = {name: value for name, value in schema.items() if name != "$defs"}
+    if root.get("type") != "object" or not isinstance(definitions, dict):
+        return False
+    return all(_of_the_subset(part, definitions, 1) for part in (root, *definitions.values()))
+
+
+def _of_the_subset(schema: Any, definitions: Mapping[str, Any], depth: int) -> bool:
+    if not isinstance(schema, dict) or depth > _DEEPEST:
+        return False
+    if schema.keys() == {"$ref"}:
+        return schema["$ref"] in [f"#/$defs/{name}" for name in definitions]
+    if schema.keys() - _WORDS == {"anyOf"}:
+        some = schema["anyOf"]
+        return isinstance(some, list) and bool(some) and all(_of_the_subset(one, definitions, depth) for one in some)
+    kind, names = schema.get("type"), schema.keys() - _WORDS - {"type"}
+    if kind == "object":
+        properties, required = schema.get("properties"), schema.get("required")
+        return (
+            names == {"properties", "required", "additionalProperties"}
+            and schema["additionalProperties"] is False
+            and isinstance(properties, dict)
+            and isinstance(required, list)
+            and sorted(map(str, required)) == sorted(map(str, properties))
+            and all(_of_the_subset(value, definitions, depth + 1) for value in properties.values())
+        )
+    if kind == "array":
+        return names == {"items"} and _of_the_subset(schema["items"], definitions, depth + 1)
+    values = schema.get("enum", [schema.get("const")])
+    scalars = isinstance(values, list) and bool(values) and not any(isinstance(value, list | dict) for value in values)
+    return scalars and kind in _SCALARS and (names == {"enum"} or names <= {"const"})
 
 
 def _turns(message: Message, ours: bool) -> Iterator[dict[str, Any]]:
