@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -135,6 +136,21 @@ def test_a_claude_stream_is_whole_only_with_a_reason_and_message_stop() -> None:
         assert fault_of(anthropic_form.Reader(CLAUDE), events).kind is FaultKind.TRUNCATED
 
 
+def test_arguments_may_come_whole_with_the_beginning_of_a_call() -> None:
+    """fails when the arguments of servers that do not give them in pieces are thrown away, or given twice."""
+    first = start(0, type="tool_use", id="t", name="look", input={"at": "\u00e9"})
+    stop = {"type": "content_block_stop", "index": 0}
+    piece = delta(0, type="input_json_delta", partial_json='{"at": 2}')
+    for events, arguments in (
+        ([first, stop], {"at": "\u00e9"}),
+        ([first], {"at": "\u00e9"}),
+        ([first, piece, stop], {"at": 2}),
+    ):
+        deltas, whole = read(anthropic_form.Reader(CLAUDE), [begun(), *events, *ended("tool_use")])
+        assert arguments_of(whole) == [("look", arguments)]
+        assert [json.loads(item.json) for item in deltas if isinstance(item, ToolArguments)] == [arguments]
+
+
 def test_counts_that_the_last_event_leaves_out_stand_as_they_were() -> None:
     """The last event may count the output alone, or all again."""
     text = start(0, type="text", text="Hi")
@@ -159,7 +175,9 @@ def test_an_answer_without_words_or_calls_is_empty() -> None:
     assert whole.stop is Stop.MAX_TOKENS
 
 
-@pytest.mark.parametrize("arguments", ['{"at": ', "[1]", "1", '"a"', "null", '{"a": NaN}', "{'a': 1}", "[" * 100_000])
+@pytest.mark.parametrize(
+    "arguments", ['{"at": ', "[1]", "1", '"a"', "null", '{"a": NaN}', '{"a": [-1e999]}', "{'a': 1}", "[" * 100_000]
+)
 @pytest.mark.parametrize("reason", ["tool_use", "max_tokens"])
 def test_arguments_that_are_no_json_object_break_the_call(arguments: str, reason: str) -> None:
     """fails when half a call is given out; why it is half is told."""
@@ -449,6 +467,36 @@ def test_what_was_read_can_be_sent_again() -> None:
     events = [called(0, "x", "look", '{"\\ud800": ["\\ud83d\\ude00", {"a": "\\udfff"}]}'), chunk("stop")]
     _, whole = read(openai_form.Reader(LOCAL), events)
     assert arguments_of(whole) == [("look", {"\ufffd": ["\U0001f600", {"a": "\ufffd"}]})]
+
+
+def test_halves_of_a_character_find_each_other_in_thoughts_and_arguments_too() -> None:
+    """fails when half a character comes into thoughts that go back, or into anything that is told."""
+    halves = [
+        *(
+            chunk(reasoning_content="a\ud83d"),
+            chunk(reasoning_content="\ude00"),
+            chunk(reasoning_content="\udc00\ud83d"),
+        ),
+        *(called(0, "\ud83d", "look\udc00", '{"a": "\ud83d'), called(0, arguments="\ude00"), called(0, arguments='"}')),
+        chunk("tool_calls"),
+    ]
+    deltas, whole = read(openai_form.Reader(LOCAL), halves)
+    thoughts, call = whole.message.content
+    assert isinstance(thoughts, Thinking)
+    assert (
+        thoughts.text == "a\U0001f600\ufffd" == "".join(item.text for item in deltas if isinstance(item, ThinkingDelta))
+    )
+    assert call == ToolCall(id="\ufffd", name="look\ufffd", arguments={"a": "\U0001f600"})
+    assert repr(deltas).encode()
+    assert "".join(item.json for item in deltas if isinstance(item, ToolArguments)) == '{"a": "\U0001f600"}'
+    blocks = [
+        *(start(0, type="thinking", thinking="", signature="s"), start(1, type="text", text="")),
+        *(delta(0, type="thinking_delta", thinking="\ud83d"), delta(1, type="text_delta", text="b\ud83d")),
+        *(delta(0, type="thinking_delta", thinking="\ude00"), delta(1, type="text_delta", text="\ude01")),
+    ]
+    _, whole = read(anthropic_form.Reader(CLAUDE), [begun(), *blocks, *ended("end_turn")])
+    assert whole.message.content[0].text == "\U0001f600"  # type: ignore[union-attr]
+    assert whole.message.text == "b\U0001f601"
 
 
 # -- events on the wire

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from contextlib import suppress
@@ -39,11 +40,13 @@ _REASON = re.compile(r"[a-z_]{1,40}")
 @dataclass(slots=True)
 class _Words:
     pieces: list[str] = field(default_factory=list)
+    half: str = ""
 
 
 @dataclass(slots=True)
 class _Thoughts:
     pieces: list[str] = field(default_factory=list)
+    half: str = ""
     signature: str = ""
     redacted: str = ""
 
@@ -54,6 +57,7 @@ class _Call:
     id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list)
+    half: str = ""
 
 
 _Block = TypeVar("_Block", _Words, _Thoughts, _Call)
@@ -66,28 +70,23 @@ class Assembly:
         self._spec = spec
         self._blocks: list[_Words | _Thoughts | _Call] = []
         self._calls: list[_Call] = []
-        self._half = ""
         self.id = ""
         self.model = ""
         self.usage = Usage()
 
     def text(self, piece: str, block: _Words | None = None) -> Iterator[Delta]:
         """More words, of the last block unless `block` says of which. Half a character waits for its other half."""
-        piece, self._half = self._half + piece, ""
-        if piece and "\ud800" <= piece[-1] <= "\udbff":
-            piece, self._half = piece[:-1], piece[-1]
-        if not piece:
-            return
-        piece = sendable(piece)
-        (block or self._last(_Words)).pieces.append(piece)
-        yield TextDelta(text=piece)
+        if piece:
+            piece = _add(block or self._last(_Words), piece)
+            if piece:
+                yield TextDelta(text=piece)
 
     def thought(self, piece: str, block: _Thoughts | None = None) -> Iterator[Delta]:
-        """More thoughts."""
-        if not piece:
-            return
-        (block or self._last(_Thoughts)).pieces.append(piece)
-        yield ThinkingDelta(text=piece)
+        """More thoughts, likewise."""
+        if piece:
+            piece = _add(block or self._last(_Thoughts), piece)
+            if piece:
+                yield ThinkingDelta(text=piece)
 
     def over(self, block: object) -> Iterator[Delta]:
         """A block has ended. Of thoughts that are signed or redacted the whole is told, because they have to go back
@@ -112,23 +111,22 @@ class Assembly:
     def name(self, call: _Call, *, id_: str, name: str) -> Iterator[Delta]:
         """Names a call, once. One without an id, or with another's, gets its own, because calls are answered by it."""
         if not call.id:
-            call.id = id_
+            call.id = sendable(id_)
         if call.name or not name:
             return
         if not call.id or any(other.id == call.id for other in self._calls if other is not call and other.name):
             call.id = f"call_{uuid.uuid4().hex[:24]}"
-        call.name = name
-        yield ToolCallStarted(index=call.index, id=call.id, name=name)
+        call.name = sendable(name)
+        yield ToolCallStarted(index=call.index, id=call.id, name=call.name)
         if call.pieces:
             yield ToolArguments(index=call.index, json="".join(call.pieces))
 
     def arguments(self, call: _Call, piece: str) -> Iterator[Delta]:
         """More of a call's arguments, which are told once it is named."""
-        if not piece:
-            return
-        call.pieces.append(piece)
-        if call.name:
-            yield ToolArguments(index=call.index, json=piece)
+        if piece:
+            piece = _add(call, piece)
+            if piece and call.name:
+                yield ToolArguments(index=call.index, json=piece)
 
     @property
     def has_calls(self) -> bool:
@@ -193,9 +191,21 @@ class Assembly:
         return block
 
 
+def _add(block: _Words | _Thoughts | _Call, piece: str) -> str:
+    """What of `piece` is whole, together with what was left before; it is the block's now."""
+    if block.half:
+        piece, block.half = block.half + piece, ""
+    if "\ud800" <= piece[-1] <= "\udbff":
+        piece, block.half = piece[:-1], piece[-1]
+    piece = sendable(piece)
+    if piece:
+        block.pieces.append(piece)
+    return piece
+
+
 def _parsed(text: str) -> Any:
     with suppress(ValueError, RecursionError):
-        return _sendable(json.loads(text, parse_constant=_refuse))
+        return _sendable(json.loads(text, parse_constant=_refuse, parse_float=_finite))
     return None
 
 
@@ -207,6 +217,14 @@ def _sendable(value: Any) -> Any:
     if isinstance(value, dict):
         return {sendable(name): _sendable(item) for name, item in value.items()}
     return value
+
+
+def _finite(number: str) -> float:
+    # Python reads 1e999 as infinity, which no JSON can hold.
+    found = float(number)
+    if math.isinf(found):
+        _refuse(number)
+    return found
 
 
 def _refuse(constant: str) -> None:
