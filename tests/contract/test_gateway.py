@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import itertools
 import json
 import logging
@@ -21,6 +22,7 @@ import aiohttp
 import anthropic
 import openai
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -786,6 +788,7 @@ WRONG = [
         _says({"type": "image_url", "image_url": {"url": "data:text/html;base64,AA=="}}),
         "messages[0].content[0].image_url.url: ",
     ),
+    ("anthropic", {"thinking": {"type": "sometimes"}}, "thinking.type: this must be enabled, adaptive"),
     ("openai", {"messages": [{"role": "function", "name": "weather", "content": "dry"}]}, "messages[0].name: "),
 ]
 
@@ -833,6 +836,91 @@ async def test_too_large(face: str) -> None:
             await client.say([client.user("x" * 5_000_000)])
         assert caught.value.status_code == 413
         assert "too large" in message_in(caught.value.response.json())
+
+
+@BOTH
+async def test_busy(face: str) -> None:
+    """fails when the bodies under way may fill the memory: one too many is told to come back, and then taken."""
+    hold = asyncio.Event()
+    router = FakeRouter(
+        Started(provider="p", model="m", degraded=False), Finished(answer=_answer(Text(text="Yes."))), hold=hold
+    )
+    asked = (_anthropic if face == "anthropic" else _openai)(metadata={"x": "y" * 600})
+    async with serving(router, Options(bodies_at_once=1000)) as url:
+        first = asyncio.create_task(post(url, PATHS[face], asked))
+        await until(lambda: router.asked, "the first call")
+        status, body, headers = await post(url, PATHS[face], asked)
+        assert (status, headers["Retry-After"]) == (529 if face == "anthropic" else 503, "1")
+        assert message_in(body) == "too much is under way here: come back soon"
+        hold.set()
+        assert (await first)[0] == 200
+        assert [(await post(url, PATHS[face], asked))[0] for _ in range(3)] == [200, 200, 200]
+        assert (await post(url, PATHS[face], b"[" * 600))[0] == 400
+        assert (await post(url, PATHS[face], asked))[0] == 200
+
+
+@BOTH
+async def test_too_many_values(face: str) -> None:
+    """fails when a body can fill the memory with thirty times its size; words may hold any number of brackets."""
+    values = b'{"model": "m", "metadata": [' + b"[]," * 500_001 + b"[]]}"
+    asked = (_anthropic if face == "anthropic" else _openai)(messages=[{"role": "user", "content": '[{,"\\' * 400_000}])
+    router = FakeRouter(Finished(answer=_answer(Text(text="Yes."))))
+    async with serving(router) as url:
+        status, body, _ = await post(url, PATHS[face], values)
+        assert (status, message_in(body)) == (413, "the body holds too many lists, objects and values: send less")
+        assert (await post(url, PATHS[face], asked))[0] == 200
+        assert router.asked[0].messages == (user('[{,"\\' * 400_000),)
+
+
+@BOTH
+async def test_unreadable(face: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that is compressed, or does not come as its headers say, is the client's fault, and not logged."""
+    router = FakeRouter(Finished(answer=_answer(Text(text="Yes."))))
+    caplog.set_level(logging.DEBUG)
+    async with serving(router) as url:
+        for data in (b"secret-words", gzip.compress(b'{"model": "secret-words"}')):
+            status, body, _ = await post(url, PATHS[face], data, **{"Content-Encoding": "gzip"})
+            assert (status, message_in(body)) == (415, "a compressed body is not read: send it as it is")
+    request = _mocked(PATHS[face], error=web.RequestPayloadError("secret-words"))
+    gateway = Gateway(router, Options())
+    response = await gateway.guard(request, gateway.messages)
+    assert response.status == 400
+    assert "secret-words" not in caplog.text
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"BAD secret-words\r\n\r\n", b"GET /secret-words HTTP/1.1\r\nHost: localhost\r\nHost: secret-words\r\n\r\n"],
+)
+async def test_no_http(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """fails when the server's own log repeats what came in and is no HTTP."""
+    caplog.set_level(logging.DEBUG)
+    async with serving(FakeRouter()) as url:
+        assert b" 400 " in await _raw(url, data)
+    assert "secret-words" not in caplog.text
+    assert [(record.name, record.levelno) for record in caplog.records if record.name != "asyncio"] == [
+        ("relight.providers.gateway.app", logging.INFO)
+    ]
+
+
+async def _raw(url: str, data: bytes) -> bytes:
+    """What comes back for these bytes, up to the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(data)
+    heard = await reader.read()
+    writer.close()
+    return heard
+
+
+def _mocked(path: str, body: Any = None, *, error: Exception | None = None) -> web.Request:
+    """A request without a connection, whose body comes, or fails with `error`."""
+    payload = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
+    payload.feed_data(json.dumps(body).encode())
+    if error is not None:
+        payload.set_exception(error)
+    payload.feed_eof()
+    return make_mocked_request("POST", path, headers={"Host": "localhost"}, payload=payload)
 
 
 @BOTH
@@ -915,6 +1003,7 @@ def test_anthropic_settings() -> None:
         ({}, None),
         ({"thinking": {"type": "disabled"}}, None),
         ({"thinking": {"type": "adaptive"}}, Effort.HIGH),
+        ({"thinking": {"type": "between_tools"}}, None),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, Effort.LOW),
         ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, Effort.MEDIUM),
         ({"thinking": {"type": "enabled", "budget_tokens": 60_000}}, Effort.MAX),
@@ -922,6 +1011,7 @@ def test_anthropic_settings() -> None:
     ]
     for more, effort in efforts:
         assert _parsed("anthropic", **more).request.effort is effort
+    assert _parsed("anthropic", thinking={"type": "between_tools"}).ignored == ("thinking",)
     request = _parsed(
         "anthropic", stop_sequences=["a", "b"], temperature=0.5, top_p=1, cache_control={"type": "ephemeral"}
     ).request
@@ -1231,10 +1321,7 @@ async def test_dropped_is_told_of_what_is_held_back(face: str) -> None:
 async def test_leaves_before_the_headers(ping_s: float, caplog: pytest.LogCaptureFixture) -> None:
     """A client that leaves while its response begins is no failure of the gateway."""
     body = {"model": "any", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
-    payload = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
-    payload.feed_data(json.dumps(body).encode())
-    payload.feed_eof()
-    request = make_mocked_request("POST", "/v1/messages", headers={"Host": "localhost"}, payload=payload)
+    request = _mocked("/v1/messages", body)
     request._prepare_hook = AsyncMock(side_effect=ConnectionResetError)  # type: ignore[method-assign]
     started = Started(provider="p", model="m", degraded=False)
     gateway = Gateway(FakeRouter(started, Finished(answer=_answer(Text(text="Yes.")))), Options(ping_s=ping_s))
@@ -1357,7 +1444,7 @@ async def test_wrong_paths() -> None:
                 assert "base URL" in message_in(body)
         for path in PATHS.values():
             async with session.get(url + path) as response:
-                assert response.status == 405
+                assert (response.status, response.headers["Allow"]) == (405, "POST")
                 assert message_in(await response.json()) == "this takes POST alone"
 
 

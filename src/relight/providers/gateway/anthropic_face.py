@@ -55,6 +55,7 @@ STATUSES: dict[Trouble, tuple[int, str]] = {
     Trouble.WRONG_METHOD: (405, "invalid_request_error"),
     Trouble.PROVIDERS_DOWN: (529, "overloaded_error"),
     Trouble.WOULD_DEGRADE: (503, "overloaded_error"),
+    Trouble.BUSY: (529, "overloaded_error"),
     Trouble.DEADLINE: (504, "timeout_error"),
     Trouble.UNUSABLE: (502, "api_error"),
     Trouble.CUT: (502, "api_error"),
@@ -78,6 +79,9 @@ _EFFORTS = {
     "xhigh": Effort.HIGH,
     "max": Effort.MAX,
 }
+
+# Where a model thinks is nothing that every provider can be told, and it is not how much.
+_BETWEEN = "between_tools"
 
 _REFUSED = {
     "container": "containers live at one provider",
@@ -129,7 +133,10 @@ class AnthropicFace:
             answer_schema=_answer_schema(body),
             **_tool_choice(body, tools),
         )
-        return Asked(request=request, stream=bool(stream and stream.flag()), ignored=unknown(body, _KNOWN))
+        ignored = unknown(body, _KNOWN)
+        if (thinking := body.find("thinking")) and thinking.need("type").value == _BETWEEN:
+            ignored = (*ignored, "thinking")
+        return Asked(request=request, stream=bool(stream and stream.flag()), ignored=ignored)
 
     def render(self, answer: Answer) -> dict[str, Any]:
         """See `Face.render`."""
@@ -312,8 +319,10 @@ def _effort(body: Field) -> Effort | None:
     if thinking is None:
         return None
     kind = thinking.need("type")
-    if kind.text() == "disabled":
+    if kind.value in ("disabled", _BETWEEN):
         return None
+    if kind.value not in ("adaptive", "enabled"):
+        raise Refused(f"this must be enabled, adaptive, {_BETWEEN} or disabled", at=kind.at)
     budget = thinking.find("budget_tokens")
     if budget is None:
         return Effort.HIGH  # what Anthropic takes where none is said

@@ -17,10 +17,11 @@ import traceback
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from relight.errors import (
     AgainLaterError,
@@ -68,6 +69,9 @@ DEGRADE = "x-relight-degrade"
 # Requests under way at the end may finish within this time.
 GRACE_S = 10.0
 
+# What takes less time to read than a thread to start.
+_LARGE = 256 * 1024
+
 _ID = web.RequestKey("_ID", str)
 _ANTHROPIC, _OPENAI = AnthropicFace(), OpenAIFace()
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -103,19 +107,22 @@ class Options:
     With `on_cut` of `restart` words are sent when the whole answer is there, because no format can take words back.
     After `ping_s` without a word a stream carries a sign of life.
     `token` is what clients must show, where it is not empty. `max_tokens` is for requests that do not say.
+    `largest_body` is what the providers take themselves; all bodies under way are `bodies_at_once` bytes at most.
     """
 
     on_cut: OnCut = OnCut.ERROR
     token: str = field(default="", repr=False)
     max_tokens: int = 8192
     ping_s: float = 10.0
-    largest_body: int = 64 * 1024 * 1024
+    largest_body: int = 32 * 1024 * 1024
+    bodies_at_once: int = 128 * 1024 * 1024
 
 
 def make_app(router: Asks, options: Options | None = None) -> web.Application:
-    """The gateway, to be served by aiohttp with `handler_cancellation`, so that a client that leaves ends its call."""
+    """The gateway, to be served by aiohttp with `handler_cancellation`, so that a client that leaves ends its call, and
+    without `auto_decompress`."""
     gateway = Gateway(router, options or Options())
-    app = web.Application(middlewares=[gateway.guard], client_max_size=gateway.options.largest_body)
+    app = web.Application(middlewares=[gateway.guard])
     app.router.add_post("/v1/messages", gateway.messages)
     app.router.add_post("/v1/messages/count_tokens", gateway.count_tokens)
     app.router.add_post("/v1/chat/completions", gateway.chat_completions)
@@ -136,7 +143,14 @@ async def serving(
     """
     check_loopback(host)
     app = make_app(router, options)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=GRACE_S)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        logger=_Connections(_log),
+        shutdown_timeout=GRACE_S,
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
@@ -179,6 +193,8 @@ class Gateway:
     def __init__(self, router: Asks, options: Options) -> None:
         self._router = router
         self.options = options
+        self._held = 0  # bytes of the bodies under way
+        self._parsing = asyncio.Lock()
 
     @web.middleware
     async def guard(
@@ -192,6 +208,8 @@ class Gateway:
             response = await handler(request)
         except web.HTTPException as exc:
             response = _refusal(request, _of_http(request, exc))
+            if allow := exc.headers.get("Allow"):
+                response.headers["Allow"] = allow
         except Refused as exc:
             response = _refusal(request, exc)
         except RelightError as exc:
@@ -212,8 +230,8 @@ class Gateway:
 
     async def count_tokens(self, request: web.Request) -> web.StreamResponse:
         """An estimate, which says so: providers count with tokenizers of their own, and none is asked."""
-        asked = _ANTHROPIC.parse(read_body(await request.read()), max_tokens=self.options.max_tokens)
-        return _json(200, _ANTHROPIC.counted(estimated_tokens(asked.request)))
+        async with self._reading(request, _ANTHROPIC) as asked:
+            return _json(200, _ANTHROPIC.counted(estimated_tokens(asked.request)))
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """The one model."""
@@ -251,9 +269,49 @@ class Gateway:
 
     # -- answers
 
+    @asynccontextmanager
+    async def _reading(self, request: web.Request, face: Face) -> AsyncIterator[Asked]:
+        """What is asked, its body counted among those under way until the answer is given."""
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise Refused("a compressed body is not read: send it as it is", status=415)
+        body, held = bytearray(), 0
+        try:
+            try:
+                async for chunk in request.content.iter_any():
+                    if len(body) + len(chunk) > self.options.largest_body:
+                        raise Refused("the body is too large for this gateway: send less", trouble=Trouble.TOO_LARGE)
+                    if self._held + len(chunk) > self.options.bodies_at_once:
+                        raise Refused("too much is under way here: come back soon", trouble=Trouble.BUSY, wait_s=1.0)
+                    self._held += len(chunk)
+                    held += len(chunk)
+                    body += chunk
+            except web.RequestPayloadError:
+                raise Refused("the body cannot be read: it does not come as its headers say") from None
+            yield await self._parsed(body, face)
+        finally:
+            self._held -= held
+
+    async def _parsed(self, body: bytearray, face: Face) -> Asked:
+        """One large body at a time, and not on the loop; afterwards `body` is empty, for it is not needed any more."""
+
+        def parse() -> Asked:
+            text = bytes(body)
+            body.clear()
+            found = read_body(text)
+            del text
+            return face.parse(found, max_tokens=self.options.max_tokens)
+
+        if len(body) < _LARGE:
+            return parse()
+        async with self._parsing:
+            return await asyncio.to_thread(parse)
+
     async def _answer(self, request: web.Request, face: Face) -> web.StreamResponse:
         degrade = _may_degrade(request)
-        asked = face.parse(read_body(await request.read()), max_tokens=self.options.max_tokens)
+        async with self._reading(request, face) as asked:
+            return await self._answer_to(asked, request, face, degrade=degrade)
+
+    async def _answer_to(self, asked: Asked, request: web.Request, face: Face, *, degrade: bool) -> web.StreamResponse:
         if asked.ignored:
             # Names alone, and only what looks like one: it is the client that chose them.
             names = [name for name in asked.ignored if _NAME.fullmatch(name)][:20]
@@ -422,8 +480,6 @@ def _face(request: web.Request) -> Face:
 
 
 def _of_http(request: web.Request, exc: web.HTTPException) -> Refused:
-    if isinstance(exc, web.HTTPRequestEntityTooLarge):
-        return Refused("the body is too large for this gateway: send less", trouble=Trouble.TOO_LARGE)
     if isinstance(exc, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(exc.allowed_methods))
         return Refused(f"this takes {allowed} alone", trouble=Trouble.WRONG_METHOD)
@@ -433,10 +489,25 @@ def _of_http(request: web.Request, exc: web.HTTPException) -> Refused:
     return Refused(exc.reason, status=exc.status, trouble=Trouble.INVALID if exc.status < 500 else Trouble.BROKEN)
 
 
-def _our_fault(exc: Exception, request_id: str) -> Refused:
-    """Logged without its text and without values, which may be a part of a conversation."""
+class _Connections(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs of a connection, without texts and values: they repeat what came in."""
+
+    def log(self, level: int, msg: object, *args: object, **more: Any) -> None:  # noqa: ARG002 - it is all in `more`
+        exc = more.get("exc_info")
+        if isinstance(exc, HttpProcessingError):
+            level = logging.INFO  # what came is no HTTP, which is the client's fault
+        if isinstance(exc, BaseException):
+            self.logger.log(level, "gateway_connection_failed", extra=_without_values(exc))
+
+
+def _without_values(exc: BaseException) -> dict[str, Any]:
+    """An exception for a log: its text may be a part of a conversation."""
     frames = [f"{Path(item.filename).name}:{item.lineno}" for item in traceback.extract_tb(exc.__traceback__)]
-    _log.error("gateway_failed", extra={"request_id": request_id, "error": type(exc).__name__, "frames": frames[-8:]})
+    return {"error": type(exc).__name__, "frames": frames[-8:]}
+
+
+def _our_fault(exc: Exception, request_id: str) -> Refused:
+    _log.error("gateway_failed", extra={"request_id": request_id, **_without_values(exc)})
     return Refused(f"the gateway failed: look for {request_id} in its log", trouble=Trouble.BROKEN)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 At = tuple[str | int, ...]
 
+# A value takes up to thirty times as much memory as its JSON. No conversation has as many.
+MOST_VALUES = 1_000_000
+
 _MEDIA_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}")
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
 
@@ -35,6 +38,7 @@ class Trouble(StrEnum):
     WRONG_METHOD = "wrong_method"
     PROVIDERS_DOWN = "providers_down"
     WOULD_DEGRADE = "would_degrade"
+    BUSY = "busy"
     DEADLINE = "deadline"
     UNUSABLE = "unusable_answers"
     CUT = "stream_cut"
@@ -181,7 +185,9 @@ def _kind(value: object) -> str:
 
 
 def read_body(body: bytes) -> Field:
-    """The JSON object that the body holds; Refused when it holds none."""
+    """The JSON object that the body holds; Refused when it holds none, or one of too many values."""
+    if _values(body) > MOST_VALUES and _values(_STRINGS.sub(b"", body)) > MOST_VALUES:
+        raise Refused("the body holds too many lists, objects and values: send less", trouble=Trouble.TOO_LARGE)
     try:
         value = read_json(body)
     except ValueError:
@@ -190,6 +196,13 @@ def read_body(body: bytes) -> Field:
     if not isinstance(value, dict):
         raise Refused(f"the body must be a JSON object, and is {_kind(value)}")
     return Field(value)
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def _values(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def read_json(text: str | bytes) -> Any:

@@ -53,6 +53,7 @@ STATUSES: dict[Trouble, tuple[int, str, str | None]] = {
     Trouble.WRONG_METHOD: (405, "invalid_request_error", "method_not_allowed"),
     Trouble.PROVIDERS_DOWN: (503, "server_error", "providers_down"),
     Trouble.WOULD_DEGRADE: (503, "server_error", "would_degrade"),
+    Trouble.BUSY: (503, "server_error", "gateway_busy"),
     Trouble.DEADLINE: (504, "server_error", "deadline_exceeded"),
     Trouble.UNUSABLE: (502, "server_error", "unusable_answers"),
     Trouble.CUT: (502, "server_error", "stream_cut"),
