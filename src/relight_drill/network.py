@@ -63,10 +63,14 @@ class Mode(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """Something that a caller sent, at `begun_at`, and when the last of the answer to it was handed over to it."""
+    """Something that a caller sent, at `begun_at`, and when the last of the answer to it was handed over to it.
+
+    `cut` is whether a silence swallowed some of the answer.
+    """
 
     begun_at: float
     answered_at: float | None = None
+    cut: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +98,11 @@ class Passage:
         """Something of the far end's was handed over."""
         if self.exchanges:
             self.exchanges[-1].answered_at = time.monotonic()
+
+    def lost(self) -> None:
+        """Something of the far end's was swallowed."""
+        if self.exchanges:
+            self.exchanges[-1].cut = True
 
     def left(self) -> None:
         """The caller ended it."""
@@ -225,7 +234,7 @@ class Listener:
                 far_writer.write(first)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, far_writer, read=passage.sent, ended=left))
-                group.create_task(self._carry(far_reader, writer, wrote=passage.answered))
+                group.create_task(self._carry(far_reader, writer, wrote=passage.answered, lost=passage.lost))
         except* OSError:
             reset(writer.transport)
         finally:
@@ -239,13 +248,15 @@ class Listener:
         *,
         read: Callable[[int], None] = lambda _: None,
         wrote: Callable[[], None] = lambda: None,
+        lost: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """Tells of how much it has `read`, what is swallowed included; that it `wrote`; and that there was an end."""
+        """Tells how much it has `read`, that it `wrote` or `lost` that, and that the reader's end `ended` it."""
         try:
             while data := await reader.read(CHUNK):
                 read(len(data))
                 if self.mode is Mode.SILENT:
+                    lost()
                     continue
                 writer.write(data)
                 wrote()

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     from relight_drill.llm import Asked, Billed
 
-# An answer that a provider had sent out so shortly before it was cut off may still have been on the wire.
-ON_THE_WIRE_S = 0.25
-# Workers that share a breaker learn of its closing once a second.
-LEARNED_WITHIN_S = 2.0
+# What was handed over so shortly before a connection was reset may have been lost with it: nobody had to have read it.
+READ_WITHIN_S = 0.25
+# Workers that share a breaker look once a second, and trust what they saw for five: what they do later, they know.
+LEARNED_WITHIN_S = 5.0
+# A failure is seen on the wire a moment after the worker had it, and its breaker opened.
+SEEN_WITHIN_S = 1.0
 AIM_S = 5.0
 
 
@@ -45,10 +47,44 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One provider's own account of its answers to tasks, in the order of arrival."""
+    """One provider's own account of its answers to tasks, in the order of arrival, and its wire's: `delivered` has by
+    the number of the request when the last of a whole answer was handed over to who asked."""
 
     asked: Sequence[Asked]
     bill: Sequence[Billed]
+    delivered: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InVain:
+    """Something that was sent to the first provider and never answered, as the network saw it. It was given up, or
+    refused, at `ended_at`; None: the caller still waited when the provider came back."""
+
+    at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What was done to the first provider, and what the agent's settings say of such a provider.
+
+    `resets` is whether connections were reset and refused, and not silenced. A breaker opens after `failures`, for
+    `open_s`. `silence_s` is how long a provider may be silent. `late_s` is how late the drill itself was at most: all
+    that must be done within a time is given as much more.
+    """
+
+    at: float
+    back_at: float
+    resets: bool
+    failures: int
+    open_s: float
+    silence_s: float
+    late_s: float = 0.0
+
+    @property
+    def patience_s(self) -> float:
+        """What must be waited before one can know that the provider is away; a refusal says so at once."""
+        return 0.0 if self.resets else self.silence_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +115,21 @@ def judge(
     accounts: Mapping[str, Account],
     summaries: Mapping[str, Summary],
     afterwards: Collection[str],
-    fault_at: float,
-    back_at: float,
+    in_vain: Sequence[InVain],
+    fault: Fault,
 ) -> Findings:
-    """What became of the tasks' summaries when the provider `first` was cut off at `fault_at`, and came back at
-    `back_at`.
+    """What became of the tasks' summaries when the provider `first` was cut off and came back.
 
-    `afterwards` are the tasks that were begun once traffic should have been on the first provider again.
+    `afterwards` are the tasks that were begun once traffic should have been on the first provider again. `in_vain` is
+    what was on its way to the first provider when it was cut off, or was sent to it until it came back.
     """
     problems: list[str] = []
+    fault_at, back_at = fault.at, fault.back_at
     answers = _answers(accounts, summaries, problems)
     stuck = _stuck(first, accounts[first], summaries, fault_at=fault_at)
     going_on = {task: answers[task] for task in stuck if task in answers}
     problems += [f"task {task} waited for {first} and has no summary" for task in sorted(stuck - going_on.keys())]
-    paid_twice, cut = _paid(first, accounts, summaries, fault_at=fault_at)
+    paid_twice, cut = _paid(first, accounts, summaries, fault)
     problems += [f"the summary of task {task} was paid {count + 1} times" for task, count in sorted(paid_twice.items())]
     others = [bill for name, account in accounts.items() if name != first for bill in account.bill]
     first_answer = min((bill.at for bill in others if bill.at > fault_at), default=None)
@@ -100,13 +137,16 @@ def judge(
         problems.append(f"no task waited for {first} when it was cut off: the fault proved nothing")
     last = max(going_on.values(), key=lambda item: item.bill.at, default=None)
     rto_s = None if last is None or stuck - going_on.keys() else last.bill.at - fault_at
-    phases, switch_s = ({}, 0.0) if last is None or rto_s is None else _phases(last, fault_at=fault_at)
+    phases, ours_s = ({}, 0.0) if last is None or rto_s is None else _phases(last, fault)
     closed_at, probes = _probes(accounts[first], back_at)
     if closed_at is None:
         problems.append(f"{first} was never asked again after it had come back")
     elif probes != 1:
         problems.append(f"{first} was asked {probes} times before its first answer, where one probe was enough")
-    problems += _not_back(first, accounts, summaries, afterwards, closed_at)
+    opened_at = opened(in_vain, failures=fault.failures)
+    ignored = _ignored(in_vain, opened_at, fault)
+    problems += _unheeded(first, accounts[first], in_vain, ignored, opened_at, fault)
+    problems += _not_back(first, accounts, summaries, afterwards, closed_at, late_s=fault.late_s)
     gaps = [item.bill.at - max(fault_at, item.summary.began_at) for item in going_on.values()]
     figures = (
         Figure(name="waiting_tasks", words=f"tasks that waited for {first}", value=len(stuck)),
@@ -119,6 +159,8 @@ def judge(
         Figure(name="longest_gap_s", words="the longest that one task stood still", value=max(gaps, default=None)),
         Figure(name="paid_twice", words="summaries paid twice", value=len(paid_twice), wanted="0"),
         Figure(name="cut_answers", words=f"answers cut on their way from {first}", value=len(cut)),
+        Figure(name="sent_in_vain", words=f"tries of {first} while it was away", value=_sent(in_vain, fault)),
+        Figure(name="sent_against_breaker", words="of these with the breaker open", value=len(ignored), wanted="0"),
         Figure(name="probes", words=f"requests to {first} before it was trusted again", value=probes, wanted="1"),
         Figure(
             name="returned_s",
@@ -129,7 +171,7 @@ def judge(
     return Findings(
         rto_s=rto_s,
         phases=phases,
-        ours_s=switch_s,
+        ours_s=ours_s,
         figures=figures,
         moments=_moments(first, first_answer, last, closed_at, fault_at),
         problems=tuple(problems),
@@ -169,7 +211,7 @@ def _stuck(first: str, account: Account, summaries: Mapping[str, Summary], *, fa
 
 
 def _paid(
-    first: str, accounts: Mapping[str, Account], summaries: Mapping[str, Summary], *, fault_at: float
+    first: str, accounts: Mapping[str, Account], summaries: Mapping[str, Summary], fault: Fault
 ) -> tuple[dict[str, int], set[str]]:
     """By task, how many whole answers were paid for beside the one that it has; and the tasks whose answer was cut.
 
@@ -179,35 +221,110 @@ def _paid(
     twice: Counter[str] = Counter()
     cut = set()
     for name, account in accounts.items():
-        began = {asked.number: asked.at for asked in account.asked}
+        under_way = [asked for asked in account.asked if name == first and asked.at < fault.at]
+        unheard = {asked.number for asked in under_way if not _heard(asked, account, fault)}
         for bill in account.bill:
             summary = summaries.get(bill.tag)
             if summary is not None and (summary.provider, summary.answer) == (name, bill.id):
                 continue
-            if name == first and began[bill.asked] < fault_at <= bill.at + ON_THE_WIRE_S:
+            if bill.asked in unheard:
                 cut.add(bill.tag)
             elif summary is not None:
                 twice[bill.tag] += 1
-        if name == first:
-            billed = {bill.asked for bill in account.bill}
-            cut |= {asked.tag for asked in account.asked if asked.at < fault_at and asked.number not in billed}
+        billed = {bill.asked for bill in account.bill}
+        cut |= {asked.tag for asked in under_way if asked.number not in billed}
     return dict(twice), cut
 
 
-def _phases(last: _Answered, *, fault_at: float) -> tuple[dict[str, float], float]:
-    """Where the time went of the task that went on last: until its call was given up, until the next provider had its
-    request, and until that one's answer was whole."""
-    in_vain_s = sum(item.seconds for item in last.summary.tries[:-1])
-    given_up = min(max(fault_at, last.summary.began_at + in_vain_s), last.asked.at)
-    switch_s = last.asked.at - given_up
-    return {"leave": given_up - fault_at, "switch": switch_s, "answer": last.bill.at - last.asked.at}, switch_s
+def _heard(asked: Asked, account: Account, fault: Fault) -> bool:
+    """Whether who asked must have had the whole answer before the provider was cut off."""
+    delivered_at = account.delivered.get(asked.number)
+    # A silence loses nothing that was handed over before it.
+    lost_s = READ_WITHIN_S + fault.late_s if fault.resets else 0.0
+    return delivered_at is not None and delivered_at <= fault.at - lost_s
+
+
+def _phases(last: _Answered, fault: Fault) -> tuple[dict[str, float], float]:
+    """Where the time went of the task that went on last: until its call was given up, of which no more than one
+    provider's silence is the provider's; until the next provider had its request; and until that one's answer was
+    whole. And how much of it is ours."""
+    vain_s = sum(item.seconds for item in last.summary.tries[:-1])
+    given_up = min(max(fault.at, last.summary.began_at + vain_s), last.asked.at)
+    leave_s = min(given_up - fault.at, fault.patience_s)
+    queue_s, switch_s = given_up - fault.at - leave_s, last.asked.at - given_up
+    phases = {"leave": leave_s, "vain": queue_s, "switch": switch_s, "answer": last.bill.at - last.asked.at}
+    return phases, queue_s + switch_s
+
+
+def opened(in_vain: Sequence[InVain], *, failures: int) -> float | None:
+    """When a provider had failed often enough for its breaker to open, all workers taken together; None: not yet."""
+    ended = sorted(item.ended_at for item in in_vain if item.ended_at is not None)
+    return ended[failures - 1] if len(ended) >= failures else None
+
+
+def _sent(in_vain: Sequence[InVain], fault: Fault) -> int:
+    return sum(item.at >= fault.at for item in in_vain)
+
+
+def _ignored(in_vain: Sequence[InVain], opened_at: float | None, fault: Fault) -> list[InVain]:
+    """What was sent to the first provider though its breaker was open and every worker had had the time to learn it.
+
+    While it is away, one probe for each `open_s` may fail.
+    """
+    if opened_at is None:
+        return []
+    early_s = SEEN_WITHIN_S + fault.late_s
+    due_at = opened_at + fault.open_s - early_s
+    known_at = opened_at + LEARNED_WITHIN_S + fault.late_s
+    ignored = [item for item in in_vain if known_at < item.at < due_at]
+    probes = sorted((item for item in in_vain if item.at >= due_at), key=lambda item: item.at)
+    allowed = 1 + int((fault.back_at - due_at) / fault.open_s) if fault.back_at > due_at else 0
+    return [*ignored, *probes[allowed:]]
+
+
+def _unheeded(
+    first: str,
+    account: Account,
+    in_vain: Sequence[InVain],
+    ignored: Sequence[InVain],
+    opened_at: float | None,
+    fault: Fault,
+) -> list[str]:
+    """What was wrong with who was let through and when, as the wire tells it."""
+    if opened_at is None:
+        failed = sum(item.ended_at is not None for item in in_vain)
+        return [f"{failed} calls of {first} failed, and its breaker opens after {fault.failures}: it was not proved"]
+    problems = []
+    if fault.back_at - opened_at <= LEARNED_WITHIN_S + fault.late_s:
+        problems.append(
+            f"{first} was back {fault.back_at - opened_at:.1f} s after its breaker should have opened, and the drill "
+            f"was {fault.late_s:.1f} s late: too slow to tell whether the breaker was heeded"
+        )
+    if ignored:
+        seconds = ", ".join(f"{item.at - fault.at:.1f}" for item in ignored[:5])
+        more = ", …" if len(ignored) > 5 else ""
+        problems.append(
+            f"{first} was tried {len(ignored)} times though its breaker was open: {seconds}{more} s after the fault"
+        )
+    since = [asked.at for asked in account.asked if asked.at >= fault.back_at]
+    due_at = opened_at + fault.open_s
+    if since and since[0] < due_at - SEEN_WITHIN_S - fault.late_s and fault.back_at < due_at:
+        problems.append(
+            f"{first} was asked {since[0] - opened_at:.1f} s after its breaker should have opened for "
+            f"{fault.open_s:g} s"
+        )
+    return problems
 
 
 def _probes(account: Account, back_at: float) -> tuple[float | None, int]:
-    """When the first provider gave its first answer after it came back, and how often it was asked until then."""
+    """When the first provider's first answer after it came back was with who had asked, and how often it was asked
+    until then: who asked before cannot have known of that answer."""
     since = [asked for asked in account.asked if asked.at >= back_at]
     numbers = {asked.number for asked in since}
-    closed_at = min((bill.at for bill in account.bill if bill.asked in numbers), default=None)
+    closed = [
+        max(bill.at, account.delivered.get(bill.asked, bill.at)) for bill in account.bill if bill.asked in numbers
+    ]
+    closed_at = min(closed, default=None)
     until = float("inf") if closed_at is None else closed_at
     return closed_at, sum(asked.at <= until for asked in since)
 
@@ -218,6 +335,8 @@ def _not_back(
     summaries: Mapping[str, Summary],
     afterwards: Collection[str],
     closed_at: float | None,
+    *,
+    late_s: float,
 ) -> list[str]:
     if closed_at is None:
         return []
@@ -226,7 +345,7 @@ def _not_back(
         for name, account in accounts.items()
         if name != first
         for asked in account.asked
-        if asked.at > closed_at + LEARNED_WITHIN_S
+        if asked.at > closed_at + LEARNED_WITHIN_S + late_s
     ]
     found = [f"task {asked.tag} was sent elsewhere, though {first} was back" for asked in late]
     return found + [

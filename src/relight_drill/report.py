@@ -30,7 +30,8 @@ EXPLAINED = {
     "dns": "open gate to callers served: checkers, TTL",
     "notice": "fault to the new store's event",
     "serve": "hydrated to seen to be whole",
-    "leave": "fault to the last call's being given up: refused, or silent too long",
+    "leave": "one silence that must be waited for; a refusal takes no time",
+    "vain": "until the last call was given up: sent there before the breaker was open",
     "switch": "given up to the next provider's having the request",
     "answer": "the next provider's own time to a whole answer",
 }
@@ -86,8 +87,8 @@ def _time(outcome: Outcome) -> RenderableType:
     for name, seconds in outcome.phases.items():
         table.add_row(name, f"{seconds:.1f}", "floor" if name in FLOOR else "ours", EXPLAINED[name])
     table.add_section()
-    table.add_row("floor", f"{outcome.floor_s:.1f}", "", "decided by intervals, thresholds and TTLs")
-    table.add_row("ours", f"{outcome.ours_s:.1f}", "", "decided by recovery code")
+    table.add_row("floor", f"{outcome.floor_s:.1f}", "", "decided by intervals, thresholds, TTLs, providers")
+    table.add_row("ours", f"{outcome.ours_s:.1f}", "", "decided by recovery code, or the router")
     return table
 
 

@@ -55,8 +55,9 @@ class Outcome:
     """One scenario, measured.
 
     `rto_s` is None when the agent did not come back. `phases` add up to it, `scale` left out, because it runs beside
-    `hydrate`. `ours_s` is what our code decides of it: from the decision to recover to the open gate, or the change to
-    the next provider; the rest is floor. `own_objectives` are the scenario's, where they are not the tier's.
+    `hydrate`. `ours_s` is what our code decides of it: from the decision to recover to the open gate; of a provider's
+    outage, whatever exceeds one silence and the next provider's own time; the rest is floor. `own_objectives` are the
+    scenario's, where they are not the tier's.
     """
 
     name: str
@@ -94,8 +95,8 @@ class Outcome:
 
     @property
     def floor_s(self) -> float:
-        """What no code of ours can shorten: noticing by probes or silence, clients following a name, a provider's own
-        time."""
+        """What is not ours: noticing by probes, or by one silence as long as the settings allow; clients following a
+        name; a provider's own time."""
         return round(max(0.0, (self.rto_s or 0.0) - self.ours_s), 3)
 
     def to_json(self) -> dict[str, Any]:

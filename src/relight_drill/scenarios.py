@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,13 @@ from relight_drill.audit import (
 )
 from relight_drill.corpus import documents
 from relight_drill.network import Mode
-from relight_drill.outage import LEARNED_WITHIN_S, Account, Summary, Try, judge
+from relight_drill.outage import LEARNED_WITHIN_S, Fault, Summary, Try, judge, opened
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.result import Moment, Outcome
 from relight_drill.workload import green_since
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from relight.recovery.timeline import Event
     from relight_drill.audit import Audit
@@ -40,13 +41,17 @@ TASKS_BEFORE, TASKS_AROUND, TASKS_AFTER = 35, 75, 15
 AROUND_S = 30.0
 # The fault waits for this many: one that struck an idle agent would prove less.
 IN_FLIGHT = 2
+IN_FLIGHT_S = 90.0
 GREEN_S = 15.0
+TICK_S = 0.05
 SENTINEL_WATCHES_S = 120.0
 SETTLED_S = 90.0
 BOOT_S = 120.0
 # The first provider is cut off among the second of these, and the third go on until it is asked again.
 OUTAGE_BEFORE, OUTAGE_AROUND, OUTAGE_MEANWHILE, OUTAGE_AFTER = 8, 30, 90, 8
 OUTAGE_AROUND_S, OUTAGE_MEANWHILE_S = 8.0, 90.0
+# The provider is away for so long at least while every worker knows that its breaker is open.
+HEEDED_S = 8.0
 # All tasks go on with the next provider within so many seconds; nothing may be lost, whatever the tier.
 GOES_ON_S = 30.0
 
@@ -60,6 +65,8 @@ async def region_loss(world: World, say: Callable[[str], None]) -> Outcome:
     before, around = texts[:TASKS_BEFORE], texts[TASKS_BEFORE : TASKS_BEFORE + TASKS_AROUND]
     async with world.callers() as callers:
         say("waiting for the sentinel's first watch, while the agent works")
+        # Nothing that is measured depends on when it was: only that there was one.
+        await asyncio.to_thread(world.watch_now)
         await asyncio.gather(
             wait_until(world.sentinel_watches, what="the sentinel's first watch", timeout_s=SENTINEL_WATCHES_S),
             callers.submit(before, prefix="before", over_s=15.0),
@@ -146,24 +153,41 @@ async def provider_outage(world: World, say: Callable[[str], None]) -> Outcome:
     around, texts = texts[:OUTAGE_AROUND], texts[OUTAGE_AROUND:]
     first = world.models.all[0]
     limits = world.settings(Role.PRIMARY).provider_limits
-    async with world.callers() as callers:
+    async with world.callers() as callers, punctuality() as punctual:
         await callers.submit(before, prefix="before", over_s=2.0)
         async with asyncio.TaskGroup() as group:
             group.create_task(callers.submit(around, prefix="around", over_s=OUTAGE_AROUND_S))
             await asyncio.sleep(strike_after_s)
-            what = f"answers by {first.name} to be awaited"
-            await wait_until(
-                lambda: first.in_flight >= IN_FLIGHT, what=what, timeout_s=OUTAGE_AROUND_S, interval_s=0.01
-            )
+            # Whatever it is asked from now on it is still thinking about when it is cut off, on a slow machine too.
+            first.held = True
+            try:
+                what = f"answers by {first.name} to be awaited"
+                await wait_until(
+                    lambda: first.in_flight >= IN_FLIGHT, what=what, timeout_s=IN_FLIGHT_S, interval_s=0.01
+                )
+            except DrillError as exc:
+                raise DrillError(exc.problem, hint=world.agents_said(Role.PRIMARY)) from None
             in_flight = first.in_flight
             fault_at = world.clock.monotonic()
             what = f"{first.name} {'refuses connections' if mode is Mode.DEAD else 'falls silent'}"
             say(f"{what} with {in_flight} answers on their way")
             await first.set_mode(mode)
+            first.held = False
         meanwhile = asyncio.create_task(
             callers.submit(texts[:OUTAGE_MEANWHILE], prefix="meanwhile", over_s=OUTAGE_MEANWHILE_S)
         )
+        resets, way_out = mode is Mode.DEAD, world.side(Role.PRIMARY)
+
+        def heeded() -> bool:
+            """Whether there was the time to see that nobody passes an open breaker."""
+            now = world.clock.monotonic()
+            in_vain = first.in_vain(way_out, fault_at=fault_at, back_at=now, resets=resets)
+            since = opened(in_vain, failures=limits.failures)
+            return since is not None and now > since + LEARNED_WITHIN_S + punctual.late_s + HEEDED_S
+
         await asyncio.sleep(fault_at + away_s - world.clock.monotonic())
+        with suppress(DrillError):  # the judge says that it was too slow
+            await wait_until(heeded, what="its breaker to be heeded", timeout_s=OUTAGE_MEANWHILE_S, interval_s=0.5)
         back_at = world.clock.monotonic()
         await first.set_mode(Mode.OPEN)
         say(f"  {back_at - fault_at:5.1f} s after the fault: {first.name} is back")
@@ -177,27 +201,29 @@ async def provider_outage(world: World, say: Callable[[str], None]) -> Outcome:
             )
             say(f"  {world.clock.monotonic() - fault_at:5.1f} s after the fault: {first.name} answers again")
         except DrillError as exc:
-            problems.append(str(exc))
+            problems.append(f"{exc}; {world.agents_said(Role.PRIMARY)}")
         meanwhile.cancel()
-        await asyncio.sleep(LEARNED_WITHIN_S)
+        await asyncio.sleep(LEARNED_WITHIN_S + punctual.late_s)
         await callers.submit(texts[OUTAGE_MEANWHILE:], prefix="after", over_s=2.0)
-        problems += await _settled(world, Role.PRIMARY, callers)
+        if unsettled := await _settled(world, Role.PRIMARY, callers):
+            problems += [*unsettled, world.agents_said(Role.PRIMARY)]
         found = await _audit(world, Role.PRIMARY, callers, fault_at)
     stored = await asyncio.to_thread(read_summaries, world.state_dsn(Role.PRIMARY))
-    accounts = {
-        model.name: Account(
-            asked=[asked for asked in model.server.asked if asked.tag],
-            bill=[bill for bill in model.server.bill if bill.tag],
-        )
-        for model in world.models.all
-    }
     findings = judge(
         first=first.name,
-        accounts=accounts,
+        accounts={model.name: model.account() for model in world.models.all},
         summaries={task: _summary(world, value) for task, value in stored.items()},
         afterwards=[task for task in callers.record.tasks if task.startswith("after")],
-        fault_at=fault_at,
-        back_at=back_at,
+        in_vain=first.in_vain(way_out, fault_at=fault_at, back_at=back_at, resets=resets),
+        fault=Fault(
+            at=fault_at,
+            back_at=back_at,
+            resets=resets,
+            failures=limits.failures,
+            open_s=limits.open_s,
+            silence_s=world.settings(Role.PRIMARY).providers[0].silence_s,
+            late_s=punctual.late_s,
+        ),
     )
     refused = [
         f"{model.name} refused a request: {it.message}" for model in world.models.all for it in model.server.refused
@@ -223,6 +249,32 @@ async def provider_outage(world: World, say: Callable[[str], None]) -> Outcome:
         timeline=sorted(moments, key=lambda moment: moment.at_s),
         problems=[*problems, *_lost(found), *findings.problems, *refused, *recoveries],
     )
+
+
+@dataclass(slots=True)
+class Punctuality:
+    """How late this process was at most, in seconds: on a machine that is too busy, everything else is as late."""
+
+    late_s: float = 0.0
+
+
+@asynccontextmanager
+async def punctuality() -> AsyncIterator[Punctuality]:
+    """Measured for as long as this lasts."""
+    found = Punctuality()
+
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
+            found.late_s = max(found.late_s, loop.time() - due)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield found
+    finally:
+        watching.cancel()
 
 
 def _summary(world: World, stored: dict[str, Any]) -> Summary:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from relight.recovery.timeline import Event
     from relight_drill.applier import Deployment, Service
     from relight_drill.ecs import Task
+    from relight_drill.network import Side
     from relight_drill.wire import Denial
     from relight_stacks.environment import Environment
 
@@ -607,6 +608,23 @@ class World:
         settings = self._settings[Role.STANDBY]
         client = self.emulator.client("s3", settings.lease_region)
         return HistoryStore(client, settings.lease_bucket).read().ever_answered
+
+    def watch_now(self) -> None:
+        """Call the deployed sentinel once, under its own role, as its schedule does, which begins a minute after it was
+        deployed; its answer is not waited for."""
+        client: Any = self.emulator.client("lambda", self.region(Role.STANDBY))
+        name = self.environment.names.function("sentinel")
+        client.invoke(FunctionName=name, InvocationType="Event", Payload=b"{}")
+
+    def side(self, role: Role) -> Side:
+        """The region's way out."""
+        return self._internet.sides[self.region(role)]
+
+    def agents_said(self, role: Role) -> str:
+        """What the region's agents wrote last, for whoever must find out why nothing happens."""
+        region = self._regions[role]
+        said = [f"{agent.process.name} wrote last, {agent.process.log_tail(lines=5)}" for agent in region.agents]
+        return "; ".join(filter(None, [*said, region.troubles()])) or f"no agent of {region.name} runs"
 
     def runs(self, prefix: str) -> list[str]:
         """The ids of the runs with a timeline in the standby's vault, oldest first."""

@@ -62,12 +62,6 @@ def forbid_reading(world: World) -> None:
         iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(document))
 
 
-def watch_now(world: World) -> None:
-    """Call the sentinel as its schedule does, whose first minute is a minute away."""
-    client: Any = world.emulator.client("lambda", world.region(Role.STANDBY))
-    client.invoke(FunctionName=world.environment.names.function("sentinel"), InvocationType="Event", Payload=b"{}")
-
-
 def fail_to_raise(folder: Path, sabotaged: type[World]) -> str:
     """What is said about a world that cannot be raised; no process may be left."""
 
@@ -152,7 +146,6 @@ def test_a_queue_that_is_away_is_reported(folder: Path) -> None:
 
     async def stop_the_queue(world: World) -> None:
         await world.play_of(Role.STANDBY).queue.stop()
-        await asyncio.to_thread(watch_now, world)
 
     outcome = run(folder, "region-loss", stop_the_queue)
     assert outcome.rto_s is None

@@ -136,7 +136,7 @@ def test_a_scenarios_own_figures_and_objectives_are_reported() -> None:
 
 def test_every_phase_is_explained() -> None:
     """No phase appears in the table without words for it."""
-    phases = {"detect", *STATE_OF_PHASE, "dns", "notice", "hydrate", "serve", "leave", "switch", "answer"}
+    phases = {"detect", *STATE_OF_PHASE, "dns", "notice", "hydrate", "serve", "leave", "vain", "switch", "answer"}
     assert EXPLAINED.keys() >= phases
 
 
