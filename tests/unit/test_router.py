@@ -27,7 +27,7 @@ from relight.errors import (
     WouldDegradeError,
 )
 from relight.providers.blocking import Router
-from relight.providers.board import Board
+from relight.providers.board import Board, Permit
 from relight.providers.breaker import INITIAL, BreakerState
 from relight.providers.faults import CONSEQUENCES, Fault, FaultKind
 from relight.providers.messages import (
@@ -398,6 +398,24 @@ async def test_a_call_with_little_time_has_some_for_the_next() -> None:
     assert len(first.asked) == 4
 
 
+async def test_an_opening_breaker_ends_what_has_heard_nothing() -> None:
+    """A call that began just before the breaker opened does not wait for the silence limit of its own, and one that
+    hears something goes on."""
+    first, second = Scripted("first", SILENT, silence_s=30), Scripted("second", "c")
+    speaks = Scripted("first", "a", SILENT, silence_s=30)
+    router = AsyncRouter([first, second], limits=ProviderLimits(failures=1))
+    events = AsyncRouter([speaks], board=router.board).stream(REQUEST)
+    waiting = [asyncio.ensure_future(router.complete(REQUEST)) for _ in range(3)]
+    assert isinstance(await anext(events), Started)
+    await asyncio.sleep(0)
+    first.script = (DOWN,)
+    await router.complete(REQUEST)
+    answers = await asyncio.gather(*waiting)
+    assert [answer.attempts[0].outcome for answer in answers] == ["silence"] * 3
+    assert isinstance(await anext(events), TextDelta)
+    await events.aclose()
+
+
 # -- streams
 
 
@@ -523,6 +541,80 @@ def test_a_router_belongs_to_one_loop() -> None:
     assert len(first.asked) == 1
 
 
+class Ending(Scripted):
+    """A provider whose streams break when it is closed, as those of a client do, and whose closing may fail."""
+
+    def __init__(self, name: str, *, fails: bool = False) -> None:
+        super().__init__(name, silence_s=30)
+        self.fails = fails
+        self.over = asyncio.Event()
+        self.all_asked = asyncio.Event()
+
+    async def stream(self, request: Request, *, heard: Callable[[], None]) -> AsyncGenerator[Delta | Completed, None]:
+        self.asked.append(request)
+        heard()
+        yield TextDelta(text="a")
+        if len(self.asked) == 4:
+            self.all_asked.set()
+        await self.over.wait()
+        raise fault(FaultKind.TRUNCATED)
+
+    async def close(self) -> None:
+        self.closed += 1
+        self.over.set()
+        if self.fails:
+            raise OSError("cannot be closed")
+
+
+async def test_closing_blames_no_provider() -> None:
+    """fails when the calls that a worker leaves when it stops open the provider's breaker, for all workers."""
+    first = Ending("first")
+    router = AsyncRouter([first])
+    calls = [asyncio.ensure_future(router.complete(REQUEST)) for _ in range(4)]
+    await first.all_asked.wait()
+    await router.close()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(exc).partition(";")[0] for exc in ended] == ["the router was closed during the call"] * 4
+    assert isinstance(router.board.admit("first"), Permit)
+    with pytest.raises(ConfigError, match="closed"):
+        await router.complete(REQUEST)
+
+
+async def test_every_provider_is_closed() -> None:
+    """One that cannot be closed keeps none of the others open."""
+    first, second = Ending("first", fails=True), Ending("second", fails=True)
+    with pytest.raises(OSError, match="cannot be closed"):
+        await AsyncRouter([first, second]).close()
+    assert (first.closed, second.closed) == (1, 1)
+
+
+async def test_what_another_can_do_says_nothing_of_the_first() -> None:
+    """fails when an answer that only the second provider could give ends the first one's outage."""
+    turns: list[Degradation] = []
+    first, second = Scripted("first", DOWN, images=False), Scripted("second", "c")
+    router = AsyncRouter([first, second], on_degraded=turns.append)
+    shows = Request(messages=(user(Image(media_type="image/png", data=b"x")),))
+    for request in (REQUEST, shows, REQUEST, shows):
+        await router.complete(request)
+    assert [turn.degraded for turn in turns] == [True]
+
+
+@pytest.mark.parametrize("others", [1, 0])
+async def test_a_long_silence_counts_whatever_the_deadline(others: int) -> None:
+    """fails when callers with little time ask a dead provider first for ever."""
+    first = Scripted("first", SILENT, silence_s=30)
+    limits = ProviderLimits(failures=1, slow_least_s=0.1)
+    router = AsyncRouter([first, *[Scripted("second", "c")] * others], limits=limits)
+    for _ in range(3):
+        try:
+            await router.complete(REQUEST, deadline_s=0.3)
+        except UnavailableError:
+            assert not others
+        except ProvidersDownError:
+            assert not others
+    assert len(first.asked) == 1
+
+
 # -- the blocking face
 
 
@@ -582,6 +674,29 @@ def test_closing_ends_calls_under_way() -> None:
     router.close()
     thread.join(10)
     assert [str(exc).partition(";")[0] for exc in told] == ["the router was closed during the call"]
+
+
+def test_calls_made_while_it_closes_end() -> None:
+    """fails when a thread that calls while another closes the router waits for ever, or a second close is an error."""
+    for _ in range(20):
+        router = Router(lambda: AsyncRouter([Scripted("first", "a", "b")]))
+        ended: list[object] = []
+
+        def call(router: Router = router, ended: list[object] = ended) -> None:
+            try:
+                while True:
+                    router.complete(REQUEST)
+                    list(router.stream(REQUEST))
+            except (ConfigError, UnavailableError) as exc:
+                ended.append(exc)
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        threads += [threading.Thread(target=router.close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(ended) == 4
 
 
 def test_what_cannot_be_made_is_raised() -> None:

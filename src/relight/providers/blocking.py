@@ -10,8 +10,8 @@ from concurrent.futures import CancelledError
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from relight.errors import ConfigError, UnavailableError
-from relight.providers.router import OnCut
+from relight.errors import ConfigError
+from relight.providers.router import OnCut, closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -36,12 +36,16 @@ class Router:
 
     def __init__(self, make: Callable[[], AsyncRouter]) -> None:
         self._pid = os.getpid()
+        self._closing = False
+        # Held while work is handed over, so that whatever was handed over is there to be ended when it is closed.
+        self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relight-router", daemon=True)
         self._thread.start()
         try:
             self._router = self._run(_made(make))
         except BaseException:
+            self._closing = True
             self._stop()
             raise
 
@@ -73,58 +77,55 @@ class Router:
     ) -> Iterator[Event]:
         """See `AsyncRouter.stream`. A consumer that stops early closes the iterator, or drops it."""
         # Without a bound, so that a slow consumer does not look like a silent provider; an answer is not large.
-        events: queue.SimpleQueue[Event | Exception | None] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
         async def pump() -> None:
-            try:
-                call = self._router.stream(
-                    request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=on_cut
-                )
-                async with aclosing(call):
-                    async for event in call:
-                        events.put(event)
-                events.put(None)
-            except asyncio.CancelledError:
-                events.put(_closed())
-                raise
-            except Exception as exc:  # noqa: BLE001 - raised again in the consumer's thread
-                events.put(exc)
+            call = self._router.stream(request, deadline_s=deadline_s, degrade=degrade, wait_s=wait_s, on_cut=on_cut)
+            async with aclosing(call):
+                async for event in call:
+                    events.put(event)
 
         running = self._submit(pump())
+        # Also when it is ended before it began.
+        running.add_done_callback(lambda _: events.put(None))
         try:
-            while True:
-                event = events.get()
-                if event is None:
-                    return
-                if isinstance(event, Exception):
-                    raise event
+            while (event := events.get()) is not None:
                 yield event
+            self._result(running)
         finally:
             running.cancel()
 
     def close(self) -> None:
         """End what is under way, and close the providers' connections; safe to call twice."""
-        if self._loop.is_closed():
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if not first:
+            self._thread.join(_CLOSE_S)
             return
-        self._run(self._end())
-        self._stop()
+        try:
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        finally:
+            self._stop()
 
     # -- the loop's thread
 
     def _submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        if os.getpid() != self._pid or self._loop.is_closed():
-            work.close()
-            raise ConfigError(
-                "this router is closed, or was made before the process forked", hint="make one in each process"
-            )
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if os.getpid() == self._pid and not self._closing:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise ConfigError(
+            "this router is closed, or was made before the process forked", hint="make one in each process"
+        )
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        running = self._submit(work)
+        return self._result(self._submit(work))
+
+    def _result(self, running: Future[_T]) -> _T:
         try:
             return running.result()
         except CancelledError:
-            raise _closed() from None
+            raise closed() from None
         except BaseException:
             # An interrupt leaves the call, and then the call must not go on.
             running.cancel()
@@ -144,10 +145,6 @@ class Router:
         self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             self._loop.close()
-
-
-def _closed() -> UnavailableError:
-    return UnavailableError("the router was closed during the call", hint="ask again elsewhere")
 
 
 async def _made(make: Callable[[], AsyncRouter]) -> AsyncRouter:

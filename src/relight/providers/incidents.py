@@ -97,13 +97,14 @@ class Incidents:
         self._away = False
         self._failures = 0
 
-    def answered(self, provider: str, degraded: bool) -> None:
-        """A provider has answered; `degraded` tells that it was not the first choice."""
+    def answered(self, provider: str, degraded: bool | None) -> None:
+        """A provider has answered; `degraded` tells that it was not the first choice, and None that it says nothing of
+        how the first one is."""
         with self._lock:
             now = self._clock.monotonic()
             if degraded:
                 self._say_bad(FALLBACK_KEY, provider, "", now)
-            else:
+            elif degraded is False:
                 self._say_well(FALLBACK_KEY, provider)
             self._say_well(denied_key(provider), provider)
 

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import math
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -26,7 +26,7 @@ from relight.errors import (
     WouldDegradeError,
 )
 from relight.providers.board import Board, Shut
-from relight.providers.breaker import Abandoned, Cooled, Denied, Failed, Succeeded
+from relight.providers.breaker import Abandoned, Cooled, Denied, Failed, Phase, Succeeded
 from relight.providers.choose import lacks
 from relight.providers.faults import Fault, FaultKind, consequence
 from relight.providers.messages import Answer, Attempt, Finished, Restarted, Started, Usage
@@ -102,7 +102,9 @@ class AsyncRouter:
         self._incidents = incidents
         self._on_attempt = on_attempt
         self._on_degraded = on_degraded
+        self._under_way: dict[str, set[_Patience]] = {provider.spec.name: set() for provider in providers}
         self._degraded = False
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -153,13 +155,15 @@ class AsyncRouter:
                 yield event
 
     async def close(self) -> None:
-        """Close the providers' connections, and let go of the board and the incidents; safe to call twice."""
-        for provider in self._providers:
-            await provider.close()
-        # Both may wait for a thread of theirs to end.
-        await asyncio.to_thread(self.board.close)
-        if self._incidents is not None:
-            await asyncio.to_thread(self._incidents.close)
+        """Close the providers' connections; safe to call twice.
+
+        Calls under way end with UnavailableError, which no provider is blamed for. A board and incidents that were
+        given belong to whoever gave them. Every provider is closed, whatever another one raises.
+        """
+        self._closed = True
+        async with AsyncExitStack() as ends:
+            for provider in self._providers:
+                ends.push_async_callback(provider.close)
 
     # -- one call
 
@@ -238,6 +242,8 @@ class AsyncRouter:
         """
         outcome: Outcome = Abandoned()
         said, detail, usage = "abandoned", "", Usage()
+        under_way = self._under_way[provider.spec.name]
+        under_way.add(patience)
         try:
             async with aclosing(provider.stream(self._for(provider, request), heard=patience.heard)) as pieces:
                 while True:
@@ -248,13 +254,27 @@ class AsyncRouter:
                         break
                     yield piece
         except Fault as fault:
+            if self._closed:
+                # Its connection was taken from it.
+                raise closed() from None
             outcome, said, detail = _outcome(fault), fault.kind.value, fault.detail
+            if fault.kind is FaultKind.HURRIED and patience.silent_s >= self.limits.slow_least_s:
+                outcome = Failed(reason=fault.kind.value)
             if consequence(fault).pages:
                 self._denied(provider.spec.name, fault)
             raise
+        except UnavailableError:
+            # The caller's time is over, and so long a silence is the provider's fault all the same.
+            if patience.silent_s >= self.limits.slow_least_s:
+                outcome = Failed(reason=FaultKind.SILENCE)
+            raise
         finally:
             patience.stop()
+            under_way.discard(patience)
             self.board.settle(permit, outcome)
+            if isinstance(outcome, Failed) and self.board.state(provider.spec.name).phase is Phase.OPEN:
+                for other in under_way:
+                    other.give_up()
             attempt = Attempt(
                 provider=provider.spec.name,
                 model=provider.spec.model,
@@ -271,6 +291,8 @@ class AsyncRouter:
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         """Connections belong to the loop that they were opened on."""
+        if self._closed:
+            raise ConfigError("this router is closed", hint="make another one")
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -299,9 +321,11 @@ class AsyncRouter:
         return dataclasses.replace(request, system=text)
 
     def _answered(self, answer: Answer) -> None:
+        # An answer of another provider that was the first to have what it takes says nothing of how the first one is.
+        tells = answer.degraded or answer.provider == self._providers[0].spec.name
         if self._incidents is not None:
-            self._incidents.answered(answer.provider, degraded=answer.degraded)
-        if answer.degraded is not self._degraded:
+            self._incidents.answered(answer.provider, degraded=answer.degraded if tells else None)
+        if tells and answer.degraded is not self._degraded:
             self._degraded = answer.degraded
             change = Degradation(degraded=answer.degraded, provider=answer.provider, at=self._clock.now())
             _log.warning("llm_degraded", extra={"degraded": change.degraded, "provider": change.provider})
@@ -326,6 +350,7 @@ class _Patience:
         self._loop = loop
         self._spec = spec
         self._deadline = deadline
+        self._another = another
         self._half = self.began + (deadline - self.began) / 2 if another else math.inf
         self.first_event_s: float | None = None
         self._step_began = self._heard_at = self.began
@@ -338,6 +363,11 @@ class _Patience:
     def seconds(self) -> float:
         """How long the attempt has taken until now."""
         return self._loop.time() - self.began
+
+    @property
+    def silent_s(self) -> float:
+        """How long nothing at all has come; 0 once something has."""
+        return 0.0 if self._heard_anything else self.seconds
 
     def heard(self) -> None:
         """A whole event has come over the wire."""
@@ -367,6 +397,12 @@ class _Patience:
             self._scope = None
         raise Fault(FaultKind.TRUNCATED, "the stream ended without an answer")
 
+    def give_up(self) -> None:
+        """The provider's breaker has opened: where nothing has come yet, and another can be asked, nothing will."""
+        if self._another and not self._heard_anything and self._scope is not None and self._overdue is None:
+            self._overdue = Fault(FaultKind.SILENCE, "nothing until the breaker opened")
+            self._scope.reschedule(self._loop.time())
+
     def stop(self) -> None:
         """Nothing is waited for any more."""
         if self._timer is not None:
@@ -376,6 +412,8 @@ class _Patience:
         self._step_began = self._heard_at = self._loop.time()
 
     def _look(self) -> None:
+        if self._overdue is not None:
+            return
         until = self._until()
         if self._scope is None:
             self._timer = None  # the next step sets it
@@ -465,6 +503,11 @@ def _nobody(
             waits_for=provider_key(first.spec.name),
         )
     return ProvidersDownError(f"no provider can be asked: {said}", hint=hint, wait_s=wait, waits_for=ANY_PROVIDER)
+
+
+def closed() -> UnavailableError:
+    """What ends a call under way when its router is closed."""
+    return UnavailableError("the router was closed during the call", hint="ask again elsewhere")
 
 
 def _refused(provider: str, fault: Fault) -> RequestRefusedError:
