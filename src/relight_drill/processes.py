@@ -68,6 +68,18 @@ def free_port() -> int:
     raise DrillError(f"no free port found between {PORTS.start} and {PORTS.stop}", hint="end what listens there")
 
 
+def last_words(processes: Sequence[Process], *, lines: int = 5) -> str:
+    """What each of them wrote last, and which have ended, for whoever must find out why nothing happens."""
+    return (
+        "; ".join(
+            f"{process.name} {'runs' if process.alive else f'ended with exit code {process.returncode}'}: "
+            f"{process.log_tail(lines)}"
+            for process in processes
+        )
+        or "none of them runs"
+    )
+
+
 async def wait_until(
     condition: Callable[[], bool] | Callable[[], Awaitable[bool]],
     *,

@@ -36,7 +36,7 @@ from relight_drill.nats import NatsServer
 from relight_drill.network import Authority, Ingress, Internet, Link, Mode
 from relight_drill.outbox import Outbox
 from relight_drill.postgres import STANDBY_NAME, PostgresServer
-from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
+from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, last_words, wait_until
 from relight_drill.qdrant import QdrantServer
 from relight_drill.redis import RedisServer
 from relight_drill.route53 import HttpProbe, Resolver, Route53Player
@@ -623,8 +623,8 @@ class World:
     def agents_said(self, role: Role) -> str:
         """What the region's agents wrote last, for whoever must find out why nothing happens."""
         region = self._regions[role]
-        said = [f"{agent.process.name} wrote last, {agent.process.log_tail(lines=5)}" for agent in region.agents]
-        return "; ".join(filter(None, [*said, region.troubles()])) or f"no agent of {region.name} runs"
+        said = f"the agents of {region.name}: {last_words([agent.process for agent in region.agents])}"
+        return "; ".join(filter(None, [said, region.troubles()]))
 
     def runs(self, prefix: str) -> list[str]:
         """The ids of the runs with a timeline in the standby's vault, oldest first."""

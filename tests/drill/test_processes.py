@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from relight_drill.processes import DrillError, ProcessGroup, free_port, wait_until
+from relight_drill.processes import DrillError, ProcessGroup, free_port, last_words, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,3 +174,15 @@ def test_the_drill_never_signals_a_process_that_ended(tmp_path: Path) -> None:
         process.wait(timeout_s=20)
         process.pid = os.getpid()
         process.send(signal.SIGKILL)
+
+
+def test_what_processes_said_last(tmp_path: Path) -> None:
+    """fails when who waits in vain for a process is not told what it wrote last, nor that it has ended."""
+    with ProcessGroup() as group:
+        program = "for number in range(9): print('line', number)"
+        broken = group.start("broken", [sys.executable, "-c", program], log_path=tmp_path / "broken.log")
+        asyncio.run(broken.wait_exit(timeout_s=20))
+        said = last_words([broken], lines=2)
+    assert said.startswith("broken ended with exit code 0: ")
+    assert said.endswith("line 7\nline 8")
+    assert last_words([]) == "none of them runs"
