@@ -356,12 +356,73 @@ def test_slowness_needs_a_baseline_and_a_floor() -> None:
     answered(it, 0.1, times=19)
     answered(it, 100.0)
     answered(it, 4.9, times=10)
+    assert not it.state.slow
     assert not it.state.failures
     off = Playing(slow_factor=0.0)
     answered(off, 0.1, times=50)
     answered(off, 100.0, times=5)
     assert off.phase() is Phase.CLOSED
     assert off.state.baseline.samples == 0
+
+
+def test_slow_answers_among_prompt_ones_open_nothing() -> None:
+    """fails when requests that take long to begin, as long prompts do, open a provider that answers others promptly."""
+    it = Playing()
+    answered(it, 0.6, times=20)
+    for _ in range(10):
+        answered(it, 8.0, times=2)
+        answered(it, 0.6)
+    it.do(FAILED, times=2)
+    assert it.phase() is Phase.CLOSED
+    answered(it, 8.0, times=2)
+    it.do(Succeeded(first_event_s=None))
+    it.now += 61
+    answered(it, 8.0, times=2)
+    assert it.phase() is Phase.CLOSED
+    answered(it, 8.0)
+    assert it.phase() is Phase.OPEN
+
+
+def test_a_prompt_answer_of_before_the_outage_ends_no_streak() -> None:
+    """fails when a probe, or a call that was let through before the breaker last changed, speaks for the time since."""
+    it = Playing()
+    answered(it, 0.6, times=20)
+    old = it.call()
+    answered(it, 8.0, times=3)
+    it.now += 60
+    probe = it.call()
+    it.end(probe, OK)
+    answered(it, 8.0, times=2)
+    it.end(old, OK)
+    answered(it, 8.0)
+    assert it.phase() is Phase.OPEN
+
+
+def test_slow_answers_are_a_share_of_the_calls_too() -> None:
+    """With a share, a streak among many calls opens nothing until it is one."""
+    it = Playing(failure_share=0.5)
+    answered(it, 0.6, times=20)
+    answered(it, 8.0, times=19)
+    assert it.phase() is Phase.CLOSED
+    answered(it, 8.0)
+    assert it.phase() is Phase.OPEN
+
+
+def test_a_streak_is_the_process_s_own() -> None:
+    """fails when another's slow answers count here; what they open there is open here."""
+    here, there = two()
+    for it in (here, there):
+        answered(it, 0.6, times=20)
+        answered(it, 8.0, times=2)
+    store = share(here, there, now=1000.0)
+    assert {it.phase() for it in (here, there)} == {Phase.CLOSED}
+    assert len(here.state.slow) == 2
+    assert not store.slow
+    assert not store.failures
+    answered(here, 8.0)
+    share(here, there, store=store, now=1000.0)
+    assert there.phase() is Phase.OPEN
+    assert not there.state.slow
 
 
 def test_a_slow_probe_does_not_close() -> None:

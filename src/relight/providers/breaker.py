@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relight.providers.spec import ProviderLimits
 
 # What a caller that comes while a probe is on its way is told to wait at most: a probe mostly ends within seconds.
@@ -93,11 +95,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """How many calls ended in one part of the window, and how many of them failed."""
+    """How many calls ended in one part of the window, how many of them failed, and how many were answered slowly."""
 
     number: int
     calls: int
     failures: int
+    slow: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +125,9 @@ class BreakerState:
 
     `change` is the token of the call that opened or closed it last, at `since`; `version` counts how often that has
     happened. `probe` is the token of the probe that
-    is on its way. `failures` are the latest that count, as many as open it. `slots` are counted only where a share of
-    the calls matters, and for this process alone, as the baseline is.
+    is on its way. `failures` are the latest that count, as many as open it. `slow` is when each answer of a streak of
+    slow ones came. It is this process's alone, as are the baseline and the `slots`, which are counted only where a
+    share of the calls matters.
     """
 
     phase: Phase = Phase.CLOSED
@@ -139,6 +143,7 @@ class BreakerState:
     cool_reason: str = ""
     baseline: Baseline = field(default=Baseline())
     slots: tuple[Slot, ...] = ()
+    slow: tuple[float, ...] = ()
 
     def is_cooling(self, now: float) -> bool:
         """Whether it is left alone because the provider asked for it, or does not take the key."""
@@ -191,14 +196,19 @@ def probed(state: BreakerState, *, token: str, limits: ProviderLimits, now: floa
 def settle(state: BreakerState, call: Call, outcome: Outcome, *, limits: ProviderLimits, now: float) -> BreakerState:
     """What follows from how a call ended. To be called once for each.
 
-    A call that was let through before the breaker last opened or closed changes nothing by failing or succeeding.
+    A call that was let through before the breaker last opened or closed changes nothing by failing or succeeding. One
+    slow answer says nothing, for some requests take long to begin: as many in a row as failures that open it do.
     """
     if isinstance(outcome, Succeeded):
         slow = is_slow(state.baseline, outcome.first_event_s, limits=limits)
         baseline = learned(state.baseline, outcome.first_event_s, limits=limits)
         if baseline is not state.baseline:
             state = replace(state, baseline=baseline)
-        return _failed(state, call, limits, now) if slow else _succeeded(state, call, limits, now)
+        if slow:
+            return _failed(state, call, limits, now) if call.probe else _slowed(state, call, limits, now)
+        if state.slow and outcome.first_event_s is not None and _counts(state, call):
+            state = replace(state, slow=())
+        return _succeeded(state, call, limits, now)
     if isinstance(outcome, Failed):
         return _failed(state, call, limits, now)
     state = given_back(state, call.token)
@@ -217,7 +227,7 @@ def given_back(state: BreakerState, token: str) -> BreakerState:
 
 
 def is_slow(baseline: Baseline, first_event_s: float | None, *, limits: ProviderLimits) -> bool:
-    """Whether a first event came so late, beside the model's own baseline, that it counts as a failure."""
+    """Whether a first event came far too late, beside the model's own baseline."""
     return (
         limits.slow_factor > 0
         and baseline.samples >= limits.slow_samples
@@ -244,7 +254,7 @@ def learned(baseline: Baseline, first_event_s: float | None, *, limits: Provider
 
 def _succeeded(state: BreakerState, call: Call, limits: ProviderLimits, now: float) -> BreakerState:
     if state.phase is Phase.CLOSED:
-        return _counted(state, limits, now, failures=0) if _counts(state, call) else state
+        return _counted(state, limits, now) if _counts(state, call) else state
     # One that was given up for being late is still a probe: what takes a minute to answer would never be back.
     if not call.probe or call.at < state.since:
         return state
@@ -259,6 +269,7 @@ def _succeeded(state: BreakerState, call: Call, limits: ProviderLimits, now: flo
         probe_until=-math.inf,
         failures=(),
         slots=(),
+        slow=(),
     )
 
 
@@ -269,7 +280,19 @@ def _failed(state: BreakerState, call: Call, limits: ProviderLimits, now: float)
         return state
     latest = (*state.failures, Failure(at=now, token=call.token))[-_needed(limits) :]
     state = replace(_counted(state, limits, now, failures=1), failures=latest)
-    if _enough(latest, limits) and _is_share(state.slots, limits):
+    if _enough(latest, limits) and _is_share(state.slots, limits, lambda slot: slot.failures):
+        return _opened(state, at=now, token=call.token, limits=limits)
+    return state
+
+
+def _slowed(state: BreakerState, call: Call, limits: ProviderLimits, now: float) -> BreakerState:
+    if state.phase is not Phase.CLOSED or not _counts(state, call):
+        return state
+    needed = _needed(limits)
+    streak = (*state.slow, now)[-needed:]
+    state = replace(_counted(state, limits, now, slow=1), slow=streak)
+    together = len(streak) == needed and streak[-1] - streak[0] < limits.window_s
+    if together and _is_share(state.slots, limits, lambda slot: slot.slow):
         return _opened(state, at=now, token=call.token, limits=limits)
     return state
 
@@ -291,6 +314,7 @@ def _opened(state: BreakerState, *, at: float, token: str, limits: ProviderLimit
         probe_until=-math.inf,
         failures=(),
         slots=(),
+        slow=(),
     )
 
 
@@ -303,20 +327,23 @@ def _enough(latest: tuple[Failure, ...], limits: ProviderLimits) -> bool:
     return len(latest) >= _needed(limits) and latest[-1].at - latest[-_needed(limits)].at < limits.window_s
 
 
-def _counted(state: BreakerState, limits: ProviderLimits, now: float, *, failures: int) -> BreakerState:
+def _counted(
+    state: BreakerState, limits: ProviderLimits, now: float, *, failures: int = 0, slow: int = 0
+) -> BreakerState:
     if limits.failure_share == 0:
         return state
     number = math.floor(now * _SLOTS / limits.window_s)
     kept = tuple(slot for slot in state.slots if number - _SLOTS < slot.number < number)
     last = state.slots[-1] if state.slots and state.slots[-1].number == number else None
-    calls, failed = (last.calls, last.failures) if last else (0, 0)
-    return replace(state, slots=(*kept, Slot(number=number, calls=calls + 1, failures=failed + failures)))
+    last = last or Slot(number=number, calls=0, failures=0)
+    counted = replace(last, calls=last.calls + 1, failures=last.failures + failures, slow=last.slow + slow)
+    return replace(state, slots=(*kept, counted))
 
 
-def _is_share(slots: tuple[Slot, ...], limits: ProviderLimits) -> bool:
+def _is_share(slots: tuple[Slot, ...], limits: ProviderLimits, of: Callable[[Slot], int]) -> bool:
     if limits.failure_share == 0:
         return True
-    return sum(slot.failures for slot in slots) >= limits.failure_share * sum(slot.calls for slot in slots)
+    return sum(of(slot) for slot in slots) >= limits.failure_share * sum(slot.calls for slot in slots)
 
 
 def _wait_s(wait_s: float | None, limits: ProviderLimits) -> float:
@@ -346,6 +373,7 @@ def shifted(state: BreakerState, by: float) -> BreakerState:
         cool_until=state.cool_until + by,
         baseline=INITIAL.baseline,
         slots=(),
+        slow=(),
     )
 
 
@@ -391,12 +419,14 @@ def merged(
                 probe=theirs.probe,
                 probe_until=theirs.probe_until,
                 slots=(),
+                slow=(),
             )
     elif theirs.probe != ours.probe and now < theirs.probe_until:
         later = (theirs.probe_until, theirs.probe) > (ours.probe_until, ours.probe)
         if later or not now < ours.probe_until:
             state = replace(ours, phase=Phase.HALF_OPEN, probe=theirs.probe, probe_until=theirs.probe_until)
-    if theirs.cooled_by != ours.cooled_by and theirs.cool_until > ours.cool_until:
+    longer = (theirs.cool_until, theirs.cooled_by) > (ours.cool_until, ours.cooled_by)
+    if theirs.cooled_by != ours.cooled_by and longer:
         state = replace(state, cool_until=theirs.cool_until, cooled_by=theirs.cooled_by, cool_reason=theirs.cool_reason)
     failures = _together(state, ours, theirs, limits)
     if failures != state.failures:
