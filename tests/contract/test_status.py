@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from contract.test_recovery import EAST, WEST, Pair, pair, remember, renewing
@@ -186,6 +187,42 @@ def test_what_cannot_be_found_out_is_said(pair: Pair, endpoints: Endpoints) -> N
     assert lines["replica"].state is State.OK
     assert lines["primary endpoint"].found.endswith("answered 502")
     assert lines["primary endpoint"].state is State.LOOK
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({}, "the standby's function answered in another form than this version reads"),
+        ({"providers": [{"name": "anthropic"}]}, "the standby's function answered in another form"),
+        ([], "the standby's function answered in another form"),
+        (ValueError("a secret"), "looking failed, which is a fault of relight's: ValueError in test_status.py:"),
+    ],
+    ids=["old", "other", "list", "raises"],
+)
+def test_what_the_standby_says_breaks_no_page(endpoints: Endpoints, answer: Any, found: str) -> None:
+    """fails when a function of another version, or a fault of our own, ends the page with an exception."""
+    with regions(endpoints) as (east, west):
+        lines = page(Mock(settings=east.settings), Mock(settings=west.settings), answer)
+    assert {line.state for name, line in lines.items() if name != "primary endpoint"} >= {State.UNKNOWN}
+    assert lines["standby providers"].state is State.UNKNOWN
+    assert lines["standby providers"].found.startswith(found)
+    assert "secret" not in lines["standby providers"].found
+    assert {"lease", "exposure", "memory", "providers"} <= lines.keys()
+
+
+def test_an_old_answer_of_a_fallback_is_no_state(pair: Pair, endpoints: Endpoints) -> None:
+    """fails when answers are said to come from a fallback since days ago, where nobody has asked since."""
+    begun = Episode(kind=Kind.FALLBACK, provider="openai", since=0, last=0, stage=Stage.BEGUN)
+    with regions(endpoints) as (east, west), acting(east):
+        episodes = PostgresEpisodes(east.database)
+        episodes.update(FALLBACK_KEY, lambda _, now: replace(begun, since=now - 260_000, last=now - 259_200))
+        old = page(east, west)["providers"]
+        episodes.update(FALLBACK_KEY, lambda _, now: replace(begun, since=now - 600, last=now))
+        new = page(east, west)["providers"]
+    assert (old.state, old.data["degraded_seconds"]) == (State.OK, None)
+    assert old.found.endswith("; the last answer of the fallback openai is 3 d old")
+    assert new.data["degraded_seconds"] == pytest.approx(600, abs=60)
+    assert new.found.endswith("; answers have come from the fallback openai for 10 min")
 
 
 def test_after_a_recovery_the_standby_is_the_one_that_acts(pair: Pair, endpoints: Endpoints) -> None:

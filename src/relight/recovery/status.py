@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relight.clock import lasting
 from relight.config import ConfirmBy, Role
-from relight.errors import ConfigError, RelightError
+from relight.errors import ConfigError, RelightError, UnavailableError
 from relight.memory.apply import lag_of
 from relight.providers.breaker import Phase
 from relight.providers.episodes import FALLBACK_KEY, Kind, Stage
@@ -97,9 +99,18 @@ def look(primary: Region, standby: Region, *, ask_standby: Callable[[], Mapping[
 def _line(name: str, find: Callable[[], _Found]) -> Line:
     try:
         ok, found, data = find()
-    except RelightError as exc:
-        return Line(name=name, state=State.UNKNOWN, found=str(exc))
+    except Exception as exc:  # noqa: BLE001 - a page that breaks off says nothing of all that comes behind
+        return _unknown(name, exc)
     return Line(name=name, state=State.OK if ok else State.LOOK, found=found, data=data)
+
+
+def _unknown(name: str, exc: Exception) -> Line:
+    if isinstance(exc, RelightError):
+        return Line(name=name, state=State.UNKNOWN, found=str(exc))
+    # Without its text, which may hold anything.
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    where = f"{type(exc).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    return Line(name=name, state=State.UNKNOWN, found=f"looking failed, which is a fault of relight's: {where}")
 
 
 def _lease(region: Region) -> _Found:
@@ -175,8 +186,8 @@ def _exposure(acting: Region, other: Region) -> Iterator[Line]:
         except NoPointError:
             points = []
         exposed = vector_exposure(acting, points)
-    except RelightError as exc:
-        yield Line(name="exposure", state=State.UNKNOWN, found=str(exc))
+    except Exception as exc:  # noqa: BLE001 - as above
+        yield _unknown("exposure", exc)
         return
     for item in exposed:
         lost = "everything" if item.seconds is None else f"{item.seconds:.0f} s"
@@ -216,7 +227,12 @@ def _tasks(acting: Region) -> _Found:
 
 def _memory(acting: Region) -> Iterator[Line]:
     """How far each collection is behind the journal."""
-    for spec in acting.specs:
+    try:
+        specs = tuple(acting.specs)
+    except Exception as exc:  # noqa: BLE001 - as above
+        yield _unknown("memory", exc)
+        return
+    for spec in specs:
 
         def behind(spec: Any = spec) -> _Found:
             with acting.state() as state:
@@ -245,10 +261,12 @@ def _providers(acting: Region) -> _Found:
         said.append(f"{spec.name} {told}")
     bad = all(row["phase"] != Phase.CLOSED for row in rows)
     fallback = episodes.states.get(FALLBACK_KEY)
+    after_s = acting.settings.provider_limits.incident_after_s
     for episode in episodes.states.values():
-        said.append(_episode(episode, episodes.now))
+        said.append(_episode(episode, episodes.now, after_s=after_s))
         bad = bad or (not episode.back and (episode.kind is Kind.DENIED or episode.stage is not Stage.BEGUN))
-    degraded_s = None if fallback is None or fallback.back else round(episodes.now - fallback.since, 1)
+    lasts = fallback is not None and not fallback.back and not _is_old(fallback, episodes.now, after_s=after_s)
+    degraded_s = round(episodes.now - fallback.since, 1) if fallback is not None and lasts else None
     return not bad, "; ".join(said), {"breakers": rows, "degraded_seconds": degraded_s}
 
 
@@ -262,12 +280,19 @@ def _breaker(state: BreakerState | None, now: float) -> tuple[str, str]:
     return f"has been left alone for {lasting(max(0.0, now - state.since))}, its breaker open", state.phase.value
 
 
-def _episode(episode: Episode, now: float) -> str:
+def _is_old(episode: Episode, now: float, *, after_s: float) -> bool:
+    """Whether nobody knows if it still goes on: the next answer from a fallback begins it anew."""
+    return episode.stage is Stage.BEGUN and now - episode.last > after_s
+
+
+def _episode(episode: Episode, now: float, *, after_s: float) -> str:
     since = f"for {lasting(max(0.0, now - episode.since))}"
     if episode.back:
         return f"{episode.back} answers again"
     if episode.kind is Kind.DENIED:
         return f"{episode.provider} has refused its key {since}: {episode.detail}"
+    if _is_old(episode, now, after_s=after_s):
+        return f"the last answer of the fallback {episode.provider} is {lasting(now - episode.last)} old"
     return f"answers have come from the fallback {episode.provider} {since}"
 
 
@@ -276,11 +301,19 @@ def _standby_providers(standby: Region, ask: Callable[[], Mapping[str, Any]]) ->
     if not standby.settings.providers:
         return True, "none is configured", {}
     result = ask()
-    found = result["providers"]
-    said = [
-        f"{item['provider']} is ready" if item["ready"] else f"{item['provider']}: {item['fault']}, {item['detail']}"
-        for item in found
-    ]
-    not_tried = result.get("not_tried", [])
-    said += [f"{name} was not tried, as its ca_file is in the agent's image alone" for name in not_tried]
-    return all(item["ready"] for item in found), "; ".join(said), {"providers": found, "not_tried": not_tried}
+    try:
+        found, not_tried = result["providers"], result.get("not_tried", [])
+        said = [
+            f"{item['provider']} is ready"
+            if item["ready"]
+            else f"{item['provider']}: {item['fault']}, {item['detail']}"
+            for item in found
+        ]
+        ready = all(item["ready"] for item in found)
+        said += [f"{name} was not tried, as its ca_file is in the agent's image alone" for name in not_tried]
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise UnavailableError(
+            "the standby's function answered in another form than this version reads",
+            hint="deploy the environment from this version, and look again",
+        ) from exc
+    return ready, "; ".join(said), {"providers": found, "not_tried": not_tried}
