@@ -419,3 +419,67 @@ def test_an_end_that_came_while_the_store_was_away_is_not_lost(
     store.away = None
     until(lambda: pager.kinds == ["recovered"])
     until(lambda: not store.episodes)
+
+
+def test_who_was_well_ends_what_another_began_and_died(
+    opened: Callable[..., Incidents], clock: FakeClock, pager: Pager
+) -> None:
+    """fails when an episode whose worker died goes on for ever, because the others were well before it began: none of
+    them tells that it is over, and the next one is never raised."""
+    store = Store(clock)
+    other = opened(store)
+    other.answered("a", degraded=False)
+    until(lambda: other._bad and not other._news)
+    one = opened(store)
+    one.denied("a", "401")
+    until(lambda: pager.kinds == ["denied"])
+    one.close()
+    clock.sleep(3600)
+
+    def over() -> bool:
+        other.answered("a", degraded=False)
+        return len(pager.got) == 2
+
+    until(over)
+    until(lambda: not store.episodes)
+    other.denied("a", "401")
+    until(lambda: pager.kinds == ["denied", "recovered", "denied"])
+
+
+def test_an_answer_is_not_lost_where_no_thread_can_be_started(
+    opened: Callable[..., Incidents], pager: Pager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when a process with too many threads raises out of an answer that was paid for, or raises no incident once
+    it has fewer."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    incidents = opened()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        incidents.answered("b", degraded=True)
+        incidents.denied("a", "401")
+    incidents.denied("c", "401")
+    until(lambda: sorted(one.provider for one in pager.got) == ["a", "c"])
+
+
+def test_what_breaks_one_episode_leaves_the_others(
+    opened: Callable[..., Incidents], clock: FakeClock, pager: Pager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when an error that nobody thought of drops what else was to be told."""
+    store = Store(clock)
+    update = store.update
+
+    def breaks(key: str, change: Callable[[Episode | None, float], Episode | None]) -> Episode | None:
+        if key == "denied:a":
+            raise ValueError(key)
+        return update(key, change)
+
+    monkeypatch.setattr(store, "update", breaks)
+    incidents = opened(store)
+    with incidents._lock:
+        incidents._say_bad("denied:a", "a", "401", clock.monotonic())
+        incidents._say_bad("denied:b", "b", "401", clock.monotonic())
+    until(lambda: pager.got)
+    assert [one.provider for one in pager.got] == ["b"]

@@ -144,8 +144,15 @@ class Incidents:
 
     def _wake_thread(self) -> None:
         if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="relight-incidents", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="relight-incidents", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread can be started: the process ends, or has too many. The answer is still one, and what comes
+                # next tries again.
+                _log.exception("llm_incidents_failed")
+            else:
+                self._thread = thread
         self._wake.set()
 
     # -- the thread
@@ -175,7 +182,10 @@ class Incidents:
             news, self._news = self._news, {}
         for key, item in news.items():
             change = item.applied(key, here=self._clock.monotonic(), after_s=self._after_s)
-            self._update(key, change, provider=item.provider)
+            try:
+                self._update(key, change, provider=item.provider)
+            except Exception:  # noqa: BLE001 - whatever one episode's is, the others' news are not lost by it
+                _log.exception("llm_incidents_failed")
         self._look()
         failed = [keys for (kind, _), keys in self._due().items() if not self._tell(kind, keys)]
         self._failures = self._failures + 1 if failed else 0
@@ -290,6 +300,11 @@ class Incidents:
         for key in (self._episodes.keys() | seen.states.keys()) - self._alone.keys():
             theirs = seen.states.get(key)
             self._keep(key, theirs and shifted(theirs, -ahead))
+        with self._lock:
+            for key, theirs in seen.states.items():
+                # What was well here is not, elsewhere: who began it may have died, and the next answer here ends it.
+                if not theirs.back and self._bad.get(key) is False:
+                    del self._bad[key]
 
     def _keep(self, key: str, episode: Episode | None) -> None:
         if episode is None:
