@@ -693,7 +693,9 @@ class TestOpenAI(ProviderContract):
         """An answer's stream without its last event."""
         return b'data: {"id":"c","model":"x","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
 
-    async def through(self, *pieces: bytes, end: bytes = b"0\r\n\r\n", waits: bool = False) -> Completed | Fault:
+    async def through(
+        self, *pieces: bytes, end: bytes = b"0\r\n\r\n", waits: bool = False, silence_s: float = 10.0
+    ) -> Completed | Fault:
         """What comes of a stream of these chunks, each a packet of its own; with `waits` the last comes late."""
 
         async def answer(line: str, head: dict[str, str], reader: Any, writer: asyncio.StreamWriter) -> None:
@@ -708,7 +710,7 @@ class TestOpenAI(ProviderContract):
             writer.close()
 
         async with raw_server(answer) as port:
-            provider = open_provider(self.spec(f"http://127.0.0.1:{port}/v1"), self.key)
+            provider = open_provider(self.spec(f"http://127.0.0.1:{port}/v1", silence_s=silence_s), self.key)
             try:
                 return (await ask(provider))[1]
             except Fault as fault:
@@ -742,6 +744,10 @@ class TestOpenAI(ProviderContract):
         whole = await self.through(*early, said("answer.", "stop") + b"data: [DONE]\n\n")
         assert isinstance(whole, Completed)
         assert whole.message.text == "Half of the answer."
+        # It may take its time again.
+        rest = (said("ans"), said("wer.", "stop") + b"data: [DONE]\n\n")
+        whole = await self.through(*early, *rest, waits=True, silence_s=0.2)
+        assert isinstance(whole, Completed), whole
         for more in (said("answer."), said("answer.", "stop")):
             fault = await self.through(*early, more, end=b"")
             assert isinstance(fault, Fault)

@@ -151,6 +151,14 @@ def test_arguments_may_come_whole_with_the_beginning_of_a_call() -> None:
         assert [json.loads(item.json) for item in deltas if isinstance(item, ToolArguments)] == [arguments]
 
 
+def test_what_follows_message_stop_is_none_of_the_answer() -> None:
+    """fails when a server that says everything again is heard twice."""
+    text = [begun(), start(0, type="text", text=""), delta(0, type="text_delta", text="Hi"), *ended("end_turn")]
+    deltas, whole = read(anthropic_form.Reader(CLAUDE), [*text, *text])
+    assert whole.message.content == (Text(text="Hi"),)
+    assert deltas == [TextDelta(text="Hi")]
+
+
 def test_counts_that_the_last_event_leaves_out_stand_as_they_were() -> None:
     """The last event may count the output alone, or all again."""
     text = start(0, type="text", text="Hi")

@@ -203,7 +203,9 @@ class Reader:
         return True
 
     def feed(self, event: Any) -> Iterator[Delta]:
-        """What an event adds."""
+        """What an event adds; nothing, once the answer is whole."""
+        if self.over:
+            return
         kind = member(event, "type")
         if kind == "content_block_delta":
             yield from self._delta(member(event, "index"), member(event, "delta"))
