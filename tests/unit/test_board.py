@@ -281,13 +281,40 @@ def test_failures_of_all_workers_count_together(opened: Callable[..., Board]) ->
 
 
 def test_cooling_is_for_all_workers(opened: Callable[..., Board]) -> None:
-    """What a provider asks of one worker, and a key that it refuses, the others need not find out."""
-    one, other = opened(keys=("a", "b")), opened(keys=("a", "b"))
+    """What a provider asks of one worker, the others need not find out."""
+    one, other = opened(), opened()
     one.settle(permit(one), Cooled(wait_s=100.0))
-    one.settle(permit(one, "b"), Denied())
-    until(lambda: isinstance(other.admit("a"), Shut) and isinstance(other.admit("b"), Shut))
+    until(lambda: isinstance(other.admit("a"), Shut))
     assert 90 < shut(other).wait_s <= 101
-    assert shut(other, "b").reason == "denied"
+    assert shut(other).reason == "rate_limited"
+
+
+def test_a_refused_key_is_one_worker_s(opened: Callable[..., Board], store: Store) -> None:
+    """fails when a worker that still has the old key keeps those with the new one from the provider."""
+    one, other = opened(), opened()
+    one.settle(permit(one), Denied())
+    looks = store.reads
+    until(lambda: store.reads > looks + 10)
+    assert shut(one).reason == "denied"
+    assert not permit(other).probe
+    assert "a" not in store.states
+
+
+def test_who_is_refused_claims_no_probe(opened: Callable[..., Board]) -> None:
+    """fails when a worker whose key is refused takes the probe from one whose key is not."""
+    one, other = opened(SHORT), opened(SHORT)
+    fail(one)
+    until(lambda: phase(other) is Phase.OPEN)
+    until(lambda: ended(one, Denied()))
+    claims: list[str] = []
+
+    def goes() -> bool:
+        claims.append(shut(one).reason)
+        return ended(other, OK)
+
+    until(goes)
+    assert set(claims) == {"denied"}
+    until(lambda: phase(one) is Phase.CLOSED)
 
 
 def test_a_new_board_starts_with_what_the_others_know(opened: Callable[..., Board]) -> None:

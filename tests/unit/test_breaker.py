@@ -320,6 +320,19 @@ def test_a_refused_key_is_left_alone_for_its_own_time() -> None:
     assert it.shut() == Shut(30.0, "denied")
 
 
+def test_a_refused_key_and_a_wait_last_as_long_as_both() -> None:
+    """fails when a refused key shortens what a provider asked for, or the other way round; only the wait is told."""
+    here, there = two(denied_s=30.0)
+    first, second = here.call(), here.call()
+    here.end(first, Denied())
+    here.end(second, Cooled(wait_s=10.0))
+    share(here, there, now=1000.0)
+    assert here.shut() == Shut(30.0, "denied")
+    assert there.shut() == Shut(10.0, "rate_limited")
+    here.now += 30
+    assert not here.call().probe
+
+
 def test_cooling_and_open_together_last_as_long_as_both() -> None:
     """The wait that is told is the longer one, and what follows is a probe."""
     it = Playing()

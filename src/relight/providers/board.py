@@ -353,7 +353,9 @@ class Board:
 
     def _wants(self, key: str, now: float) -> bool:
         """Whether somebody here asked lately, and nothing is claimed for him yet."""
-        return not self._closed and key not in self._claims and now - self._asked.get(key, -math.inf) < ASKED_S
+        if self._closed or key in self._claims or self._states[key].is_denied(now):
+            return False
+        return now - self._asked.get(key, -math.inf) < ASKED_S
 
     def _claims_now(self, key: str, now: float) -> bool:
         """Whether somebody here would be the probe, if this process may have it."""

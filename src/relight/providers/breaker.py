@@ -126,8 +126,8 @@ class BreakerState:
     `change` is the token of the call that opened or closed it last, at `since`; `version` counts how often that has
     happened. `probe` is the token of the probe that
     is on its way. `failures` are the latest that count, as many as open it. `slow` is when each answer of a streak of
-    slow ones came. It is this process's alone, as are the baseline and the `slots`, which are counted only where a
-    share of the calls matters.
+    slow ones came. It is this process's alone, as are the baseline, `denied_until`, for another process may have
+    another key, and the `slots`, which are counted only where a share of the calls matters.
     """
 
     phase: Phase = Phase.CLOSED
@@ -141,13 +141,18 @@ class BreakerState:
     cool_until: float = -math.inf
     cooled_by: str = ""
     cool_reason: str = ""
+    denied_until: float = -math.inf
     baseline: Baseline = field(default=Baseline())
     slots: tuple[Slot, ...] = ()
     slow: tuple[float, ...] = ()
 
     def is_cooling(self, now: float) -> bool:
         """Whether it is left alone because the provider asked for it, or does not take the key."""
-        return now < self.cool_until
+        return now < self.cool_until or self.is_denied(now)
+
+    def is_denied(self, now: float) -> bool:
+        """Whether it is left alone because it does not take this process's key."""
+        return now < self.denied_until
 
 
 INITIAL = BreakerState()
@@ -175,9 +180,10 @@ class Shut:
 
 def admit(state: BreakerState, *, token: str, limits: ProviderLimits, now: float) -> tuple[BreakerState, Call | Shut]:
     """Whether a call may go to the provider now; it is known by `token` from then on."""
-    if now < state.cool_until:
-        until = state.cool_until if state.phase is Phase.CLOSED else max(state.cool_until, state.open_until)
-        return state, Shut(until - now, state.cool_reason)
+    if state.is_cooling(now):
+        until, reason = max((state.cool_until, state.cool_reason), (state.denied_until, Reason.DENIED))
+        until = until if state.phase is Phase.CLOSED else max(until, state.open_until)
+        return state, Shut(until - now, reason)
     if state.phase is Phase.CLOSED:
         return state, Call(token, now, False)
     if now < state.open_until:
@@ -213,9 +219,9 @@ def settle(state: BreakerState, call: Call, outcome: Outcome, *, limits: Provide
         return _failed(state, call, limits, now)
     state = given_back(state, call.token)
     if isinstance(outcome, Cooled):
-        return _cooled(state, call, Reason.LIMITED, _wait_s(outcome.wait_s, limits), now)
+        return _cooled(state, call, _wait_s(outcome.wait_s, limits), now)
     if isinstance(outcome, Denied):
-        return _cooled(state, call, Reason.DENIED, limits.denied_s, now)
+        return replace(state, denied_until=max(state.denied_until, now + limits.denied_s))
     return state
 
 
@@ -353,10 +359,10 @@ def _wait_s(wait_s: float | None, limits: ProviderLimits) -> float:
     return min(wait_s, limits.cool_at_most_s)
 
 
-def _cooled(state: BreakerState, call: Call, reason: Reason, seconds: float, now: float) -> BreakerState:
+def _cooled(state: BreakerState, call: Call, seconds: float, now: float) -> BreakerState:
     if now + seconds <= max(now, state.cool_until):
         return state
-    return replace(state, cool_until=now + seconds, cooled_by=call.token, cool_reason=reason)
+    return replace(state, cool_until=now + seconds, cooled_by=call.token, cool_reason=Reason.LIMITED)
 
 
 # -- one state of several processes
@@ -371,6 +377,7 @@ def shifted(state: BreakerState, by: float) -> BreakerState:
         probe_until=state.probe_until + by,
         failures=tuple(Failure(at=failure.at + by, token=failure.token) for failure in state.failures),
         cool_until=state.cool_until + by,
+        denied_until=INITIAL.denied_until,
         baseline=INITIAL.baseline,
         slots=(),
         slow=(),
@@ -383,7 +390,7 @@ def plausible(state: BreakerState, *, limits: ProviderLimits, now: float) -> Bre
     since = min(state.since, now)
     open_until = min(state.open_until, since + limits.open_s)
     probe_until = min(state.probe_until, now + limits.probe_s)
-    cool_until = min(state.cool_until, now + max(limits.cool_at_most_s, limits.denied_s))
+    cool_until = min(state.cool_until, now + limits.cool_at_most_s)
     failures = tuple(failure for failure in state.failures if failure.at <= now)
     found = replace(
         state,
