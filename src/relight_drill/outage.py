@@ -167,6 +167,7 @@ def judge(
             words=f"{first} back to its first answer",
             value=None if closed_at is None else closed_at - back_at,
         ),
+        Figure(name="late_s", words="how late the drill was at most: allowed to all", value=fault.late_s),
     )
     return Findings(
         rto_s=rto_s,

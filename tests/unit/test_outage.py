@@ -131,6 +131,7 @@ def test_an_outage_that_went_well(story: Story) -> None:
             "sent_against_breaker": 0,
             "probes": 1,
             "returned_s": 37.0,
+            "late_s": 0.0,
         }
     )
     assert [moment.event for moment in found.moments] == [
