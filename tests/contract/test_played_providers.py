@@ -130,13 +130,14 @@ def test_gpt_calls_tools(gpt: PlayedOpenAI) -> None:
     """Calls stream their arguments in pieces by index, and tool messages answer them."""
     calls = [Call(name="weather", arguments={"city": "Paris"}), Call(name="weather", arguments={"city": "Rome" * 20})]
     gpt.answer = lambda _: Reply(calls=calls)
-    chunks = stream_gpt(gpt, tools=[GPT_TOOL])
+    chunks = stream_gpt(gpt, tools=[GPT_TOOL], reasoning_effort="none")
     deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
     arguments = ["".join(item.function.arguments for item in deltas if item.index == index) for index in (0, 1)]
     assert [json.loads(text) for text in arguments] == [{"city": "Paris"}, {"city": "Rome" * 20}]
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     with openai_client(gpt) as client:
-        message = client.chat.completions.create(model=GPT, messages=HELLO, tools=[GPT_TOOL]).choices[0].message
+        asked: Any = {"model": GPT, "messages": HELLO, "tools": [GPT_TOOL], "reasoning_effort": "none"}
+        message = client.chat.completions.create(**asked).choices[0].message
         assert client.models.list().data[0].id == GPT
     results: Any = [{"role": "tool", "tool_call_id": call.id, "content": "fine"} for call in message.tool_calls or ()]
     gpt.answer = lambda asked: Reply(text=asked.said)
