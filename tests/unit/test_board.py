@@ -147,6 +147,28 @@ def test_closing_is_told_on_another_thread() -> None:
     assert threading.get_ident() not in {ident for _, ident in told}
 
 
+def openings(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, str]]:
+    return [
+        (record.levelno, vars(record)["provider"], vars(record)["reason"])
+        for record in caplog.records
+        if record.message == "llm_breaker_opened"
+    ]
+
+
+def test_an_opening_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With the provider and what the last call failed with; a probe that fails opens nothing that was closed."""
+    clock = FakeClock()
+    board = Board(["a"], limits=LIMITS, clock=clock)
+    fail(board)
+    clock.sleep(60)
+    board.settle(permit(board), FAILED)
+    assert openings(caplog) == [(logging.WARNING, "a", "silence")]
+    clock.sleep(60)
+    for seconds in (*[0.5] * 20, *[9.0] * 3):
+        board.settle(permit(board), Succeeded(first_event_s=seconds))
+    assert openings(caplog)[1:] == [(logging.WARNING, "a", "slow")]
+
+
 def test_of_64_threads_one_is_the_probe() -> None:
     """fails when two of many threads that come at the same moment are let through."""
     clock = FakeClock()
@@ -287,6 +309,14 @@ def test_cooling_is_for_all_workers(opened: Callable[..., Board]) -> None:
     until(lambda: isinstance(other.admit("a"), Shut))
     assert 90 < shut(other).wait_s <= 101
     assert shut(other).reason == "rate_limited"
+
+
+def test_what_another_opened_is_said_here_too(opened: Callable[..., Board], caplog: pytest.LogCaptureFixture) -> None:
+    """fails when a worker leaves a provider alone and its log does not say since when."""
+    one, other = opened(), opened()
+    fail(one)
+    until(lambda: phase(other) is Phase.OPEN)
+    until(lambda: sorted(reason for _, _, reason in openings(caplog)) == ["shared", "silence"])
 
 
 def test_a_refused_key_is_one_worker_s(opened: Callable[..., Board], store: Store) -> None:

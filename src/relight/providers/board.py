@@ -20,6 +20,7 @@ from relight.providers.breaker import (
     INITIAL,
     BreakerState,
     Call,
+    Failed,
     Phase,
     Reason,
     Shut,
@@ -160,7 +161,8 @@ class Board:
                     self._returned[key].add(permit.call.token)
                 if _told(before, self._limits) != _told(after, self._limits):
                     self._wake.set()
-        self._tell_closed(key, before, after)
+        reason = outcome.reason if isinstance(outcome, Failed) else "slow"
+        self._tell_changed(key, before, after, reason=reason)
 
     def state(self, key: str) -> BreakerState:
         """Where this breaker stands, as this process knows it. ConfigError for an unknown key."""
@@ -209,10 +211,13 @@ class Board:
         self._wake.set()
         return Shut(CLAIMED_S, Reason.CLAIMING)
 
-    # -- hooks
+    # -- logs and hooks
 
-    def _tell_closed(self, key: str, before: BreakerState, after: BreakerState) -> None:
-        if before.phase is Phase.CLOSED or after.phase is not Phase.CLOSED:
+    def _tell_changed(self, key: str, before: BreakerState, after: BreakerState, *, reason: str) -> None:
+        if (before.phase is Phase.CLOSED) is (after.phase is Phase.CLOSED):
+            return
+        if after.phase is not Phase.CLOSED:
+            _log.warning("llm_breaker_opened", extra={"provider": key, "reason": reason})
             return
         _log.info("llm_breaker_closed", extra={"provider": key})
         if self._hooks:
@@ -337,7 +342,7 @@ class Board:
             self._states[key] = after
             if after.phase is Phase.CLOSED:
                 self._asked.pop(key, None)
-        self._tell_closed(key, before, after)
+        self._tell_changed(key, before, after, reason="shared")
 
     # -- the same, under the lock
 
