@@ -12,6 +12,7 @@ from unit.test_config import SETTINGS
 
 from relight.config import Connections
 from relight.errors import ConfigError, DeniedError, UnavailableError
+from relight.providers import readiness as module
 from relight.providers.faults import Fault, FaultKind
 from relight.providers.opening import open_one
 from relight.providers.readiness import ProviderReadiness, check_providers, check_region
@@ -99,6 +100,25 @@ def test_one_that_hangs_is_given_up() -> None:
     assert (found["a"].ready, found["a"].fault) == (False, "error")
     assert found["b"].ready
     assert all(provider.closed for provider in opened)
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_what_cannot_be_closed_is_as_ready_as_it_said(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when a connection that does not close makes a provider that answers an error, or hides the real fault."""
+
+    async def close(_: Asked) -> None:
+        if how == "raises":
+            raise OSError("sk-hunter2")
+        await asyncio.Event().wait()
+
+    async def denies() -> None:
+        raise Fault(FaultKind.DENIED, "401")
+
+    monkeypatch.setattr(Asked, "close", close)
+    monkeypatch.setattr(module, "_CLOSE_S", 0.01)
+    found, _ = check({"a": answers, "b": denies})
+    assert (found["a"].ready, found["a"].fault) == (True, "")
+    assert (found["b"].fault, found["b"].detail) == ("denied", "401")
 
 
 def test_a_mistake_in_an_adapter_tells_nothing_of_the_key(caplog: pytest.LogCaptureFixture) -> None:
