@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from relight.providers.router import Degradation
     from relight.vault.signing import Signer
 
+# One for breakers, and one for incidents.
+_PROVIDER_CONNECTIONS = 2
+
 
 class Region:
     """What one region's handlers, workers and operators work with. Close it, or use it as a context manager."""
@@ -137,6 +140,14 @@ class Region:
         self._open.callback(database.close)
         return database
 
+    @cached_property
+    def _provider_database(self) -> Database:
+        """The same, for what workers know together about LLM providers: tasks that have all connections of the other
+        must not keep them from it. Nothing of it is confirmed in the standby."""
+        database = Database(self.connections.state_dsn, size=_PROVIDER_CONNECTIONS, clock=self.clock)
+        self._open.callback(database.close)
+        return database
+
     def state(self) -> closing[Connection]:
         """A connection of its own to the state database, for work that reads for long; closed on leaving the block."""
         return closing(postgres.connect(self.connections.state_dsn))
@@ -187,7 +198,7 @@ class Region:
             settings,
             self.connections,
             clock=self.clock,
-            database=self.database,  # opened before the router, and so closed after it
+            database=self._provider_database,  # opened before the router, and so closed after it
             metrics=self.metrics,
             page=self.page if settings.incidents_topic_arn else None,
             prompts=prompts,

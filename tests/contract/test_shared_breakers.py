@@ -10,13 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from memory_helpers import make_state, wait_for_standby
 from servers import start_pair
+from unit.test_config import SETTINGS
 
 from relight.clock import SystemClock
+from relight.config import Connections
 from relight.errors import TransientError, UnavailableError
 from relight.providers import board as board_module
 from relight.providers import shared as module
@@ -25,9 +29,10 @@ from relight.providers.breaker import INITIAL, BreakerState, Cooled, Failed, Fai
 from relight.providers.episodes import Episode, Kind, Stage, denied
 from relight.providers.incidents import Incident, Incidents
 from relight.providers.shared import PostgresBreakers, PostgresEpisodes
-from relight.providers.spec import ProviderLimits
+from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.recovery.replica import PhysicalReplica
 from relight.tasks.database import Database
+from relight.wiring import Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -412,6 +417,30 @@ def test_a_database_that_was_not_migrated_is_as_none(
     assert "does not exist" in str(vars(said))
 
 
+def test_busy_tasks_do_not_cut_a_worker_off(
+    state_pair: StatePair, databases: Callable[..., Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """fails when breakers wait for connections that tasks have, and 16 busy tasks make a worker decide for itself."""
+    caplog.set_level(logging.INFO)
+    dsn = make_state(state_pair, "busy").primary
+    spec = ProviderSpec(name="local", api=Api.COMPATIBLE, model="any", base_url="http://127.0.0.1:1", keyless=True)
+    store = PostgresBreakers(databases(dsn))
+    with Region(replace(SETTINGS, providers=(spec,))) as region, ExitStack() as busy:
+        region.__dict__["connections"] = Connections(state_dsn=dsn, memory_dsn="none", queue_url="none")
+        region.__dict__["metrics"] = None
+        for _ in range(16):
+            busy.enter_context(region.database.transaction())
+        board = region.async_router().board
+        for _ in range(3):
+            permit = board.admit("local")
+            assert isinstance(permit, Permit)
+            board.settle(permit, FAILED)
+        until(lambda: store.read().states.get("local", INITIAL).phase is Phase.OPEN)
+    assert not standings(caplog)
+    others = "select 1 from pg_stat_activity where datname = 'busy' and pid <> pg_backend_pid()"
+    until(lambda: not store._database.execute(others).rows)
+
+
 def test_a_closed_board_leaves_no_thread(state_dsns: StateDsns, opened: Callable[..., Board], key: str) -> None:
     """What it knows is told on the way out, and a second time closing does nothing."""
     board = opened(state_dsns.primary, LONG)
@@ -446,6 +475,34 @@ def test_one_worker_of_several_raises(
     assert [(one.kind, one.provider) for one in got] == [(Kind.DENIED, key), (Kind.RECOVERED, key)]
     store = PostgresEpisodes(databases(state_dsns.primary))
     store.update("fallback", lambda before, now: None)
+
+
+def test_what_a_newer_version_began_is_left_to_it(
+    state_pair: StatePair, databases: Callable[..., Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """fails when a kind or a stage that only a newer version's workers know, in a rolling update, stops the others'
+    incidents, or is overwritten."""
+    database = databases(make_state(state_pair, "newer").primary)
+    with database.transaction() as cur:
+        for column in ("kind", "stage"):
+            cur.execute(f"alter table relight.provider_episodes drop constraint provider_episodes_{column}_check")
+        for key, kind, stage in (("denied:a", "denied", "put_off"), ("price:a", "price", "due")):
+            cur.execute(
+                "insert into relight.provider_episodes values (%s, %s, 'a', '', now(), now(), %s, '', '', '-infinity')",
+                (key, kind, stage),
+            )
+    got: list[Incident] = []
+    store = PostgresEpisodes(database)
+    incidents = Incidents(got.append, limits=ProviderLimits(), shared=store)
+    incidents.denied("a", "401")
+    incidents.denied("b", "401")
+    until(lambda: got)
+    incidents.close()
+    assert [one.provider for one in got] == ["b"]
+    assert list(store.read().states) == ["denied:b"]
+    stages = database.execute("select key, stage from relight.provider_episodes order by key").rows
+    assert stages == [("denied:a", "put_off"), ("denied:b", "raised"), ("price:a", "due")]
+    assert not caplog.records
 
 
 def test_a_standby_takes_no_episode(state_dsns: StateDsns, databases: Callable[..., Database], key: str) -> None:

@@ -86,18 +86,25 @@ class PostgresBreakers:
 
 
 class PostgresEpisodes:
-    """The episodes in the state database, likewise."""
+    """The episodes in the state database, likewise.
+
+    One of a kind or a stage that is not known here is a newer version's worker's: it is left to that.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def read(self) -> Seen[Episode]:
-        return _read(self._database, "read_episodes", _episode)
+        seen = _read(self._database, "read_episodes", _episode)
+        known = {key: episode for key, episode in seen.states.items() if episode is not None}
+        return Seen(now=seen.now, states=known, writable=seen.writable)
 
     def update(self, key: str, change: Callable[[Episode | None, float], Episode | None]) -> Episode | None:
         with self._database.transaction(within_s=WITHIN_S) as cur:
             row, now = _locked(cur, "read_episodes", key)
             before = _episode(row) if row else None
+            if row and before is None:
+                return None
             after = change(before, now)
             if after is None and before is not None:
                 cur.execute(SQL["end_episode"], {"key": key})
@@ -157,8 +164,11 @@ def _values(state: BreakerState) -> dict[str, Any]:
     }
 
 
-def _episode(row: Sequence[Any]) -> Episode:
+def _episode(row: Sequence[Any]) -> Episode | None:
+    """None for what is not known here."""
     kind, provider, detail, since, last, stage, back, claim, claim_until = row
+    if kind not in list(Kind) or stage not in list(Stage):
+        return None
     return Episode(
         kind=Kind(kind),
         provider=provider,
