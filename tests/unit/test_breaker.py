@@ -506,6 +506,26 @@ def test_failures_of_two_processes_open_both() -> None:
         assert (it.phase(), it.state.change, it.state.open_until) == (Phase.OPEN, "c101", 1061.0)
 
 
+def test_workers_with_other_limits_come_to_an_end() -> None:
+    """fails when, in a rolling change of the limits, each tells the others for ever what they have dropped."""
+    few, many = two()
+    many.limits = replace(LIMITS, failures=5)
+    store = INITIAL
+    for it in (many, many, few, many):
+        few.now = many.now = few.now + 61
+        it.do(FAILED)
+        store = share(few, many, store=store, now=few.now)
+    assert few.state.failures == many.state.failures == store.failures
+    assert len(store.failures) == 4
+    few.do(FAILED)
+    store = share(few, many, store=store, now=few.now)
+    assert share(few, many, store=store, now=few.now) == store
+    assert few.phase() is Phase.CLOSED
+    few.do(FAILED)
+    share(few, many, store=store, now=few.now)
+    assert few.phase() is many.phase() is Phase.OPEN
+
+
 def test_a_share_is_each_process_s_own() -> None:
     """With a share of the calls, the failures of others are not added to it."""
     here, there = two(failure_share=0.5)

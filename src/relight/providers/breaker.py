@@ -124,10 +124,10 @@ class BreakerState:
     """Where a breaker stands.
 
     `change` is the token of the call that opened or closed it last, at `since`; `version` counts how often that has
-    happened. `probe` is the token of the probe that
-    is on its way. `failures` are the latest that count, as many as open it. `slow` is when each answer of a streak of
-    slow ones came. It is this process's alone, as are the baseline, `denied_until`, for another process may have
-    another key, and the `slots`, which are counted only where a share of the calls matters.
+    happened. `probe` is the token of the probe that is on its way. `failures` are the latest that count, as many as
+    open it, here or in the worker that needs most. `slow` is when each answer of a streak of slow ones came. It is
+    this process's alone, as are the baseline, `denied_until`, for another process may have another key, and the
+    `slots`, which are counted only where a share of the calls matters.
     """
 
     phase: Phase = Phase.CLOSED
@@ -284,7 +284,8 @@ def _failed(state: BreakerState, call: Call, limits: ProviderLimits, now: float)
         return _opened(state, at=now, token=call.token, limits=limits) if state.probe == call.token else state
     if state.phase is not Phase.CLOSED or not _counts(state, call):
         return state
-    latest = (*state.failures, Failure(at=now, token=call.token))[-_needed(limits) :]
+    kept = max(_needed(limits), len(state.failures))
+    latest = (*state.failures, Failure(at=now, token=call.token))[-kept:]
     state = replace(_counted(state, limits, now, failures=1), failures=latest)
     if _enough(latest, limits) and _is_share(state.slots, limits, lambda slot: slot.failures):
         return _opened(state, at=now, token=call.token, limits=limits)
@@ -451,4 +452,6 @@ def _together(
     known = {failure.token: failure for failure in (() if limits.failure_share else theirs.failures)}
     known |= {failure.token: failure for failure in ours.failures}
     late = [failure for failure in known.values() if failure.at >= state.since]
-    return tuple(sorted(late, key=lambda failure: (failure.at, failure.token)))[-_needed(limits) :]
+    # As many as the one of them needs that needs most: else workers with other limits would undo each other's news.
+    kept = max(_needed(limits), len(ours.failures), 0 if limits.failure_share else len(theirs.failures))
+    return tuple(sorted(late, key=lambda failure: (failure.at, failure.token)))[-kept:]
