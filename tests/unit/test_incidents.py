@@ -446,6 +446,24 @@ def test_who_was_well_ends_what_another_began_and_died(
     until(lambda: pager.kinds == ["denied", "recovered", "denied"])
 
 
+def test_another_s_answers_end_no_refusal_that_goes_on(
+    opened: Callable[..., Incidents], clock: FakeClock, pager: Pager
+) -> None:
+    """fails when one worker with an old key, among those with the new one, pages a person every minute."""
+    store = Store(clock)
+    old, new = opened(store), opened(store)
+    for _ in range(10):
+        old.denied("a", "401")
+        for _ in range(5):
+            new.answered("a", degraded=False)
+            until(lambda: not old._news and not new._news)
+            until(lambda: new._bad.get("denied:a") is None)
+            clock.sleep(12)
+    assert pager.kinds == ["denied"]
+    old.answered("a", degraded=False)
+    until(lambda: pager.kinds == ["denied", "recovered"])
+
+
 def test_an_answer_is_not_lost_where_no_thread_can_be_started(
     opened: Callable[..., Incidents], pager: Pager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

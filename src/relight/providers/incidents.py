@@ -80,6 +80,8 @@ class Incidents:
         self._raise = raise_
         self._after_s = limits.incident_after_s
         self._again_s = min(AGAIN_S, self._after_s / 20)
+        # A worker whose key is refused says so again within this, if it is alive.
+        self._quiet_s = 2 * max(limits.denied_s, self._again_s)
         self._clock = clock or SystemClock()
         self._shared = shared
         self._token = secrets.token_hex(6)
@@ -139,7 +141,9 @@ class Incidents:
         if bad is False or (bad is None and self._shared is None):
             return
         self._bad[key] = False
-        self._news[key] = _News(provider, well=True)
+        # Another worker may have another key: its answer does not say that the one that was refused is taken now.
+        quiet_s = 0.0 if bad or key == FALLBACK_KEY else self._quiet_s
+        self._news[key] = _News(provider, well=True, quiet_s=quiet_s)
         self._wake_thread()
 
     def _wake_thread(self) -> None:
@@ -320,12 +324,16 @@ class Incidents:
 
 
 class _News:
-    """What callers have said of one episode since the thread last looked: an end, a beginning, or both in order."""
+    """What callers have said of one episode since the thread last looked: an end, a beginning, or both in order.
 
-    __slots__ = ("began", "detail", "last", "provider", "well")
+    The end is one only if nobody has seen the episode go on for `quiet_s`.
+    """
 
-    def __init__(self, provider: str, *, well: bool = False) -> None:
+    __slots__ = ("began", "detail", "last", "provider", "quiet_s", "well")
+
+    def __init__(self, provider: str, *, well: bool = False, quiet_s: float = 0.0) -> None:
         self.provider = provider
+        self.quiet_s = quiet_s
         self.detail = ""
         self.well = well
         self.began: float | None = None
@@ -335,7 +343,7 @@ class _News:
         """The change that it means, by whatever clock; `here` is the time now by this process's."""
 
         def change(episode: Episode | None, now: float) -> Episode | None:
-            if self.well:
+            if self.well and episode is not None and now - episode.last >= self.quiet_s:
                 episode = well(episode, provider=self.provider)
             if self.began is None:
                 return episode
