@@ -95,7 +95,8 @@ class ProviderLimits:
     Retry-After a provider is left alone for `cool_s`, with one for what it says but at most `cool_at_most_s`; after a
     401 or 403, which concerns this process alone, for `denied_s`. An answer whose first piece takes `slow_factor` times
     the model's own baseline, and more than `slow_least_s`, is slow, and `failures` of them in a row within `window_s`
-    open it too; a baseline needs `slow_samples` answers, and a factor of 0 turns it off. A call may take `deadline_s` in all. After `incident_after_s` on a fallback an incident is raised.
+    open it too; a baseline needs `slow_samples` answers, and a factor of 0 turns it off. A call may take `deadline_s`
+    in all. After `incident_after_s` on a fallback an incident is raised.
     """
 
     failures: int = 3
