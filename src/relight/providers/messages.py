@@ -180,8 +180,8 @@ class Usage:
 class Attempt:
     """One provider's try at a request, for metrics and for whoever asks why it took so long.
 
-    `outcome` is `answered` or the kind of fault; `first_event_s`, until the first piece of the answer, is None when none
-    came. `degraded` tells that the provider was not the first choice.
+    `outcome` is `answered` or the kind of fault; `first_event_s`, until the first piece of the answer, is None when
+    none came. `degraded` tells that the provider was not the first choice.
     """
 
     provider: str
