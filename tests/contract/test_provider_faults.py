@@ -639,7 +639,7 @@ has ended: no task, no thread, no connection. Where the request is too long for 
 `degraded`: it is the first choice then.
 
 A call that has less time than these limits leaves a silent provider after half of what is left to it, so that the next
-one has some; that is `hurried`, and does nothing to the breaker.
+one has some; that is `hurried`, and counts where the silence was longer than `slow_least_s`.
 
 ## Before the first piece of an answer
 

@@ -214,6 +214,20 @@ def fall_back(incidents: Incidents, clock: FakeClock, *, minutes: int = 30) -> N
     incidents.answered("b", degraded=True)
 
 
+def test_answers_that_only_another_could_give_end_no_outage(
+    opened: Callable[..., Incidents], clock: FakeClock, pager: Pager
+) -> None:
+    """fails when a request for which the first provider lacks something hides that it has been away for half an hour."""
+    incidents = opened()
+    for _ in range(31):
+        incidents.answered("b", degraded=True)
+        incidents.answered("b", degraded=None)
+        clock.sleep(60)
+    incidents.answered("b", degraded=True)
+    until(lambda: pager.got)
+    assert [item.kind for item in pager.got] == [Kind.FALLBACK]
+
+
 def test_half_an_hour_on_a_fallback_is_an_incident(
     opened: Callable[..., Incidents], clock: FakeClock, pager: Pager
 ) -> None:
