@@ -217,7 +217,7 @@ def fall_back(incidents: Incidents, clock: FakeClock, *, minutes: int = 30) -> N
 def test_answers_that_only_another_could_give_end_no_outage(
     opened: Callable[..., Incidents], clock: FakeClock, pager: Pager
 ) -> None:
-    """fails when a request for which the first provider lacks something hides that it has been away for half an hour."""
+    """fails when a request for which the first provider lacks something hides that it has been away."""
     incidents = opened()
     for _ in range(31):
         incidents.answered("b", degraded=True)
