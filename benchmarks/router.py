@@ -82,9 +82,7 @@ def run(
     calls: int = CALLS, batches: int = BATCHES, bound_s: float = BOUND_S, *, beside_litellm: bool = True
 ) -> list[Figure]:
     """Measure overhead, the penalty while the first provider is down, and the time until a silent one is left."""
-    # A fallback that answers is worth a warning, and here it is what is measured.
-    logging.getLogger("relight").setLevel(logging.CRITICAL)
-    with served() as ports:
+    with _quiet(), served() as ports:
         uv = _uv_with_litellm() if beside_litellm else None
         litellm = _litellm(uv, ports, "calls", calls) if uv else {}
         figures = [
@@ -101,6 +99,18 @@ def run(
     if uv is None:
         print("LiteLLM's Router is not measured: uv could not make its environment", file=sys.stderr, flush=True)
     return figures
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A fallback that answers is worth a warning, and here it is what is measured."""
+    log = logging.getLogger("relight")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

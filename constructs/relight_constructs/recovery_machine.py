@@ -39,6 +39,9 @@ RETRIED_ERRORS = (
     "UnavailableError",
     "QueueLostError",
     "AgainLaterError",
+    "ProvidersDownError",
+    "WouldDegradeError",
+    "StreamCutError",
     "UnconfirmedError",
     "TransientError",
 )

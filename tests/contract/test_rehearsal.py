@@ -178,7 +178,8 @@ def test_the_numbers_reach_cloudwatch(emulator: Emulator) -> None:
     client = emulator.client("cloudwatch", "us-east-1")
     metrics = CloudWatchMetrics(client, environment="test", region="us-east-1")
     metrics.put({"RehearsalSucceeded": 1.0, "RehearsalSeconds": 2.5})
-    found = client.list_metrics(Namespace=NAMESPACE)["Metrics"]
+    ours = [{"Name": "environment", "Value": "test"}]  # others put their own into the same emulator
+    found = client.list_metrics(Namespace=NAMESPACE, Dimensions=ours)["Metrics"]
     dimensions = {(item["Name"], item["Value"]) for metric in found for item in metric["Dimensions"]}
     assert {metric["MetricName"] for metric in found} >= {"RehearsalSucceeded", "RehearsalSeconds"}
     assert dimensions == {("environment", "test"), ("region", "us-east-1")}

@@ -650,9 +650,10 @@ def test_a_defect_in_the_store_is_said_once(
 
 def test_close_ends_the_thread(opened: Callable[..., Board], store: Store) -> None:
     """What was not told yet is told, the thread ends, and the board goes on alone."""
+    before = set(threading.enumerate())
     board = opened(SHORT)
     fail(board)
     board.close()
     assert store.states["a"].phase is Phase.OPEN
-    assert not any(thread.name == "relight-breakers" and thread.is_alive() for thread in threading.enumerate())
+    assert "relight-breakers" not in [thread.name for thread in set(threading.enumerate()) - before]
     until(lambda: isinstance(board.admit("a"), Permit))
