@@ -222,10 +222,10 @@ def test_what_a_task_waits_for_is_said(stage: Stage, capsys: pytest.CaptureFixtu
     """One that is pending for a provider, and one that is parked for an effect."""
     key = stage.unknown_effect("parked", {})
     task = stage.claim("t")
-    stage.ledger.release(task, error="it would degrade", delay_s=60, counted=False, waits_for="provider:anthropic")
+    stage.ledger.release(task, error="it would degrade", delay_s=259_200, counted=False, waits_for="provider:anthropic")
     assert main(["tasks", "list", "--status", "pending,parked"]) == 0
     told = capsys.readouterr().out
-    assert "t  pending work, due in 60 s, waits for provider:anthropic, begun 0 times: it would degrade" in told
+    assert "t  pending work, due in 3 d, waits for provider:anthropic, begun 0 times: it would degrade" in told
     assert f"waits for effect {key[:12]}, begun" in told
     assert main(["tasks", "show", "t", "parked"]) == 0
     told = capsys.readouterr().out
