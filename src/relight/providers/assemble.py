@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import uuid
 from contextlib import suppress
@@ -11,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relight.providers.faults import Fault, FaultKind
+from relight.providers.json_text import read_json, sendable
 from relight.providers.messages import (
     Message,
     Role,
@@ -25,7 +24,6 @@ from relight.providers.messages import (
     Usage,
 )
 from relight.providers.port import Completed
-from relight.providers.tools import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -204,31 +202,9 @@ def _add(block: _Words | _Thoughts | _Call, piece: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    with suppress(ValueError, RecursionError):
-        return _sendable(json.loads(text, parse_constant=_refuse, parse_float=_finite))
+    with suppress(ValueError):
+        return read_json(text)
     return None
-
-
-def _sendable(value: Any) -> Any:
-    if isinstance(value, str):
-        return sendable(value)
-    if isinstance(value, list):
-        return [_sendable(item) for item in value]
-    if isinstance(value, dict):
-        return {sendable(name): _sendable(item) for name, item in value.items()}
-    return value
-
-
-def _finite(number: str) -> float:
-    # Python reads 1e999 as infinity, which no JSON can hold.
-    found = float(number)
-    if math.isinf(found):
-        _refuse(number)
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def unknown_reason(reason: str) -> Fault:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from relight.providers.faults import Fault, FaultKind
+from relight.providers.json_text import sendable
 from relight.providers.messages import ToolUse
-from relight.providers.tools import TOOL_NAME, sendable
+from relight.providers.tools import TOOL_NAME
 
 if TYPE_CHECKING:
     from relight.providers.messages import Request, Tool

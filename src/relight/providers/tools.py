@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from relight.providers.json_text import sendable
 from relight.providers.messages import Image, Message, Role, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -199,15 +200,6 @@ def _text(part: Text) -> Text | None:
         return None
     text = sendable(part.text)
     return part if text is part.text else replace(part, text=text)
-
-
-def sendable(text: str) -> str:
-    """`text` without half a surrogate pair, which no provider could be sent."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def _name(name: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from relight.providers.json_text import read_json
 from relight.providers.messages import Image
 
 if TYPE_CHECKING:
@@ -203,41 +203,6 @@ _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 def _values(body: bytes) -> int:
     return body.count(b",") + body.count(b"[") + body.count(b"{")
-
-
-def read_json(text: str | bytes) -> Any:
-    """What any provider could be sent of that JSON; ValueError when it is none."""
-    try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    # Agents that cut text by UTF-16 units send half a character, which no provider takes and UTF-8 cannot hold.
-    half = _HALF.search(text) if isinstance(text, str) else _HALF_IN_BYTES.search(text)
-    return _mended(value) if half else value
-
-
-_HALF, _HALF_IN_BYTES = re.compile(r"\\u[dD]"), re.compile(rb"\\u[dD]|\xed[\xa0-\xbf]")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _finite(number: str) -> float:
-    found = float(number)
-    if not math.isfinite(found):
-        raise ValueError("too large")
-    return found
-
-
-def _mended(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_mended(item) for item in value]
-    if isinstance(value, dict):
-        return {_mended(key): _mended(item) for key, item in value.items()}
-    return value
 
 
 def unknown(body: Field, known: frozenset[str]) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ from relight.providers.gateway.face import (
     Trouble,
     image_of_url,
     plain_text,
-    read_json,
     refuse_all,
     to_json,
     unknown,
 )
+from relight.providers.json_text import read_json
 from relight.providers.messages import (
     Effort,
     Finished,
