@@ -44,6 +44,10 @@ class AnthropicProvider(SdkProvider):
         """The settings of `request` that do not reach the model."""
         return form.dropped(request, self._spec)
 
+    async def close(self) -> None:
+        """Close its connections; safe to call twice."""
+        await self._client.close()
+
     def _reader(self) -> Reader:
         return form.Reader(self._spec)
 
@@ -52,6 +56,3 @@ class AnthropicProvider(SdkProvider):
 
     def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
         return self._create(**body)
-
-    async def _close(self) -> None:
-        await self._client.close()

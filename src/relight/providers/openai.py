@@ -47,6 +47,10 @@ class OpenAIProvider(SdkProvider):
         """The settings of `request` that do not reach the model."""
         return form.dropped(request, self._spec)
 
+    async def close(self) -> None:
+        """Close its connections; safe to call twice."""
+        await self._client.close()
+
     def _reader(self) -> Reader:
         return form.Reader(self._spec)
 
@@ -55,6 +59,3 @@ class OpenAIProvider(SdkProvider):
 
     def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
         return self._create(**body)
-
-    async def _close(self) -> None:
-        await self._client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.errors import ConfigError
@@ -65,7 +66,7 @@ class Reader(Protocol):
         ...
 
 
-class SdkProvider:
+class SdkProvider(ABC):
     """A provider that is asked by its SDK; subclasses say how to ask and how to read."""
 
     def __init__(self, spec: ProviderSpec, key: str) -> None:
@@ -165,26 +166,26 @@ class SdkProvider:
             return
         raise Fault(kind, f"no answer in {timeout_s:g} s")
 
+    @abstractmethod
     async def close(self) -> None:
         """Close its connections; safe to call twice."""
-        await self._close()
 
     def _refuse_error(self, event: Any) -> None:
         error = _error_in(event)
         if error is not None:
             raise from_error(error, key=self._key)
 
+    @abstractmethod
     def _reader(self) -> Reader:
-        raise NotImplementedError
+        """What reads the events of one answer."""
 
+    @abstractmethod
     def _render(self, request: Request) -> dict[str, Any]:
-        raise NotImplementedError
+        """The body that the SDK sends for it; Fault where it cannot be sent."""
 
+    @abstractmethod
     def _ask(self, body: dict[str, Any]) -> Awaitable[EventStream]:
-        raise NotImplementedError
-
-    async def _close(self) -> None:
-        raise NotImplementedError
+        """Send that body."""
 
 
 def _check_type(response: httpx2.Response) -> None:
