@@ -15,15 +15,18 @@ from unit.test_config import SETTINGS
 from relight.clock import SystemClock
 from relight.config import Connections
 from relight.errors import ConfigError, UnavailableError
-from relight.providers.incidents import Incident, Kind
+from relight.providers.board import Board
+from relight.providers.faults import Fault
+from relight.providers.incidents import Incident, Incidents, Kind
 from relight.providers.messages import Request, user
+from relight.providers.meter import Meter
 from relight.providers.opening import open_router, publish_incident
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.wiring import Region
 from relight_drill.llm import PlayedAnthropic, PlayedOpenAI, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from relight.providers.router import Degradation
     from relight.recovery.metrics import Tally
@@ -99,7 +102,12 @@ def opened(claude: PlayedAnthropic, gpt: PlayedOpenAI, **keys: str) -> Iterator[
         region.__dict__["metrics"] = sink
         region._incidents = lambda: topic  # type: ignore[method-assign]
         yield region, sink, topic
-    assert not [thread.name for thread in threading.enumerate() if thread.name in THREADS]
+    assert threads() == []
+
+
+def threads() -> list[str]:
+    """The threads of routers that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name in THREADS]
 
 
 def test_a_regions_router_asks_in_order_and_is_closed_with_it(claude: PlayedAnthropic, gpt: PlayedOpenAI) -> None:
@@ -137,6 +145,59 @@ def test_the_same_on_an_event_loop(claude: PlayedAnthropic, gpt: PlayedOpenAI) -
         with opened(claude, gpt) as (region, sink, _):
             assert asyncio.run(ask(region, close=close)) == "anthropic"
         assert sink.attempts() == {("anthropic", "answered"): 1}
+
+
+def test_threads_end_with_a_router_whose_connections_cannot_be_closed(
+    claude: PlayedAnthropic, gpt: PlayedOpenAI
+) -> None:
+    """fails when a provider that cannot be closed leaves the others open, or the threads running; it is said."""
+
+    async def broken() -> None:
+        raise OSError("the connection is stuck")
+
+    async def ask(region: Region) -> None:
+        router = region.async_router()
+        assert (await router.complete(HELLO)).provider == "openai"
+        assert {"provider-meter", "relight-breakers", "relight-incidents"} <= set(threads())
+        first, second = router._providers
+        first.close = broken  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="stuck"):
+            await router.close()
+        assert threads() == []
+        with pytest.raises(Fault):
+            await second.check(timeout_s=5)
+
+    with opened(claude, gpt, anthropic="sk-hunter2") as (region, _, _topic):
+        asyncio.run(ask(region))
+
+
+@pytest.mark.parametrize(
+    "broken", [[Board], [Incidents], [Meter], [Incidents, Meter]], ids=lambda kinds: "-".join(k.__name__ for k in kinds)
+)
+def test_each_ends_whatever_another_one_raises(
+    claude: PlayedAnthropic, gpt: PlayedOpenAI, monkeypatch: pytest.MonkeyPatch, broken: list[type[Any]]
+) -> None:
+    """fails when what cannot be ended leaves the threads of the others running; what was raised first is raised."""
+    for kind in broken:
+
+        def close(self: Any, *, end: Callable[[Any], None] = kind.close, name: str = kind.__name__) -> None:
+            end(self)
+            raise RuntimeError(f"{name} is stuck")
+
+        monkeypatch.setattr(kind, "close", close)
+
+    async def ask(region: Region) -> None:
+        router = open_router(
+            region.settings, region.connections, clock=SystemClock(), metrics=Sink(), page=lambda incident: None
+        )
+        assert (await router.complete(HELLO)).provider == "openai"
+        assert sorted(threads()) == ["provider-meter", "relight-incidents"]
+        with pytest.raises(RuntimeError, match=f"{broken[0].__name__} is stuck"):
+            await router.close()
+        assert threads() == []
+
+    with opened(claude, gpt, anthropic="sk-hunter2") as (region, _, _topic):
+        asyncio.run(ask(region))
 
 
 def test_a_refused_key_is_told_to_a_person(claude: PlayedAnthropic, gpt: PlayedOpenAI) -> None:

@@ -48,14 +48,24 @@ class OpenedRouter(AsyncRouter):
         self._ends = [self.board.close, *([incidents.close] if incidents else []), *([meter.close] if meter else [])]
 
     def end(self) -> None:
-        """End its threads, in some seconds at most, from any thread; safe to call twice, and after `close`."""
+        """End its threads, in some seconds at most, from any thread; safe to call twice, and after `close`. Each is
+        ended, whatever another one raises; the first that was raised is raised then."""
+        errors = []
         for end in self._ends:
-            end()
+            try:
+                end()
+            except Exception as exc:  # noqa: BLE001 - raised once all have ended
+                errors.append(exc)
+        if errors:
+            raise errors[0]
 
     async def close(self) -> None:
-        """Close the providers' connections, and end its threads; safe to call twice."""
-        await super().close()
-        await asyncio.to_thread(self.end)
+        """Close the providers' connections, and end its threads, also when a connection cannot be closed; safe to call
+        twice."""
+        try:
+            await super().close()
+        finally:
+            await asyncio.to_thread(self.end)
 
 
 def open_router(
