@@ -17,7 +17,7 @@ import litellm  # type: ignore[import-not-found,unused-ignore]
 from openai import AsyncOpenAI
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 MODEL = "gpt-5-mini"
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
@@ -29,6 +29,14 @@ def _url(ports: Mapping[str, int], what: str) -> str:
     return f"http://127.0.0.1:{ports[what]}/v1"
 
 
+async def _words(stream: AsyncIterator[Any]) -> str:
+    words = []
+    async for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            words.append(chunk.choices[0].delta.content)
+    return "".join(words)
+
+
 def _router(ports: Mapping[str, int], first: str, **settings: Any) -> Callable[[], Awaitable[str]]:
     def entry(name: str, what: str) -> dict[str, Any]:
         params = {"model": f"openai/{MODEL}", "api_base": _url(ports, what), "api_key": "none"}
@@ -38,12 +46,7 @@ def _router(ports: Mapping[str, int], first: str, **settings: Any) -> Callable[[
     router = litellm.Router(model_list=models, fallbacks=[{"first": ["next"]}], **settings)
 
     async def call() -> str:
-        stream = await router.acompletion(model="first", messages=MESSAGES, max_tokens=100, stream=True)
-        words = []
-        async for chunk in stream:
-            if chunk.choices and chunk.choices[0].delta.content:
-                words.append(chunk.choices[0].delta.content)
-        return "".join(words)
+        return await _words(await router.acompletion(model="first", messages=MESSAGES, max_tokens=100, stream=True))
 
     return call
 
@@ -52,14 +55,9 @@ def _bare(ports: Mapping[str, int]) -> Callable[[], Awaitable[str]]:
     client = AsyncOpenAI(api_key="none", base_url=_url(ports, "answers"), max_retries=0)
 
     async def call() -> str:
-        stream = await client.chat.completions.create(
-            model=MODEL, max_completion_tokens=100, messages=MESSAGES, stream=True
+        return await _words(
+            await client.chat.completions.create(model=MODEL, max_completion_tokens=100, messages=MESSAGES, stream=True)
         )
-        words = []
-        async for chunk in stream:
-            if chunk.choices and chunk.choices[0].delta.content:
-                words.append(chunk.choices[0].delta.content)
-        return "".join(words)
 
     return call
 
