@@ -6,7 +6,9 @@ import ast
 import random
 import re
 import sysconfig
+from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +41,14 @@ class Document:
 
 
 def documents(count: int, *, seed: int) -> list[Document]:
-    """`count` docstrings chosen by the seed, no two of one name or one text.
+    """`count` docstrings chosen by the seed, no two of one name or one text."""
+    every = _every_document()
+    return random.Random(seed).sample(every, min(count, len(every)))  # noqa: S311 - a choice of examples
 
-    They are read from the sources, so nothing is imported.
-    """
+
+@cache
+def _every_document() -> tuple[Document, ...]:
+    """All there are, read from the sources, so that nothing is imported; once, because it takes a core for seconds."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py") if "test" not in path.parts)
     paths += sorted(root.glob("*.py"))
@@ -55,13 +61,18 @@ def documents(count: int, *, seed: int) -> list[Document]:
             if document.name not in names and document.text not in found:
                 names.add(document.name)
                 found[document.text] = document
-    every = sorted(found.values(), key=lambda document: document.name)
-    return random.Random(seed).sample(every, min(count, len(every)))  # noqa: S311 - a choice of examples
+    return tuple(sorted(found.values(), key=lambda document: document.name))
 
 
 def _docstrings(module: str, source: str) -> list[Document]:
     found = []
-    for node in ast.walk(ast.parse(source)):
+    nodes: deque[ast.AST] = deque([ast.parse(source)])
+    while nodes:
+        node = nodes.popleft()
+        # Expressions, which are most of a module, hold none.
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            inner = getattr(node, part, ())
+            nodes.extend(inner if isinstance(inner, list) else ())
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text and len(text) >= _MINIMUM:
