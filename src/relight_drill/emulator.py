@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import boto3
@@ -15,14 +16,12 @@ from botocore.config import Config
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, wait_until
 from relight_drill.tools import python_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SERVICES = (
     *("s3", "kms", "iam", "sts", "lambda", "events", "scheduler", "states", "secretsmanager", "sns", "sqs", "ecs"),
     *("logs", "monitoring", "route53", "ec2"),
 )
 SECRET_KEY = "test"  # noqa: S105 - the emulator's own, and it listens on loopback only
+_MAIN = Path(__file__).with_name("emulator_main.py")
 
 
 class Emulator:
@@ -62,7 +61,7 @@ class Emulator:
         scratch.mkdir(parents=True, exist_ok=True)
         self._process = self._group.start(
             "emulator",
-            [python or python_of("emulator", group=self._group), "-m", "ministack"],
+            [python or python_of("emulator", group=self._group), "-P", _MAIN, scratch / "code"],
             log_path=self.log_path,
             # The functions' workers inherit this: nothing of the drill's own environment may leak into them.
             env={
@@ -82,9 +81,6 @@ class Emulator:
                 "IOT_MTLS_ENABLED": "0",
                 "LAMBDA_EXECUTOR": "local",
                 "PYTHONUNBUFFERED": "1",
-                # Every worker unpacks the bundle anew: what it compiles is never read, and writing it is a fifth of the
-                # work before the function is called.
-                "PYTHONDONTWRITEBYTECODE": "1",
             },
             cwd=scratch,
         )

@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -53,28 +53,39 @@ def test_an_unknown_tool_is_named() -> None:
         python_of("moto")
 
 
-def test_functions_die_with_the_emulator_in_the_middle_of_a_call(server_group: ProcessGroup, server_dir: Path) -> None:
-    """Stopping leaves no worker behind, not even one that is busy, and nothing listens beyond loopback."""
+def zipped(handler: str) -> bytes:
+    """A function's code."""
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("handler.py", "import time\ndef handler(event, context):\n    time.sleep(event['for'])\n")
+        archive.writestr("handler.py", handler)
+    return code.getvalue()
+
+
+def create(emulator: Emulator, handler: str) -> Any:
+    """Create the function `f` of this code; the client that did."""
+    iam, lambdas = emulator.client("iam", REGION), emulator.client("lambda", REGION)
+    trusted = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
+    role = iam.create_role(RoleName="r", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    lambdas.create_function(
+        FunctionName="f",
+        Runtime="python3.13",
+        Role=role,
+        Handler="handler.handler",
+        Timeout=300,
+        Code={"ZipFile": zipped(handler)},
+    )
+    return lambdas
+
+
+def test_functions_die_with_the_emulator_in_the_middle_of_a_call(server_group: ProcessGroup, server_dir: Path) -> None:
+    """Stopping leaves no worker behind, not even one that is busy, and nothing listens beyond loopback."""
 
     async def scenario() -> None:
         emulator = Emulator(server_group, server_dir / "stopped")
         await emulator.start()
         try:
-            iam, lambdas = emulator.client("iam", REGION), emulator.client("lambda", REGION)
-            trusted = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
-            policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
-            role = iam.create_role(RoleName="r", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
-            lambdas.create_function(
-                FunctionName="f",
-                Runtime="python3.13",
-                Role=role,
-                Handler="handler.handler",
-                Timeout=300,
-                Code={"ZipFile": code.getvalue()},
-            )
+            lambdas = create(emulator, "import time\ndef handler(event, context):\n    time.sleep(event['for'])\n")
             await asyncio.to_thread(lambdas.invoke, FunctionName="f", Payload='{"for": 0}')
             lambdas.invoke(FunctionName="f", InvocationType="Event", Payload='{"for": 200}')
             busy = workers(emulator, REGION)
@@ -93,6 +104,44 @@ def test_functions_die_with_the_emulator_in_the_middle_of_a_call(server_group: P
             _ = emulator.process
 
     asyncio.run(scenario())
+
+
+# Where its code lies, and which process it is; or a failure.
+WHERE = """
+import os
+def handler(event, context):
+    if event:
+        raise ValueError(event)
+    return [os.path.realpath(__file__), os.getpid(), len(os.listdir(os.path.dirname(os.path.realpath(__file__))))]
+"""
+
+
+def test_workers_share_the_code_of_their_function(server_group: ProcessGroup, server_dir: Path) -> None:
+    """A worker that comes after a failure finds its code unpacked and compiled; new code lies elsewhere."""
+
+    async def scenario() -> list[Any]:
+        emulator = Emulator(server_group, server_dir / "shared")
+        await emulator.start()
+
+        def call(lambdas: Any, event: str) -> Any:
+            return json.loads(lambdas.invoke(FunctionName="f", Payload=event)["Payload"].read())
+
+        try:
+            lambdas = create(emulator, WHERE)
+            first = await asyncio.to_thread(call, lambdas, "{}")
+            failed = await asyncio.to_thread(call, lambdas, '{"fail": 1}')
+            second = await asyncio.to_thread(call, lambdas, "{}")
+            lambdas.update_function_code(FunctionName="f", ZipFile=zipped(WHERE + "# new"))
+            third = await asyncio.to_thread(call, lambdas, "{}")
+            return [first, failed, second, third]
+        finally:
+            await emulator.stop()
+
+    (place, worker, files), failed, (again, other, as_many), (elsewhere, *_) = asyncio.run(scenario())
+    assert "'fail': 1" in failed["errorMessage"]
+    assert worker != other
+    assert place == again != elsewhere
+    assert files == as_many == 2
 
 
 def test_the_drills_own_environment_stays_out_of_functions(
