@@ -443,12 +443,13 @@ def test_busy_tasks_do_not_cut_a_worker_off(
 
 def test_a_closed_board_leaves_no_thread(state_dsns: StateDsns, opened: Callable[..., Board], key: str) -> None:
     """What it knows is told on the way out, and a second time closing does nothing."""
+    others = threading.enumerate()
     board = opened(state_dsns.primary, LONG)
     fail(board, key)
     board.close()
     board.close()
     # On a slow machine what is on its way outlasts what closing waits.
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "relight-breakers"])
+    until(lambda: "relight-breakers" not in {thread.name for thread in threading.enumerate() if thread not in others})
     assert phase(opened(state_dsns.primary, LONG), key) is Phase.OPEN
 
 

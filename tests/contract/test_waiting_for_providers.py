@@ -381,6 +381,7 @@ def test_one_probe_goes_out_over_all_workers(
         finally:
             for router in routers:
                 await router.close()
+                await asyncio.to_thread(router.board.close)
         check_paid_once(first, fallback, ids)
         assert outage.probe is not None
         check_one_probe(first, outage.probe)

@@ -219,6 +219,7 @@ async def test_the_first_call_that_may_be_the_probe_is() -> None:
     answer = await router.complete(REQUEST)
     assert (answer.text, answer.degraded) == ("a", False)
     await router.close()
+    board.close()
 
 
 async def test_a_limited_provider_is_left_alone_for_as_long_as_it_says() -> None:
