@@ -177,8 +177,9 @@ def test_an_unknown_model_is_not_found(claude: PlayedAnthropic, gpt: PlayedOpenA
 WHOLE = (Trouble.EMPTY, Trouble.BROKEN_ARGUMENTS)
 
 
-def read(url: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, str]:
-    """The status, and as much of an answer as comes in a while; 0 when none begins."""
+def read(url: str, headers: dict[str, str], body: dict[str, Any], trouble: Trouble) -> tuple[int, str]:
+    """The status, and the whole of an answer that ends; of one that may not, as much as comes in a while, and 0 when
+    none begins."""
     status, text = 0, ""
 
     async def ask() -> None:
@@ -193,7 +194,7 @@ def read(url: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, 
 
     async def for_a_while() -> None:
         with suppress(TimeoutError, httpx2.HTTPError):
-            await asyncio.wait_for(ask(), 0.4)
+            await asyncio.wait_for(ask(), 30.0 if trouble in WHOLE else 0.4)
 
     asyncio.run(for_a_while())
     return status, text
@@ -205,7 +206,7 @@ def test_each_trouble_of_claude_is_no_whole_answer(claude: PlayedAnthropic, trou
     claude.trouble = trouble
     headers = {"x-api-key": claude.key or "", "anthropic-version": "2023-06-01"}
     body = {"model": CLAUDE, "max_tokens": 99, "messages": HELLO, "stream": True}
-    status, text = read(f"{claude.base_url}/v1/messages", headers, body)
+    status, text = read(f"{claude.base_url}/v1/messages", headers, body, trouble)
     whole = status == 200 and "event: message_stop" in text
     assert whole is (trouble in WHOLE)
     assert len(claude.bill) == whole
@@ -216,7 +217,9 @@ def test_each_trouble_of_gpt_is_no_whole_answer(gpt: PlayedOpenAI, trouble: Trou
     """fails when a trouble gives a whole answer; but an empty one and a broken call are whole, and paid."""
     gpt.trouble = lambda _: trouble
     headers = {"Authorization": f"Bearer {gpt.key}"}
-    status, text = read(f"{gpt.base_url}/chat/completions", headers, {"model": GPT, "messages": HELLO, "stream": True})
+    status, text = read(
+        f"{gpt.base_url}/chat/completions", headers, {"model": GPT, "messages": HELLO, "stream": True}, trouble
+    )
     whole = status == 200 and "data: [DONE]" in text
     assert whole is (trouble in WHOLE)
     assert len(gpt.bill) == whole

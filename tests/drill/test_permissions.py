@@ -247,8 +247,17 @@ class Walk:
         self._stage.run(self._world.lose_volume(Role.STANDBY))
 
     def _snapshot(self) -> dict[Permission, str]:
+        clock = self._world.clock
+
+        def next_second() -> None:
+            """A point is named by its second, which one that was refused after its point was sealed has taken."""
+            taken_by_now = point_id(clock.now())
+            while point_id(clock.now()) == taken_by_now:
+                clock.sleep(0.02)
+
         def call() -> None:
             """What was written by now is old enough to be archived, and the standby has a point that holds it."""
+            next_second()
             with closing(postgres.connect(self._world.state_dsn(Role.PRIMARY))) as state:
                 with state, state.cursor() as cur:
                     cur.execute(
@@ -272,7 +281,7 @@ class Walk:
         @contextmanager
         def taken(role: Role) -> Iterator[None]:
             """The manifest's name is taken by another, whatever the second; one behind them is the newest."""
-            now = self._world.clock.now()
+            now = clock.now()
             keys = [manifest_key(point_id(now + timedelta(seconds=number))) for number in range(30)]
             bucket = self._world.settings(role).vault_bucket
             s3 = self._world.emulator.client("s3", self._world.region(role))
