@@ -106,6 +106,11 @@ class EcsPlayer:
             name: [item.task for item in state.running if item.task.alive()] for name, state in self._states.items()
         }
 
+    async def is_steady(self) -> bool:
+        """Whether every service runs as many tasks as it is told to: ECS's "steady state"."""
+        wanted = await self._wanted()
+        return all(len(self.running[name]) == count for name, (count, _) in wanted.items())
+
     def play(self) -> None:
         """Begin: each service is looked after by a job of its own."""
         self._jobs = [

@@ -79,6 +79,11 @@ class _AgentTask:
     def alive(self) -> bool:
         return self.process.alive
 
+    @property
+    def answers(self) -> bool:
+        """Whether the load balancer lets requests through to it."""
+        return self._port in self._ingress.healthy
+
     async def stop(self) -> None:
         self._ingress.deregister(self._port)
         await self.process.terminate()
@@ -230,6 +235,7 @@ class World:
         self._say(f"recovery point {point['id']} of {len(self.corpus)} docstrings is sealed in {point['region']}")
         self._play(standby)
         await self._until_standby_hydrated(standby)
+        await asyncio.gather(*(self._until_agents_answer(region) for region in self._regions.values()))
         await self._until_primary_serves()
         self._say(f"{primary.name} serves with {len(primary.agents)} agents; {standby.name} is a pilot light")
 
@@ -448,6 +454,19 @@ class World:
         except DrillError as exc:
             said = [exc.hint, *await asyncio.to_thread(self._failed_boots), region.troubles()]
             raise DrillError(exc.problem, hint="; ".join(filter(None, said))) from None
+
+    async def _until_agents_answer(self, region: RegionPlay) -> None:
+        """Until all that were deployed have come up, and the load balancer has seen it: before that it answers 503."""
+        ecs = region.ecs
+        assert ecs is not None  # noqa: S101 - played before
+
+        async def answer() -> bool:
+            return await ecs.is_steady() and all(agent.answers for agent in region.agents)
+
+        try:
+            await wait_until(answer, what=f"the agents of {region.name} to answer", timeout_s=STARTED_S)
+        except DrillError as exc:
+            raise DrillError(exc.problem, hint=region.troubles()) from None
 
     def _failed_boots(self) -> list[str]:
         """What the hydrations on boot said went wrong."""
