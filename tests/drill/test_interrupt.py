@@ -32,11 +32,12 @@ def ours(folder: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            words = [*process.cmdline(), process.cwd(), process.environ().get("TMPDIR", "")]
+            command = process.cmdline()
+            words = [*command, process.cwd(), process.environ().get("TMPDIR", "")]
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if any(str(folder) in word for word in words):
-            found.append(f"{process.pid} {' '.join(process.cmdline())}")
+            found.append(f"{process.pid} {' '.join(command)}")
     return found
 
 

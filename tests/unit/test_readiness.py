@@ -90,6 +90,21 @@ def test_all_are_asked_at_once() -> None:
     assert all(item.ready for item in found.values())
 
 
+def test_what_opening_takes_is_no_providers_silence() -> None:
+    """fails when one is asked, under its time limit, while another's SDK is still to be imported."""
+    done: list[str] = []
+
+    async def asked() -> None:
+        done.append("asked")
+
+    def open_(spec: ProviderSpec) -> Provider:
+        done.append("opened")
+        return Asked(spec, asked)  # type: ignore[return-value]
+
+    asyncio.run(check_providers([spec("a"), spec("b")], open_=open_))
+    assert done == ["opened", "opened", "asked", "asked"]
+
+
 def test_one_that_hangs_is_given_up() -> None:
     """fails when an adapter keeps no limit of its own: it is not ready, and the others are."""
 

@@ -52,19 +52,31 @@ async def check_providers(
 ) -> tuple[ProviderReadiness, ...]:
     """Ask each provider whether it would answer now, all at once; in the order given, and never raises on a provider's
     account. Takes little more than `timeout_s`."""
-    return tuple(await asyncio.gather(*(_check(spec, open_, timeout_s) for spec in specs)))
+    # The first of an API to be opened imports its SDK, seconds of a small function's processor: no provider's silence.
+    opened = [_opened(spec, open_) for spec in specs]
+    return tuple(
+        await asyncio.gather(*(_check(spec, found, timeout_s) for spec, found in zip(specs, opened, strict=True)))
+    )
 
 
-async def _check(spec: ProviderSpec, open_: Callable[[ProviderSpec], Provider], timeout_s: float) -> ProviderReadiness:
+def _opened(spec: ProviderSpec, open_: Callable[[ProviderSpec], Provider]) -> Provider | Exception:
+    try:
+        return open_(spec)
+    except Exception as exc:  # noqa: BLE001 - it is this provider's result, beside those of the others
+        return exc
+
+
+async def _check(spec: ProviderSpec, opened: Provider | Exception, timeout_s: float) -> ProviderReadiness:
     began = time.monotonic()
     fault, detail = "", ""
     try:
-        provider = open_(spec)
+        if isinstance(opened, Exception):
+            raise opened
         try:
             async with asyncio.timeout(timeout_s + 1.0):
-                await provider.check(timeout_s=timeout_s)
+                await opened.check(timeout_s=timeout_s)
         finally:
-            await _close(provider)
+            await _close(opened)
     except ConfigError as exc:
         fault, detail = NOT_CONFIGURED, str(exc)
     except Fault as exc:
