@@ -54,6 +54,10 @@ SOON_S, LONG_S = 45.0, 7200.0
 # The recovery's queue hands out again what its predecessor held after this.
 AGAIN_S = 0.4
 QUIET_S = 8.0
+# Between two looks at the database.
+TURN_S = 0.02
+# A statement that waits for a lock of a stopped worker comes to no end by itself.
+LANDED_S = 5.0
 _LIVES = 4
 # How often a person is asked: a tool may lose its answer to the sending that follows.
 _ASKED = 2
@@ -77,6 +81,7 @@ _END_IDLE = """
 select pg_terminate_backend(pid, 3000) from pg_stat_activity
  where datname = current_database() and state like 'idle in transaction%'
 """
+_AT_WORK = "select from pg_stat_activity where client_port = any (array{ports})"
 _MOVE_TASKS = """
 set local session_replication_role = replica;
 update relight.tasks
@@ -98,6 +103,14 @@ update relight.tasks set due_at = now()
  where status = 'pending' and due_at > now()
    and not exists (select from relight.effects where status = 'intent' and final_from > now())
 """
+
+
+def turns(within_s: float) -> range:
+    """As many looks at the database as fit into that time on a machine that has nothing else to do.
+
+    A worker's patience is counted in these, not by the clock: a busy machine delays its work and our looks alike.
+    """
+    return range(max(1, round(within_s / TURN_S)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -476,6 +489,7 @@ class Lane:
         if traffic is not None:
             for proxy in self._proxies.values():
                 proxy.traffic = traffic
+                proxy.left.clear()
         ports = {channel: proxy.port for channel, proxy in self._proxies.items()}
         if traffic is None:
             ports = {Channel.POSTGRES: servers.primary.port, Channel.NATS: servers.nats.port}
@@ -499,6 +513,16 @@ class Lane:
             ),
         )
         return life
+
+    async def landed(self) -> None:
+        """Wait until the database is at nothing that a stopped or killed life had sent: a moment later it is there."""
+        proxy = self._proxies[Channel.POSTGRES]
+        for _ in range(10):
+            await asyncio.sleep(0)  # what is in a socket comes into this loop, and through it
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LANDED_S):
+                while proxy.unanswered or (proxy.left and await self.sql(_AT_WORK.format(ports=sorted(proxy.left)))):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     async def cut(self) -> None:
         """Cut what a dead life left open."""
@@ -734,24 +758,23 @@ class _Run:
 
     async def _quiet(self, within_s: float, life: Life | None = None) -> bool:
         """Whether all tasks come to an end in time; short waits of theirs are played, not waited for."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + within_s
-        while True:
+        for _ in turns(within_s):
             wanted = self._acknowledged | (life.starts if life is not None else set())
             [(open_, total, waiting)] = await self._lane.sql(_COUNTS)
             if not open_ and total >= len(wanted):
                 return True
-            if loop.time() > until or (life is not None and life.died.done()):
+            if life is not None and life.died.done():
                 return False
             if waiting and not self._lane.world.busy[self._name]:
                 await self._lane.sql(_HURRY)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(TURN_S)
+        return False
 
     async def _until(self, holds: Callable[[], Any], within_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + within_s
-        while loop.time() < until and not await holds():  # noqa: ASYNC110 - a database has to be asked
-            await asyncio.sleep(0.02)
+        for _ in turns(within_s):
+            if await holds():
+                return
+            await asyncio.sleep(TURN_S)
 
     async def _has_looked(self, sends: int) -> bool:
         """Whether the recovery has come to the effect whose tool is slow: it finds that it is too soon, or acts."""
@@ -800,6 +823,7 @@ class _Run:
 
     async def _look(self, *, raced: bool) -> None:
         """Note what is left, and see that nothing happened of which the ledger does not know."""
+        await self._lane.landed()
         rows = await self._read()
         for id_ in self._acknowledged - rows.keys():
             self._fail(f"task {id_} was acknowledged, and the ledger does not have it")

@@ -263,10 +263,17 @@ class Proxy:
         self._channel = channel
         self._server_port = server_port
         self._server: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
+        self._links: dict[asyncio.Task[None], _Link] = {}
         self.port = free_port()
         self.traffic: Traffic | None = None
         """Whose connections those are that are opened from now on."""
+        self.left: set[int] = set()
+        """The ports of connections to the server that have ended; it may still be at what they sent last."""
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the server has not yet said anything to what an open connection sent last."""
+        return any(link.unanswered for link in self._links.values())
 
     async def start(self) -> None:
         """Listen on loopback."""
@@ -280,21 +287,22 @@ class Proxy:
 
     async def cut(self) -> None:
         """Cut every connection."""
-        for link in self._links:
-            link.cancel()
+        for task in self._links:
+            task.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()
         assert me is not None and self.traffic is not None  # noqa: S101
-        self._links.add(me)
+        link = self._links[me] = _Link(self._channel, self.traffic)
         try:
             with suppress(OSError):
-                await _Link(self._channel, self.traffic).carry(reader, writer, self._server_port)
+                await link.carry(reader, writer, self._server_port)
         except asyncio.CancelledError:
             pass  # the stream server logs what a handler raises
         finally:
-            self._links.discard(me)
+            del self._links[me]
+            self.left.add(link.port)
             writer.close()
 
 
@@ -307,9 +315,12 @@ class _Link:
         self._framing = FRAMINGS[channel]()
         self._waiting = False
         self._answer = asyncio.Event()
+        self.port = 0
+        self.unanswered = False
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
         upstream, onward = await asyncio.open_connection("127.0.0.1", port)
+        self.port = onward.get_extra_info("sockname")[1]
         try:
             async with asyncio.TaskGroup() as group:
                 ways = (
@@ -328,6 +339,7 @@ class _Link:
         while data := await reader.read(PIECE):
             for piece, name in self._framing.asked(data):
                 if not name or not self._traffic.note(self._channel, name):
+                    self.unanswered = True
                     onward.write(piece)
                     continue
                 await self._trap(piece, onward)
@@ -357,6 +369,7 @@ class _Link:
     async def _answered(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         held = b""
         while data := await upstream.read(PIECE):
+            self.unanswered = False
             done, there = data, False
             if not self._traffic.struck.is_set() and (self._waiting or isinstance(self._framing, NatsFraming)):
                 done, rest, there = self._framing.answered(data)
