@@ -107,7 +107,8 @@ class Life:
         self._say(life=config.number)
         self._tools = Tools(config.tools)
         self._ledger = Ledger(
-            Database(config.dsn, confirm_timeout_s=10.0),
+            # A life that is stopped is not to find that its confirmation took too long.
+            Database(config.dsn, confirm_timeout_s=60.0),
             epoch=lambda: self._lease.epoch,
             results=HttpResults(config.tools),
         )
