@@ -136,6 +136,18 @@ from cdktf_cdktf_provider_aws.sfn_state_machine import (
     SfnStateMachineTracingConfiguration,
 )
 from cdktf_cdktf_provider_aws.sns_topic import SnsTopic
+from cdktf_cdktf_provider_aws.default_security_group import DefaultSecurityGroup
+from cdktf_cdktf_provider_aws.internet_gateway import InternetGateway
+from cdktf_cdktf_provider_aws.lb import Lb
+from cdktf_cdktf_provider_aws.lb_listener import LbListener, LbListenerDefaultAction
+from cdktf_cdktf_provider_aws.lb_target_group import LbTargetGroup, LbTargetGroupHealthCheck
+from cdktf_cdktf_provider_aws.route_table import RouteTable, RouteTableRoute
+from cdktf_cdktf_provider_aws.route_table_association import RouteTableAssociation
+from cdktf_cdktf_provider_aws.security_group import SecurityGroup
+from cdktf_cdktf_provider_aws.subnet import Subnet
+from cdktf_cdktf_provider_aws.vpc import Vpc
+from cdktf_cdktf_provider_aws.vpc_security_group_egress_rule import VpcSecurityGroupEgressRule
+from cdktf_cdktf_provider_aws.vpc_security_group_ingress_rule import VpcSecurityGroupIngressRule
 # isort: on
 
 __all__ = [
@@ -149,6 +161,7 @@ __all__ = [
     "CloudwatchMetricAlarm",
     "Construct",
     "DataAwsRoute53Zone",
+    "DefaultSecurityGroup",
     "EcsCluster",
     "EcsClusterSetting",
     "EcsService",
@@ -159,6 +172,7 @@ __all__ = [
     "EcsTaskDefinitionVolume",
     "IamRole",
     "IamRolePolicy",
+    "InternetGateway",
     "KmsAlias",
     "KmsKey",
     "KmsReplicaKey",
@@ -168,10 +182,18 @@ __all__ = [
     "LambdaFunctionTracingConfig",
     "LambdaFunctionVpcConfig",
     "LambdaPermission",
+    "Lb",
+    "LbListener",
+    "LbListenerDefaultAction",
+    "LbTargetGroup",
+    "LbTargetGroupHealthCheck",
     "Route53HealthCheck",
     "Route53Record",
     "Route53RecordFailoverRoutingPolicy",
     "Route53Zone",
+    "RouteTable",
+    "RouteTableAssociation",
+    "RouteTableRoute",
     "S3Backend",
     "S3Bucket",
     "S3BucketLifecycleConfiguration",
@@ -206,12 +228,17 @@ __all__ = [
     "SchedulerScheduleTarget",
     "SchedulerScheduleTargetRetryPolicy",
     "SecretsmanagerSecret",
+    "SecurityGroup",
     "SfnStateMachine",
     "SfnStateMachineLoggingConfiguration",
     "SfnStateMachineTracingConfiguration",
     "SnsTopic",
+    "Subnet",
     "TerraformAsset",
     "TerraformProvider",
     "TerraformResourceLifecycle",
     "TerraformStack",
+    "Vpc",
+    "VpcSecurityGroupEgressRule",
+    "VpcSecurityGroupIngressRule",
 ]

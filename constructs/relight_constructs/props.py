@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from relight_constructs.bindings import TerraformProvider
     from relight_constructs.function import Function
     from relight_constructs.key import Key
+    from relight_constructs.network import Network
     from relight_constructs.secret import IncidentsTopic, Secret
     from relight_constructs.services import Cluster, Service
 
@@ -89,6 +90,31 @@ class Attachment:
 
     subnet_ids: tuple[str, ...]
     security_group_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkProps:
+    """A region's network: a VPC of its own with the range `cidr` and subnets in the zones of these letters, or, where
+    `vpc_id` is given, the existing subnets. With `nat`, what is in a private subnet reaches the internet."""
+
+    place: Place
+    cidr: str = "10.0.0.0/16"
+    zones: tuple[str, ...] = ("a", "b")
+    nat: bool = True
+    vpc_id: str = ""
+    private_subnet_ids: tuple[str, ...] = ()
+    public_subnet_ids: tuple[str, ...] = ()
+    route_table_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerProps:
+    """A public load balancer of `network`, which sends to `port` of the agents."""
+
+    place: Place
+    network: Network
+    port: int
+    certificate_arn: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

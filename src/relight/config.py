@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
-from relight.objectives import OBJECTIVES, Objectives, Tier
+from relight.objectives import OBJECTIVES, PATTERNS, Objectives, Pattern, Tier
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs
 
 if TYPE_CHECKING:
@@ -138,6 +138,11 @@ class Settings:
     def objectives(self) -> Objectives:
         """The tier's objectives."""
         return OBJECTIVES[self.tier]
+
+    @property
+    def pattern(self) -> Pattern:
+        """How the standby waits."""
+        return PATTERNS[self.tier]
 
     @property
     def peer_region(self) -> str:

@@ -102,7 +102,7 @@ def open_region(args: argparse.Namespace) -> Region:
 
     if args.environment:
         # Late, because reading environment files is only needed here and on no function.
-        from relight_stacks.environment import load_named
+        from relight_stacks.loading import load_named
         from relight_stacks.settings import settings_for
 
         environment = load_named(args.environment)

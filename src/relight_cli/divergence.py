@@ -57,7 +57,7 @@ def _old(args: argparse.Namespace, stack: ExitStack) -> Connection:
         )
     # Late, as in `open_region`.
     from relight.wiring import Region
-    from relight_stacks.environment import load_named
+    from relight_stacks.loading import load_named
     from relight_stacks.settings import settings_for
 
     other = Role.PRIMARY if Role(args.role) is Role.STANDBY else Role.STANDBY

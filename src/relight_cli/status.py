@@ -66,7 +66,7 @@ def _pair(args: argparse.Namespace) -> tuple[Region, Region]:
     from relight.wiring import Region
 
     if args.environment:
-        from relight_stacks.environment import load_named
+        from relight_stacks.loading import load_named
         from relight_stacks.settings import settings_for
 
         environment = load_named(args.environment)

@@ -19,7 +19,7 @@ from relight.queue.queues import QueueKind
 from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import PLAYED, World
-from relight_stacks.environment import load_environments
+from relight_stacks.loading import load_environments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relight.config import MemoryStore
+from relight.config import MemoryStore, Role
 from relight.errors import ConfigError, RelightError
 from relight_constructs.bundle import LAMBDA, build_bundle
-from relight_stacks.environment import load_environments, load_named
+from relight_stacks.functions import Bundles
+from relight_stacks.loading import load_environments, load_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,16 +23,11 @@ CACHE = Path(".relight") / "bundles"
 
 
 def synthesize(
-    environments: Sequence[Environment],
-    *,
-    bundles: Mapping[MemoryStore, Path],
-    providers_bundle: Path | None = None,
-    output: Path | None = None,
+    environments: Sequence[Environment], *, bundles: Mapping[MemoryStore, Bundles], output: Path | None = None
 ) -> Path:
-    """Write each environment's four stacks as Terraform JSON; the same input writes the same bytes.
+    """Write each environment's stacks as Terraform JSON; the same input writes the same bytes.
 
-    `bundles` are the zips that functions run whose memory is in that store, `providers_bundle` that of the function
-    that asks LLM providers, by default the former.
+    `bundles` are the zips that functions run whose memory is in that store.
 
     Returns the folder: `output`, else what CDKTF_OUTDIR says, else `cdktf.out`. A stack is in
     `stacks/<environment>-<part>/cdk.tf.json`, beside the bundle that it names by a relative path.
@@ -39,8 +35,7 @@ def synthesize(
     # Imported here, because it starts node: --help and a wrong environment answer at once.
     from relight_constructs.bindings import App
     from relight_stacks.dns import DnsStack
-    from relight_stacks.primary import PrimaryStack
-    from relight_stacks.standby import StandbyStack
+    from relight_stacks.region import AgentStack
     from relight_stacks.vault import VaultStack
 
     app = App() if output is None else App(outdir=str(output))
@@ -48,9 +43,9 @@ def synthesize(
         bundle = bundles[environment.memory.store]
         vault = VaultStack(app, environment)
         dns = DnsStack(app, environment)
-        primary = PrimaryStack(app, environment, bundle=bundle)
-        standby = StandbyStack(app, environment, bundle=bundle, providers_bundle=providers_bundle)
-        for region in (primary, standby):
+        roles = Role if environment.shape.standby else (Role.PRIMARY,)
+        for role in roles:
+            region = AgentStack(app, environment, role, bundles=bundle)
             # The zone and the vaults are found by name, so only the order of a first deployment depends on them.
             region.add_dependency(vault)
             region.add_dependency(dns)
@@ -83,14 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{name} {given} is not a file", hint="name a zip, or leave it out to build one")
         if options.memory:
             environments = [environment.with_store(options.memory) for environment in environments]
+        stores = {environment.memory.store for environment in environments}
+        regions = {store: options.bundle or build_bundle(LAMBDA, CACHE, store=store) for store in stores}
+        asking = options.providers_bundle or options.bundle or build_bundle(LAMBDA, CACHE, providers=True)
         bundles = {
-            store: (options.bundle or build_bundle(LAMBDA, CACHE, store=store)).absolute()
-            for store in {environment.memory.store for environment in environments}
+            store: Bundles(region=bundle.absolute(), providers=asking.absolute()) for store, bundle in regions.items()
         }
-        asking = options.providers_bundle or options.bundle
-        if asking is None and any(environment.providers for environment in environments):
-            asking = build_bundle(LAMBDA, CACHE, providers=True)
-        synthesize(environments, bundles=bundles, providers_bundle=asking and asking.absolute(), output=options.output)
+        synthesize(environments, bundles=bundles, output=options.output)
     except RelightError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1

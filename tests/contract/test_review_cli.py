@@ -26,7 +26,7 @@ from relight_cli.console import open_region
 from relight_cli.main import main, parser
 from relight_drill.emulator import SECRET_KEY
 from relight_drill.processes import free_port
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from relight_drill.processes import ProcessGroup
 from relight_drill.world import World
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

@@ -13,7 +13,7 @@ from relight.objectives import Tier
 from relight_drill import scenarios
 from relight_drill.processes import DrillError, ProcessGroup
 from relight_drill.world import World
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,7 +11,7 @@ from relight.config import MemoryStore
 from relight_drill.processes import ProcessGroup
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import World
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from relight.objectives import Tier
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.tasks.ledger import Kind
 from relight.tasks.timetravel import TimeTravel
-from relight_stacks.environment import (
+from relight_stacks.loading import (
     environments_folder,
     load_environment,
     load_environments,

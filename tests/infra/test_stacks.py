@@ -21,7 +21,7 @@ from relight.providers.readiness import METRIC, ProviderReadiness, publish_readi
 from relight.recovery.metrics import NAMESPACE, CloudWatchMetrics
 from relight.wiring import Region
 from relight_constructs.props import FailoverProps
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:

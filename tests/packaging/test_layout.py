@@ -97,7 +97,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
 def test_a_bundle_is_made_from_an_installed_wheel_too(wheel: Path) -> None:
     """Without a checkout the sources come from the installed packages, and so do the pins and the environments."""
     code = (
-        "from relight_constructs import bundle; from relight_stacks.environment import load_named;"
+        "from relight_constructs import bundle; from relight_stacks.loading import load_named;"
         "import relight_constructs; print(relight_constructs.__file__);"
         "names = [name for name, _ in bundle._sources()]; assert 'relight/config.py' in names; load_named('demo');"
         "assert b'boto3==' in bundle._requirements()"

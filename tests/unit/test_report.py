@@ -23,7 +23,7 @@ from relight_drill.result import Figure, Moment, Outcome, Tally, drill_json
 from relight_drill.run import run_drill
 from relight_drill.scenarios import SCENARIOS, STATE_OF_PHASE, _failures, run_that_opened
 from relight_drill.workload import Ask, Record, green_since
-from relight_stacks.environment import load_named
+from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,84 @@
+"""The Lambda functions of a region: each with the region's settings, key and network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relight_constructs.bindings import AssetType, TerraformAsset
+from relight_constructs.bundle import content_hash
+from relight_constructs.function import Function
+from relight_constructs.props import Code, FunctionProps, ScheduleProps
+from relight_constructs.triggers import Schedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relight.config import Settings
+    from relight_constructs.key import Key
+    from relight_constructs.props import Attachment
+    from relight_stacks.stack import HomeStack
+
+# Lambda's own limit.
+LONGEST_S = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundles:
+    """The zips that functions run: `region` with the driver of the environment's vector store, `providers` with the
+    SDKs of LLM providers."""
+
+    region: Path
+    providers: Path
+
+
+class Functions:
+    """Makes the functions of one stack, and the schedules that call them."""
+
+    def __init__(self, stack: HomeStack, *, settings: Settings, key: Key, attachment: Attachment, bundle: Path) -> None:
+        self._stack = stack
+        self._settings = settings
+        self._key = key
+        self._attachment = attachment
+        self._code = self.code("bundle", bundle)
+
+    def make(
+        self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None, code: Code | None = None
+    ) -> Function:
+        """Add the function that does `verb`; `networked` when it talks to the region's own servers, or must see what
+        the agent sees. `code` is the region's own bundle unless given."""
+        return Function(
+            self._stack,
+            verb,
+            FunctionProps(
+                place=self._stack.home,
+                name=self._stack.names.function(verb),
+                verb=verb,
+                code=code or self._code,
+                environment=self._settings.to_env(),
+                timeout_s=timeout_s,
+                logs_key=self._key,
+                network=self._attachment if networked else None,
+                at_once=at_once,
+            ),
+        )
+
+    def schedule(self, function: Function, *, rate: str, late_s: int) -> None:
+        """Call `function` at `rate`."""
+        verb = function.node.id
+        Schedule(
+            self._stack,
+            f"{verb}-schedule",
+            ScheduleProps(
+                place=self._stack.home,
+                name=self._stack.names.schedule(verb),
+                rate=rate,
+                function=function,
+                late_s=late_s,
+            ),
+        )
+
+    def code(self, id_: str, bundle: Path) -> Code:
+        """The zip beside the stack's JSON."""
+        asset = TerraformAsset(self._stack, id_, path=str(bundle), type=AssetType.FILE)
+        return Code(path=asset.path, sha256=content_hash(bundle))

@@ -1,0 +1,130 @@
+"""What a tier gets unless its environment says otherwise: the one table from tier to infrastructure. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from relight.objectives import Tier
+
+
+class Waiting(StrEnum):
+    """How many agents run in the standby while nothing is wrong."""
+
+    FULL = "full"
+    """As many as in the primary."""
+    PILOT = "pilot"
+    """One, and one vector store: enough to be found alive and to be filled."""
+    NONE = "none"
+    """No container at all."""
+
+
+class StateKind(StrEnum):
+    """How the state database reaches the standby."""
+
+    AURORA_GLOBAL = "aurora-global"
+    """An Aurora PostgreSQL Global Database: storage replication, typically under a second behind."""
+    RDS_REPLICA = "rds-replica"
+    """RDS for PostgreSQL with a cross-region read replica."""
+    SNAPSHOTS = "snapshots"
+    """RDS for PostgreSQL whose backups are copied to the standby; a recovery restores the newest."""
+    EXISTING = "existing"
+    """A database of the user's own, by secret."""
+
+
+class Routing(StrEnum):
+    """How callers find a region."""
+
+    FAILOVER = "failover"
+    """The primary while its gate is open, else the standby."""
+    WEIGHTED = "weighted"
+    """Both, half each, as long as their gates are open."""
+    LATENCY = "latency"
+    """The nearer one whose gate is open."""
+    SINGLE = "single"
+    """The primary alone; a person moves the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The infrastructure of an environment. Seconds and minutes as the names say.
+
+    `standby` is whether there is a standby stack, with the sentinel and the recovery machine. `rehearse` is a schedule
+    expression of EventBridge Scheduler, or empty for none. `replication_time_control` buys S3's promise of 15 minutes.
+    """
+
+    standby: bool
+    waiting: Waiting
+    state: StateKind
+    routing: Routing
+    snapshot_minutes: int
+    check_interval_s: int
+    primary_threshold: int
+    standby_threshold: int
+    ttl_s: int
+    rehearse: str
+    replication_time_control: bool
+
+    @property
+    def hydrates_on_boot(self) -> bool:
+        """Whether a vector store runs in the standby while nothing is wrong, and is filled when it starts empty."""
+        return self.standby and self.waiting is not Waiting.NONE
+
+
+# At four in the morning of the first of each month.
+MONTHLY = "cron(0 4 1 * ? *)"
+
+SHAPES: dict[Tier, Shape] = {
+    Tier.CUSTOMER_FACING: Shape(
+        standby=True,
+        waiting=Waiting.FULL,
+        state=StateKind.AURORA_GLOBAL,
+        routing=Routing.LATENCY,
+        snapshot_minutes=5,
+        check_interval_s=10,
+        primary_threshold=3,
+        standby_threshold=1,
+        ttl_s=10,
+        rehearse=MONTHLY,
+        replication_time_control=True,
+    ),
+    Tier.INTERNAL: Shape(
+        standby=True,
+        waiting=Waiting.PILOT,
+        state=StateKind.RDS_REPLICA,
+        routing=Routing.FAILOVER,
+        snapshot_minutes=5,
+        check_interval_s=10,
+        primary_threshold=3,
+        standby_threshold=1,
+        ttl_s=10,
+        rehearse=MONTHLY,
+        replication_time_control=True,
+    ),
+    Tier.BATCH: Shape(
+        standby=True,
+        waiting=Waiting.NONE,
+        state=StateKind.SNAPSHOTS,
+        routing=Routing.FAILOVER,
+        snapshot_minutes=60,
+        check_interval_s=30,
+        primary_threshold=3,
+        standby_threshold=1,
+        ttl_s=30,
+        rehearse=MONTHLY,
+        replication_time_control=True,
+    ),
+    Tier.SANDBOX: Shape(
+        standby=False,
+        waiting=Waiting.NONE,
+        state=StateKind.SNAPSHOTS,
+        routing=Routing.SINGLE,
+        snapshot_minutes=1440,
+        check_interval_s=30,
+        primary_threshold=3,
+        standby_threshold=1,
+        ttl_s=60,
+        rehearse="",
+        replication_time_control=False,
+    ),
+}
