@@ -1,4 +1,4 @@
-"""An alarm that tells people."""
+"""Alarms that tell people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from relight_constructs.bindings import CloudwatchMetricAlarm, Construct
 
 if TYPE_CHECKING:
-    from relight_constructs.props import ReadinessAlarmProps
+    from relight_constructs.props import MetricAlarmProps, ReadinessAlarmProps
 
 # One look that fails, or comes a little late for its period, is no reason to wake somebody.
 _LOOKS = 2
@@ -34,6 +34,31 @@ class ReadinessAlarm(Construct):
             evaluation_periods=_LOOKS,
             datapoints_to_alarm=_LOOKS,
             treat_missing_data="breaching",
+            alarm_actions=[props.topic.arn],
+            ok_actions=[props.topic.arn],
+        )
+
+
+class MetricAlarm(Construct):
+    """Define an alarm on one metric: it tells people when the metric crosses its threshold and when it is back."""
+
+    def __init__(self, scope: Construct, id_: str, props: MetricAlarmProps) -> None:
+        super().__init__(scope, id_)
+        CloudwatchMetricAlarm(
+            self,
+            "alarm",
+            alarm_name=props.name,
+            alarm_description=props.description,
+            namespace=props.namespace,
+            metric_name=props.metric,
+            dimensions=dict(props.dimensions),
+            statistic=props.statistic,
+            comparison_operator=props.comparison,
+            threshold=props.threshold,
+            period=props.period_s,
+            evaluation_periods=props.looks,
+            datapoints_to_alarm=props.looks_to_alarm or props.looks,
+            treat_missing_data="breaching" if props.missing_is_bad else "notBreaching",
             alarm_actions=[props.topic.arn],
             ok_actions=[props.topic.arn],
         )

@@ -191,6 +191,27 @@ class TopicProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricAlarmProps:
+    """Tell `topic` when `statistic` of the metric over `period_s` compares with `threshold` as `comparison` says, in
+    `looks_to_alarm` (all, where it is 0) of the last `looks` periods. With `missing_is_bad` a period without the metric
+    counts as crossed, because whoever puts it has failed; else as fine."""
+
+    name: str
+    description: str
+    namespace: str
+    metric: str
+    dimensions: Mapping[str, str]
+    topic: IncidentsTopic
+    statistic: str = "Sum"
+    comparison: str = "GreaterThanOrEqualToThreshold"
+    threshold: float = 1
+    period_s: int = 60
+    looks: int = 1
+    looks_to_alarm: int = 0
+    missing_is_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadinessAlarmProps:
     """Tell `topic` when the metric, which somebody puts every `every_s`, is not 1."""
 
