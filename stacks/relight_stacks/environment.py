@@ -6,22 +6,15 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from relight.config import (
-    Acknowledge,
-    ConfirmBy,
-    MemoryStore,
-    OnLeaseLost,
-    OnStandbyAway,
-    Role,
-    Settings,
-)
+from relight.config import MemoryStore, OnLeaseLost, OnStandbyAway, Role, Settings
 from relight.objectives import OBJECTIVES, Objectives, Tier
 from relight_stacks.naming import Names
-from relight_stacks.tiers import SHAPES, Shape, StateKind
+from relight_stacks.tiers import CONFIRMING, SHAPES, Confirming, Shape, StateKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from relight.config import Acknowledge, ConfirmBy
     from relight.memory.store import CollectionSpec
     from relight.providers.spec import ProviderLimits, ProviderSpec
 
@@ -52,16 +45,16 @@ class Regions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """The agent's ECS service. `replicas` run in the primary, and in the standby once it has recovered.
+    """The agent. `replicas` run in the primary, and in the standby once it has recovered.
 
-    `image` may say `{region}`; the container listens on 8080 and answers `/health` and `/ready`. Without `command` the
-    image's own is run.
+    The rest is of the ECS service, and left alone where `capacity` is of another kind. `image` may say `{region}`; the
+    container listens on 8080 and answers `/health` and `/ready`. Without `command` the image's own is run.
     """
 
-    image: str
     replicas: int
-    cpu: int
-    memory: int
+    image: str = ""
+    cpu: int = 512
+    memory: int = 1024
     command: tuple[str, ...] = ()
 
 
@@ -92,6 +85,10 @@ class Network:
     public_subnet_ids: tuple[str, ...] = ()
     route_table_ids: tuple[str, ...] = ()
     certificate_arn: str = ""
+
+
+# Two networks that can be joined.
+NETWORKS: dict[Role, Network] = {Role.PRIMARY: Network(), Role.STANDBY: Network(cidr="10.1.0.0/16")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +225,11 @@ class Environment:
     regions: Regions
     agent: Agent
     vector: Vector
-    networks: Mapping[Role, Network] = field(default_factory=lambda: {role: Network() for role in Role})
+    networks: Mapping[Role, Network] = field(default_factory=lambda: dict(NETWORKS))
     given: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of `Shape`'s fields; the rest is the tier's."""
+    confirming_given: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says of `Confirming`'s fields; the rest follows from where the state is."""
     database: Database = Database()
     queue: Queue = Queue()
     capacity: Capacity = Capacity()
@@ -242,14 +241,11 @@ class Environment:
     replicate_images: bool = True
     read_only: bool = False
     memory: Memory = Memory()
-    acknowledge: Acknowledge = DEFAULTS["acknowledge"]
     on_lease_lost: OnLeaseLost = DEFAULTS["on_lease_lost"]
     hold_timers_after_s: float = DEFAULTS["hold_timers_after_s"]
     hold_sends_after_s: float = DEFAULTS["hold_sends_after_s"]
     hold_credentials_after_s: float = DEFAULTS["hold_credentials_after_s"]
     confirm_timeout_s: float = DEFAULTS["confirm_timeout_s"]
-    confirm_by: ConfirmBy = DEFAULTS["confirm_by"]
-    confirm_replicas: int = DEFAULTS["confirm_replicas"]
     confirm_replicas_relit: int = 0
     on_standby_away: OnStandbyAway = DEFAULTS["on_standby_away"]
     providers: tuple[ProviderSpec, ...] = ()
@@ -279,6 +275,25 @@ class Environment:
     def shape(self) -> Shape:
         """The tier's infrastructure, with what the file says of it."""
         return replace(SHAPES[self.tier], **self.given)
+
+    @property
+    def _confirming(self) -> Confirming:
+        return replace(CONFIRMING[self.shape.state], **self.confirming_given)
+
+    @property
+    def acknowledge(self) -> Acknowledge:
+        """When a task or a memory write may be told to its caller."""
+        return self._confirming.acknowledge
+
+    @property
+    def confirm_by(self) -> ConfirmBy:
+        """What tells that a commit is in the standby."""
+        return self._confirming.confirm_by
+
+    @property
+    def confirm_replicas(self) -> int:
+        """How many replicas the primary's database has."""
+        return self._confirming.confirm_replicas
 
     @property
     def objectives(self) -> Objectives:

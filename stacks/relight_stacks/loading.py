@@ -5,42 +5,65 @@ Every refusal is a ConfigError that names the file, the key, the value got and w
 
 from __future__ import annotations
 
+import ipaddress
 import re
-import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from relight.config import Acknowledge, ConfirmBy, MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
-from relight.providers.spec import Api, ProviderLimits, ProviderSpec, check_specs
+from relight.providers.spec import ProviderLimits, ProviderSpec, check_specs
 from relight_stacks.environment import (
     DEFAULTS,
     FARGATE_SIZES,
     LONGEST_NAME,
+    NETWORKS,
     Agent,
+    Capacity,
+    CapacityKind,
+    Database,
     Environment,
+    Incidents,
+    LargeWork,
+    Lock,
     Memory,
     Network,
+    OtherStore,
+    Queue,
+    Recovery,
     Regions,
+    Vaults,
     Vector,
 )
-from relight_stacks.tiers import StateKind
+from relight_stacks.rules import check
+from relight_stacks.tiers import SHAPES, Routing, StateKind, Waiting
+from relight_stacks.toml_table import read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from enum import StrEnum
+    from relight_stacks.toml_table import Table
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # ARNs are computed in the partition `aws`, so the regions of the others are not taken.
 _REGION = re.compile(r"(?!cn-|us-gov-|us-iso)[a-z]{2}(-[a-z]+)+-[0-9]")
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
-
+_EMAIL = re.compile(r"[^\s@\"]{1,64}@[A-Za-z0-9.-]{1,255}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# EventBridge Scheduler's own forms. Of the day of the month and the day of the week one is `?`.
+_SCHEDULE = re.compile(
+    r"rate\([1-9][0-9]{0,3} (minutes?|hours?|days?)\)"
+    r"|cron\(\S+ \S+ (\? \S+ [^\s?]+|[^\s?]+ \S+ \?) \S+\)"
+    r"|never"
+)
+_NEVER = "never"
 
 _TEN_YEARS_S = 315_360_000.0
+# What Route 53 offers.
+_CHECK_INTERVALS_S = (10, 30)
 
 
 def environments_folder() -> Path:
@@ -82,14 +105,19 @@ def load_environment(path: Path) -> Environment:
             f"{path}: the name {name!r} of the environment is not allowed",
             hint=f"use at most {LONGEST_NAME} lower-case letters, digits and single hyphens, a letter first",
         )
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not TOML: {exc}", hint="correct the line that it names") from exc
-    root = _Table(path, "", document)
+    root = read_document(path)
     account = root.text("account", re.compile(r"[0-9]{12}"), "12 digits in quotes")
     regions = _regions(root.table("regions"))
     networks = root.table("network", optional=True)
+    dns = root.table("dns", optional=True)
+    capacity = _capacity(root.table("capacity", optional=True))
+    vault = root.table("vault", optional=True, secretive=True)
+    recovery = root.table("recovery", optional=True)
+    tier = root.choice("tier", Tier)
+    state = root.table("state", optional=True, secretive=True)
+    given = _given(pattern=root.table("pattern", optional=True), state=state, dns=dns, vault=vault, recovery=recovery)
+    # Of what exists already, neither the size nor the version is said here.
+    kind = given.get("state", SHAPES[tier].state)
     held: dict[str, Any] = {
         name: root.seconds(name, least=0.0, most=_TEN_YEARS_S, default=DEFAULTS[name])
         for name in ("hold_timers_after_s", "hold_sends_after_s", "hold_credentials_after_s")
@@ -97,34 +125,43 @@ def load_environment(path: Path) -> Environment:
     environment = Environment(
         name=name,
         account=account,
-        tier=root.choice("tier", Tier),
+        tier=tier,
         domain=root.text("domain", _HOST, "a domain name in lower case, such as example.com"),
         regions=regions,
-        agent=_agent(root.table("agent"), regions),
+        agent=_agent(root.table("agent"), regions, capacity),
         vector=_vector(root.table("vector"), regions),
-        networks={role: _network(networks.table(role.value, optional=True)) for role in Role},
-        given=_given(root),
+        networks={role: _network(networks.table(role.value, optional=True), role, account, regions) for role in Role},
+        given=given,
+        confirming_given=_confirming(root),
+        database=_database(state) if kind is not StateKind.EXISTING else Database(),
+        queue=_queue(root.table("queue", optional=True)),
+        capacity=capacity,
+        vaults=_vaults(vault),
+        recovery=_recovery(recovery),
+        incidents=_incidents(root.table("incidents", optional=True, secretive=True)),
+        large_work=_large_work(root.table("large_work", optional=True)),
+        routing_controls=dns.flag("routing_controls", default=False),
+        replicate_images=root.flag("replicate_images", default=True),
+        read_only=root.flag("read_only", default=False),
         memory=_memory(root.table("memory", optional=True)),
-        acknowledge=root.choice("acknowledge", Acknowledge, default=DEFAULTS["acknowledge"]),
         on_lease_lost=root.choice("on_lease_lost", OnLeaseLost, default=DEFAULTS["on_lease_lost"]),
         **held,
         confirm_timeout_s=root.seconds(
             "confirm_timeout_s", least=0.1, most=60.0, default=DEFAULTS["confirm_timeout_s"]
         ),
-        confirm_by=root.choice("confirm_by", ConfirmBy, default=DEFAULTS["confirm_by"]),
-        confirm_replicas=root.integer("confirm_replicas", least=1, most=10, default=DEFAULTS["confirm_replicas"]),
         confirm_replicas_relit=root.integer("confirm_replicas_relit", least=0, most=10, default=0),
         on_standby_away=root.choice("on_standby_away", OnStandbyAway, default=DEFAULTS["on_standby_away"]),
         providers=_providers(root),
         provider_limits=root.table("provider_limits", optional=True).made(ProviderLimits),
         provider_check_minutes=root.integer("provider_check_minutes", least=5, most=720, default=15),
     )
-    networks.done()
-    root.done()
+    for table in (networks, dns, vault, recovery, state, root):
+        table.done()
+    check(environment, source=str(path))
     return environment
 
 
-def _regions(table: _Table) -> Regions:
+def _regions(table: Table) -> Regions:
     allowed = "the name of an AWS region, such as us-west-2, outside China and GovCloud"
     regions = Regions(primary=table.text("primary", _REGION, allowed), standby=table.text("standby", _REGION, allowed))
     if regions.primary == regions.standby:
@@ -133,27 +170,31 @@ def _regions(table: _Table) -> Regions:
     return regions
 
 
-def _agent(table: _Table, regions: Regions) -> Agent:
-    cpu, memory = _size(table)
-    agent = Agent(
-        image=_image(table, regions),
-        replicas=table.integer("replicas", least=1, most=100),
-        cpu=cpu,
-        memory=memory,
-        command=table.texts("command", re.compile(r".+"), "a list of texts", default=()),
-    )
+def _agent(table: Table, regions: Regions, capacity: Capacity) -> Agent:
+    replicas = table.integer("replicas", least=1, most=100)
+    if capacity.kind is CapacityKind.ECS:
+        cpu, memory = _size(table)
+        agent = Agent(
+            image=_image(table, regions),
+            replicas=replicas,
+            cpu=cpu,
+            memory=memory,
+            command=table.texts("command", re.compile(r".+"), "a list of texts", default=()),
+        )
+    else:  # the rest is said where the agents are deployed
+        agent = Agent(replicas=replicas)
     table.done()
     return agent
 
 
-def _vector(table: _Table, regions: Regions) -> Vector:
+def _vector(table: Table, regions: Regions) -> Vector:
     cpu, memory = _size(table)
     vector = Vector(image=_image(table, regions), cpu=cpu, memory=memory)
     table.done()
     return vector
 
 
-def _memory(table: _Table) -> Memory:
+def _memory(table: Table) -> Memory:
     default = Memory()
     collections = [_collection(item) for item in table.tables("collections")]
     names = [item.name for item in collections]
@@ -175,7 +216,7 @@ def _memory(table: _Table) -> Memory:
     return memory
 
 
-def _collection(table: _Table) -> CollectionSpec:
+def _collection(table: Table) -> CollectionSpec:
     name = table.text("name", re.compile(r"[^\0]{1,255}"), "1 to 255 characters without NUL")
     index = table.text("index", re.compile("hnsw|exact"), "hnsw or exact", default="hnsw")
     spec = CollectionSpec(
@@ -191,17 +232,149 @@ def _collection(table: _Table) -> CollectionSpec:
     return spec
 
 
-def _given(root: _Table) -> dict[str, Any]:
+def _given(*, pattern: Table, state: Table, dns: Table, vault: Table, recovery: Table) -> dict[str, Any]:
     """What the file says of the tier's shape."""
     found: dict[str, Any] = {}
-    state = root.table("state", optional=True)
-    if (kind := state.choice("kind", StateKind, default=None)) is not None:
-        found["state"] = kind
-    state.done()
+    if pattern.has("standby"):
+        found["waiting"] = pattern.choice("standby", Waiting)
+    if pattern.has("snapshot_minutes"):
+        found["snapshot_minutes"] = pattern.integer("snapshot_minutes", least=5, most=1440)
+    pattern.done()
+    if state.has("kind"):
+        found["state"] = state.choice("kind", StateKind)
+    if dns.has("routing"):
+        found["routing"] = dns.choice("routing", Routing)
+    if dns.has("check_interval_s"):
+        found["check_interval_s"] = dns.one_of("check_interval_s", _CHECK_INTERVALS_S)
+    for name in ("primary_threshold", "standby_threshold"):
+        if dns.has(name):
+            found[name] = dns.integer(name, least=1, most=10)
+    if dns.has("ttl_s"):
+        found["ttl_s"] = dns.integer("ttl_s", least=1, most=3600)
+    if vault.has("replication_time_control"):
+        found["replication_time_control"] = vault.flag("replication_time_control", default=True)
+    if recovery.has("rehearse"):
+        said = recovery.text("rehearse", _SCHEDULE, "never, or a schedule such as rate(30 days) or cron(0 4 1 * ? *)")
+        found["rehearse"] = "" if said == _NEVER else said
     return found
 
 
-def _providers(root: _Table) -> tuple[ProviderSpec, ...]:
+def _confirming(root: Table) -> dict[str, Any]:
+    """What the file says of what acknowledged means."""
+    found: dict[str, Any] = {}
+    if root.has("acknowledge"):
+        found["acknowledge"] = root.choice("acknowledge", Acknowledge)
+    if root.has("confirm_by"):
+        found["confirm_by"] = root.choice("confirm_by", ConfirmBy)
+    if root.has("confirm_replicas"):
+        found["confirm_replicas"] = root.integer("confirm_replicas", least=0, most=10)
+    return found
+
+
+def _database(table: Table) -> Database:
+    default = Database()
+    return Database(
+        instance_class=table.text(
+            "instance_class",
+            re.compile(r"db\.[a-z0-9]{2,12}\.[a-z0-9]{2,12}"),
+            "an instance class such as db.r6g.large",
+            default=default.instance_class,
+        ),
+        storage_gib=table.integer("storage_gib", least=20, most=65_536, default=default.storage_gib),
+        engine_version=table.text(
+            "engine_version", re.compile(r"[0-9]{2}(\.[0-9]{1,2})?"), "such as 17.5", default=default.engine_version
+        ),
+        # Automated backups are what replicas and copies are made of, so there are some.
+        backup_days=table.integer("backup_days", least=1, most=35, default=default.backup_days),
+    )
+
+
+def _queue(table: Table) -> Queue:
+    default = Queue()
+    if table.flag("existing", default=default.existing):
+        table.done()
+        return Queue(existing=True)
+    queue = Queue(
+        image=table.text("image", re.compile(r"[^\s{}]+"), "the address of a container image", default=default.image),
+        # A single server, or a quorum that outlives the loss of one.
+        nodes=table.one_of("nodes", (1, 3), default=default.nodes),
+        cpu=(size := _size(table, cpu=default.cpu, memory=default.memory))[0],
+        memory=size[1],
+        storage_gib=table.integer("storage_gib", least=1, most=16_384, default=default.storage_gib),
+    )
+    table.done()
+    return queue
+
+
+def _capacity(table: Table) -> Capacity:
+    """The kind's own keys, and no other kind's."""
+    kind = table.choice("kind", CapacityKind, default=CapacityKind.ECS)
+    named: dict[str, str] = {}
+    if kind is CapacityKind.EKS:
+        named = {name: table.text(name, _WORD, f"the name of the {name}") for name in ("cluster", "deployment")}
+        named["namespace"] = table.text("namespace", _WORD, "the name of a namespace", default="default")
+    elif kind is CapacityKind.AUTO_SCALING:
+        named = {"group": table.text("group", _WORD, "the name of an Auto Scaling group")}
+    capacity = Capacity(
+        kind=kind, most=table.integer("most", least=1, most=1000, default=0) if table.has("most") else 0, **named
+    )
+    table.done()
+    return capacity
+
+
+def _vaults(table: Table) -> Vaults:
+    default = Vaults()
+    other: dict[Role, OtherStore] = {}
+    for role in Role:
+        if table.has(role.value):
+            inner = table.table(role.value, secretive=True)
+            other[role] = OtherStore(
+                endpoint=inner.text(
+                    "endpoint",
+                    re.compile(rf"https://{_HOST.pattern}(:[0-9]{{1,5}})?"),
+                    "an address such as https://host",
+                ),
+                bucket=inner.text("bucket", _BUCKET, "the name of a bucket"),
+            )
+            inner.done()
+    return Vaults(
+        lock=table.choice("lock", Lock, default=default.lock),
+        lock_days=table.integer("lock_days", least=1, most=400, default=default.lock_days),
+        results_days=table.integer("results_days", least=0, most=3650, default=default.results_days),
+        other=other,
+    )
+
+
+def _recovery(table: Table) -> Recovery:
+    default = Recovery()
+    return Recovery(
+        approval=table.flag("approval", default=default.approval),
+        approval_minutes=table.integer("approval_minutes", least=1, most=1440, default=default.approval_minutes),
+    )
+
+
+def _incidents(table: Table) -> Incidents:
+    incidents = Incidents(
+        emails=table.texts("emails", _EMAIL, "addresses such as on-call@example.com", default=()),
+        slack_team=table.text("slack_team", re.compile(r"T[A-Z0-9]{6,}"), "a workspace's id: T…", default=""),
+        slack_channel=table.text("slack_channel", re.compile(r"[CG][A-Z0-9]{6,}"), "a channel's id: C…", default=""),
+        pagerduty=table.flag("pagerduty", default=False),
+    )
+    table.done()
+    return incidents
+
+
+def _large_work(table: Table) -> LargeWork:
+    default = LargeWork()
+    cpu, memory = _size(table, cpu=default.cpu, memory=default.memory)
+    work = LargeWork(
+        above_gib=table.integer("above_gib", least=1, most=10_000, default=default.above_gib), cpu=cpu, memory=memory
+    )
+    table.done()
+    return work
+
+
+def _providers(root: Table) -> tuple[ProviderSpec, ...]:
     found = []
     for table in root.tables("providers"):
         spec = table.made(ProviderSpec)
@@ -216,7 +389,7 @@ def _providers(root: _Table) -> tuple[ProviderSpec, ...]:
     return tuple(found)
 
 
-def _image(table: _Table, regions: Regions) -> str:
+def _image(table: Table, regions: Regions) -> str:
     image = table.text("image", re.compile(r"\S+"), "the address of a container image")
     if any(region in image for region in (regions.primary, regions.standby)):
         raise table.error("image", image, "an image that each region has of its own: write {region} for the region")
@@ -225,170 +398,64 @@ def _image(table: _Table, regions: Regions) -> str:
     return image
 
 
-def _size(table: _Table) -> tuple[int, int]:
-    cpu = table.integer("cpu", least=min(FARGATE_SIZES), most=max(FARGATE_SIZES))
-    if cpu not in FARGATE_SIZES:
-        raise table.error("cpu", cpu, f"one of {', '.join(map(str, FARGATE_SIZES))}")
-    least, most, step = FARGATE_SIZES[cpu]
-    memory = table.integer("memory", least=least, most=most)
-    if memory % step:
-        raise table.error("memory", memory, f"with cpu = {cpu}, {least} to {most} in steps of {step}")
-    return cpu, memory
+def _size(table: Table, *, cpu: Any = MISSING, memory: Any = MISSING) -> tuple[int, int]:
+    """CPU units and MiB that Fargate offers together."""
+    found = table.one_of("cpu", tuple(FARGATE_SIZES), default=cpu)
+    least, most, step = FARGATE_SIZES[found]
+    size = table.integer("memory", least=least, most=most, default=memory)
+    if size % step:
+        raise table.error("memory", size, f"with cpu = {found}, {least} to {most} in steps of {step}")
+    return found, size
 
 
-def _network(table: _Table) -> Network:
-    subnets = re.compile(r"subnet-[0-9a-f]{8,17}")
-    default = Network()
-    vpc_id = table.text("vpc_id", re.compile(r"vpc-[0-9a-f]{8,17}"), "an id such as vpc-0123456789abcdef0", default="")
-    needed: Any = MISSING if vpc_id else ()
+def _network(table: Table, role: Role, account: str, regions: Regions) -> Network:
+    default = NETWORKS[role]
+    region = regions.primary if role is Role.PRIMARY else regions.standby
+    arn = re.compile(rf"arn:aws:acm:{region}:{account}:certificate/[A-Za-z0-9-]+")
+    found: dict[str, Any]
+    if table.has("vpc_id"):
+        subnets = (re.compile(r"subnet-[0-9a-f]{8,17}"), "ids such as subnet-0123456789abcdef0")
+        found = {
+            "vpc_id": table.text("vpc_id", re.compile(r"vpc-[0-9a-f]{8,17}"), "an id such as vpc-0123456789abcdef0"),
+            "private_subnet_ids": table.texts("private_subnet_ids", *subnets),
+            "public_subnet_ids": table.texts("public_subnet_ids", *subnets),
+            "route_table_ids": table.texts(
+                "route_table_ids", re.compile(r"rtb-[0-9a-f]{8,17}"), "ids such as rtb-0123456789abcdef0"
+            ),
+        }
+        for name in ("private_subnet_ids", "public_subnet_ids"):
+            if len(found[name]) < 2:
+                raise table.error(name, list(found[name]), "subnets in two zones at least, as a load balancer needs")
+    else:
+        found = {
+            "cidr": _cidr(table, default.cidr),
+            "zones": table.texts(
+                "zones", re.compile(r"[a-z]"), "letters of availability zones, such as a", default=default.zones
+            ),
+            "nat": table.flag("nat", default=default.nat),
+        }
+        if not 2 <= len(found["zones"]) <= 6:
+            raise table.error(
+                "zones", list(found["zones"]), "two zones at least, as a load balancer needs, and six at most"
+            )
     network = Network(
-        cidr=table.text("cidr", re.compile(r"[0-9.]+/[0-9]+"), "a range such as 10.0.0.0/16", default=default.cidr),
-        zones=table.texts("zones", re.compile(r"[a-z]"), "letters of availability zones", default=default.zones),
-        nat=table.flag("nat", default=default.nat),
-        vpc_id=vpc_id,
-        private_subnet_ids=table.texts("private_subnet_ids", subnets, "ids such as subnet-0123456789abcdef0", needed),
-        public_subnet_ids=table.texts("public_subnet_ids", subnets, "ids such as subnet-0123456789abcdef0", needed),
-        route_table_ids=table.texts(
-            "route_table_ids", re.compile(r"rtb-[0-9a-f]{8,17}"), "ids such as rtb-0123456789abcdef0", needed
-        ),
+        **found,
         certificate_arn=table.text(
-            "certificate_arn", re.compile(r"arn:aws:acm:\S+"), "the ARN of a certificate", default=""
+            "certificate_arn", arn, f"the ARN of a certificate of account {account} in {region}", default=""
         ),
     )
     table.done()
     return network
 
 
-_Choice = TypeVar("_Choice", bound="StrEnum")
-_Made = TypeVar("_Made", ProviderSpec, ProviderLimits)
-
-
-class _Table:
-    """One table of the document: hands out each key once, and refuses what nobody asked for."""
-
-    def __init__(self, path: Path, name: str, values: dict[str, Any]) -> None:
-        self._path = path
-        self._name = name
-        self._values = values
-        self._asked: list[str] = []
-
-    def error(self, key: str, value: object, allowed: str) -> ConfigError:
-        return ConfigError(f"{self._path}: {self._full(key)} = {_shown(value)}", hint=f"allowed: {allowed}")
-
-    def table(self, key: str, *, optional: bool = False) -> _Table:
-        value = self._take(key, "a table", {} if optional else MISSING)
-        if not isinstance(value, dict):
-            raise self.error(key, value, "a table")
-        return _Table(self._path, self._full(key), value)
-
-    def tables(self, key: str) -> list[_Table]:
-        value = self._take(key, "a list of tables", [])
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self.error(key, value, f"tables that begin with [[{self._full(key)}]]")
-        return [_Table(self._path, f"{self._full(key)}[{number}]", item) for number, item in enumerate(value)]
-
-    def text(self, key: str, pattern: re.Pattern[str], allowed: str, default: Any = MISSING) -> str:
-        value = self._take(key, allowed, default)
-        if value is default:
-            return default  # type: ignore[no-any-return]
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise self.error(key, value, allowed)
-        return value
-
-    def texts(
-        self, key: str, pattern: re.Pattern[str], allowed: str, default: tuple[str, ...] | Any = MISSING
-    ) -> tuple[str, ...]:
-        value = self._take(key, allowed, default)
-        if value is default:
-            return default  # type: ignore[no-any-return]
-        if not isinstance(value, list) or not value:
-            raise self.error(key, value, f"a list of {allowed}, at least one")
-        if not all(isinstance(item, str) and pattern.fullmatch(item) for item in value):
-            raise self.error(key, value, allowed)
-        if len(set(value)) != len(value) and key != "command":
-            raise self.error(key, value, f"{allowed}, each once")
-        return tuple(value)
-
-    def choice(self, key: str, kind: type[_Choice], default: Any = MISSING) -> _Choice:
-        allowed = f"one of {', '.join(kind)}"
-        value = self._take(key, allowed, default)
-        if value is None:
-            return None  # type: ignore[return-value]
-        try:
-            return kind(value)
-        except ValueError:
-            raise self.error(key, value, allowed) from None
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self._take(key, "true or false", default)
-        if not isinstance(value, bool):
-            raise self.error(key, value, "true or false")
-        return value
-
-    def integer(self, key: str, *, least: int, most: int, default: Any = MISSING) -> int:
-        allowed = f"a whole number from {least} to {most}"
-        return int(self._number(key, allowed, default, lambda value: isinstance(value, int) and least <= value <= most))
-
-    def seconds(self, key: str, *, least: float, most: float, default: Any) -> float:
-        allowed = f"a number of seconds from {least:g} to {most:g}"
-        return float(self._number(key, allowed, default, lambda value: least <= value <= most))
-
-    def fraction(self, key: str, *, default: Any) -> float:
-        return float(self._number(key, "a number from 0 to 1", default, lambda value: 0 <= value <= 1))
-
-    def _number(self, key: str, allowed: str, default: Any, good: Callable[[float], bool]) -> float:
-        value = self._take(key, allowed, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not good(value):
-            raise self.error(key, value, allowed)
-        return value
-
-    def made(self, kind: type[_Made]) -> _Made:
-        """The value whose fields this table holds; what each may be, the kind itself says."""
-        hints = get_type_hints(kind)
-        values = {item.name: self._of(hints[item.name], item.name, item.default) for item in fields(kind)}
-        # Nothing that is unknown is shown: it may be an API key.
-        self.done(shown=False)
-        try:
-            return kind(**values)
-        except ConfigError as exc:
-            raise ConfigError(f"{self._path}: {self._name}: {exc.problem}", hint=exc.hint) from None
-        except ValueError:  # of an address that cannot be split
-            raise ConfigError(
-                f"{self._path}: {self._name}.base_url is no address", hint="write http://host/v1"
-            ) from None
-
-    def _of(self, kind: type, key: str, default: Any) -> Any:
-        if kind is Api:
-            return self.choice(key, Api, default=default)
-        if kind is str:
-            return self.text(key, re.compile(r"\S(.*\S)?"), "a text", default=default)
-        if kind is bool:
-            return self.flag(key, default=default)
-        allowed = "a whole number" if kind is int else "a number"
-        return kind(self._number(key, allowed, default, lambda value: kind is float or isinstance(value, int)))
-
-    def done(self, *, shown: bool = True) -> None:
-        """Refuse the keys that nobody asked for."""
-        for key, value in self._values.items():
-            if key not in self._asked:
-                known = ", ".join(sorted(self._asked))
-                what = f" = {_shown(value)}" if shown else ""
-                raise ConfigError(
-                    f"{self._path}: {self._full(key)}{what} is not a key of an environment",
-                    hint=f"allowed here: {known}",
-                )
-
-    def _take(self, key: str, allowed: str, default: Any) -> Any:
-        self._asked.append(key)
-        if key in self._values:
-            return self._values[key]
-        if default is MISSING:
-            raise ConfigError(f"{self._path}: {self._full(key)} is missing", hint=f"allowed: {allowed}")
-        return default
-
-    def _full(self, key: str) -> str:
-        return f"{self._name}.{key}" if self._name else key
-
-
-def _shown(value: object) -> str:
-    return "a table" if isinstance(value, dict) else repr(value)
+def _cidr(table: Table, default: str) -> str:
+    """A private range that can be cut into subnets for each zone."""
+    allowed = "a private range from /16 to /22, such as 10.0.0.0/16"
+    said = table.text("cidr", re.compile(r"[0-9.]{7,15}/[0-9]{1,2}"), allowed, default=default)
+    try:
+        found = ipaddress.IPv4Network(said)
+    except ValueError as exc:
+        raise table.error("cidr", said, f"{allowed}: {exc}") from None
+    if not 16 <= found.prefixlen <= 22 or not found.is_private:
+        raise table.error("cidr", said, allowed)
+    return said

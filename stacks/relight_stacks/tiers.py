@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from relight.config import Acknowledge, ConfirmBy
 from relight.objectives import Tier
 
 
@@ -127,4 +128,27 @@ SHAPES: dict[Tier, Shape] = {
         rehearse="",
         replication_time_control=False,
     ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirming:
+    """What "acknowledged" means. `confirm_replicas` count where the replicas' positions are looked at."""
+
+    acknowledge: Acknowledge
+    confirm_by: ConfirmBy
+    confirm_replicas: int
+
+
+CONFIRMING: dict[StateKind, Confirming] = {
+    StateKind.AURORA_GLOBAL: Confirming(
+        acknowledge=Acknowledge.REMOTE, confirm_by=ConfirmBy.POSITION, confirm_replicas=1
+    ),
+    # Such a replica is asynchronous: no commit waits for it.
+    StateKind.RDS_REPLICA: Confirming(
+        acknowledge=Acknowledge.REMOTE, confirm_by=ConfirmBy.POSITION, confirm_replicas=1
+    ),
+    # There is no replica that could confirm anything.
+    StateKind.SNAPSHOTS: Confirming(acknowledge=Acknowledge.LOCAL, confirm_by=ConfirmBy.POSITION, confirm_replicas=0),
+    StateKind.EXISTING: Confirming(acknowledge=Acknowledge.REMOTE, confirm_by=ConfirmBy.COMMIT, confirm_replicas=1),
 }

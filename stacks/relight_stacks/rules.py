@@ -1,0 +1,194 @@
+"""What an environment may not say although each of its values is allowed. Pure: nothing here starts node.
+
+Each contradiction is a ConfigError that names the values, the rule that they break and what to change.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from relight.config import Acknowledge, ConfirmBy, Role
+from relight.errors import ConfigError
+from relight.objectives import PATTERNS, Pattern
+from relight_stacks.environment import Lock
+from relight_stacks.tiers import SHAPES, Routing, StateKind, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from relight_stacks.environment import Environment
+
+# How much waits in the standby, from the least.
+_WAITING = (Waiting.NONE, Waiting.PILOT, Waiting.FULL)
+
+# A problem and what to change.
+_Found = tuple[str, str]
+
+
+def check(environment: Environment, *, source: str) -> None:
+    """Raise ConfigError for the first contradiction in an environment that was read from `source`."""
+    for problem, hint in contradictions(environment):
+        raise ConfigError(f"{source}: {problem}", hint=hint)
+
+
+def contradictions(environment: Environment) -> Iterator[_Found]:
+    """Every contradiction, as what is wrong and what to change."""
+    for rule in _RULES:
+        yield from rule(environment)
+
+
+def _standby(environment: Environment) -> Iterator[_Found]:
+    """A tier gets at least what its pattern needs; one without a standby has nothing that a standby would do."""
+    shape, tier = environment.shape, environment.tier
+    least = SHAPES[tier].waiting
+    if _WAITING.index(shape.waiting) < _WAITING.index(least):
+        yield (
+            f'pattern.standby = "{shape.waiting}" is less than {PATTERNS[tier]} has, the pattern of tier {tier}',
+            f'use "{least}" or leave it out, or choose another tier',
+        )
+    if shape.standby:
+        if shape.routing is Routing.SINGLE:
+            yield (
+                'dns.routing = "single" would leave callers with the primary after a recovery',
+                "use failover, or choose tier sandbox, whose recovery is by hand",
+            )
+        return
+    for said, is_said in {
+        f'pattern.standby = "{shape.waiting}"': shape.waiting is not Waiting.NONE,
+        f'recovery.rehearse = "{shape.rehearse}"': bool(shape.rehearse),
+        f'dns.routing = "{shape.routing}"': shape.routing is not Routing.SINGLE,
+        "dns.routing_controls = true": environment.routing_controls,
+        "recovery.approval = true": environment.recovery.approval,
+    }.items():
+        if is_said:
+            yield f"{said} needs a standby, and tier {tier} has none", "leave it out, or choose tier batch"
+
+
+def _routing(environment: Environment) -> Iterator[_Found]:
+    """Traffic goes to both regions only where both serve, and no answer outlives the next look."""
+    shape, tier = environment.shape, environment.tier
+    both = shape.routing in (Routing.WEIGHTED, Routing.LATENCY)
+    if both and shape.standby and PATTERNS[tier] is not Pattern.ACTIVE_ACTIVE:
+        yield (
+            f'dns.routing = "{shape.routing}" sends callers to both regions, and with {PATTERNS[tier]}, the pattern of '
+            f"tier {tier}, only one serves",
+            'use "failover", or choose tier customer-facing',
+        )
+    if shape.routing is not Routing.SINGLE and shape.ttl_s > shape.check_interval_s:
+        yield (
+            f"dns.ttl_s = {shape.ttl_s} outlives dns.check_interval_s = {shape.check_interval_s}: callers would keep a "
+            "dead address longer than Route 53 does",
+            f"use a ttl_s of {shape.check_interval_s} or less",
+        )
+
+
+def _state(environment: Environment) -> Iterator[_Found]:
+    """What confirms a commit is there, and where nothing is there nothing is waited for."""
+    kind, by = environment.shape.state, environment.confirm_by
+    replicas = environment.confirm_replicas
+    if kind is StateKind.SNAPSHOTS:
+        if environment.acknowledge is Acknowledge.REMOTE:
+            yield (
+                'acknowledge = "remote" waits for a replica, and with state.kind = "snapshots" there is none',
+                'use acknowledge = "local", or state.kind = "rds-replica"',
+            )
+        if by is not ConfirmBy.POSITION or replicas:
+            yield (
+                f'confirm_by = "{by}" with confirm_replicas = {replicas} waits for a replica, and with state.kind = '
+                '"snapshots" there is none',
+                "leave both out",
+            )
+        return
+    if by is ConfirmBy.COMMIT and kind is not StateKind.EXISTING:
+        yield (
+            f'confirm_by = "commit" waits for a synchronous standby, and with state.kind = "{kind}" replication is '
+            "asynchronous",
+            "leave confirm_by out",
+        )
+    if replicas == 0:
+        yield (
+            f'confirm_replicas = 0 waits for nobody, and with state.kind = "{kind}" there is a replica',
+            "leave it out, or count the replicas that the primary's database has",
+        )
+
+
+def _networks(environment: Environment) -> Iterator[_Found]:
+    """Two networks that Relight makes can be joined."""
+    made = {role: environment.network(role) for role in Role if not environment.network(role).vpc_id}
+    if len(made) < len(Role) or not environment.shape.standby:
+        return
+    primary, standby = (ipaddress.IPv4Network(made[role].cidr) for role in Role)
+    if primary.overlaps(standby):
+        yield (
+            f"network.primary.cidr = {primary} and network.standby.cidr = {standby} overlap: two networks that are "
+            "joined could not tell whose an address is",
+            "give the regions ranges apart, such as 10.0.0.0/16 and 10.1.0.0/16",
+        )
+
+
+def _keeping(environment: Environment) -> Iterator[_Found]:
+    """Nothing is locked for longer than the ladder keeps it."""
+    vaults, memory = environment.vaults, environment.memory
+    longest = max(memory.keep_hourly // 24, memory.keep_daily, 31 * memory.keep_monthly)
+    if vaults.lock is not Lock.NONE and vaults.lock_days > longest:
+        yield (
+            f"vault.lock_days = {vaults.lock_days} locks points for longer than the ladder keeps any: "
+            f"memory.keep_hourly = {memory.keep_hourly}, keep_daily = {memory.keep_daily}, keep_monthly = "
+            f"{memory.keep_monthly} end after {longest} days",
+            f"use a lock_days of {max(1, longest)} or less, or keep_daily = {vaults.lock_days} or more",
+        )
+    stores = list(vaults.other.values())
+    if len(stores) == len(Role) and stores[0] == stores[1]:
+        yield (
+            f"vault.primary and vault.standby are both the bucket {stores[0].bucket}: what befalls one befalls both",
+            "give each region a vault of its own",
+        )
+
+
+def _agents(environment: Environment) -> Iterator[_Found]:
+    """There is room for the agents that are to run."""
+    most, replicas = environment.most_agents, environment.agent.replicas
+    if most < replicas:
+        yield (
+            f"capacity.most = {most} is less than agent.replicas = {replicas}",
+            f"use {replicas} or more, or leave it out for twice as many",
+        )
+
+
+def _images(environment: Environment) -> Iterator[_Found]:
+    """An image of a private registry is in each region."""
+    if not environment.shape.standby:
+        return
+    for name, image in {"agent.image": environment.agent.image, "vector.image": environment.vector.image}.items():
+        if ".dkr.ecr." in image and "{region}" not in image:
+            yield (
+                f"{name} = {image} is in one region's registry: a standby that pulls from it needs that region",
+                "write {region} for the region",
+            )
+
+
+def _people(environment: Environment) -> Iterator[_Found]:
+    """A person who is to be asked can be reached, and in time."""
+    incidents, recovery = environment.incidents, environment.recovery
+    if bool(incidents.slack_team) != bool(incidents.slack_channel):
+        one, lacking = ("slack_team", "slack_channel") if incidents.slack_team else ("slack_channel", "slack_team")
+        yield f"incidents.{one} is given without {lacking}", "give both, or neither"
+    reached = incidents.emails or incidents.slack_team or incidents.pagerduty
+    if recovery.approval and not reached:
+        yield (
+            "recovery.approval = true asks a person, and [incidents] reaches nobody",
+            "give emails, a Slack channel or pagerduty",
+        )
+
+
+_RULES: tuple[Callable[[Environment], Iterator[_Found]], ...] = (
+    _standby,
+    _routing,
+    _state,
+    _networks,
+    _keeping,
+    _agents,
+    _images,
+    _people,
+)
