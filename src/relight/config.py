@@ -41,10 +41,26 @@ class ConfirmBy(StrEnum):
     `COMMIT`: the commit itself waits for the server's synchronous standby (`synchronous_standby_names`).
     `POSITION`: the replicas are asynchronous, as cross-region replicas of RDS are, and the positions that they report
     to the primary are looked at after the commit.
+    `AURORA`: the storage of an Aurora Global Database replicates, and `aurora_global_db_status()`, which says how far
+    the other regions' storage has come, is looked at after the commit.
     """
 
     COMMIT = "commit"
     POSITION = "position"
+    AURORA = "aurora"
+
+
+class StateKind(StrEnum):
+    """How the state database reaches the standby."""
+
+    AURORA_GLOBAL = "aurora-global"
+    """An Aurora PostgreSQL Global Database: storage replication, typically under a second behind."""
+    RDS_REPLICA = "rds-replica"
+    """RDS for PostgreSQL with a cross-region read replica."""
+    SNAPSHOTS = "snapshots"
+    """RDS for PostgreSQL whose backups are copied to the standby; a recovery restores the newest."""
+    EXISTING = "existing"
+    """A database of the user's own, by secret."""
 
 
 class OnStandbyAway(StrEnum):
@@ -81,9 +97,13 @@ class Settings:
     `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
     points itself. `rehearsal_check` is a command that a rehearsal runs against what it restored. `confirm_replicas` is
     how many replicas must have a commit under `confirm_by = "position"`: all that the region's database has, so that
-    the other region's is among them, and 0 where it has none, as after a recovery. `hold_timers_after_s` and its like
-    say how late a task of that kind may still be done in a restored state; a later one is held for review, and with 0
-    every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
+    the other region's is among them, and 0 where it has none, as after a recovery; under `confirm_by = "aurora"` it is
+    how many other regions must have it. `state_kind` says how the standby's database is promoted. `state_id` is this
+    region's own instance or cluster, `state_source` what it follows: the ARN of the instance that is replicated or
+    backed up, or the identifier of the global database. `state_group` is the security group of a database that is
+    restored. `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the
+    connections. `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored
+    state; a later one is held for review, and with 0 every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
     """
 
     environment: str
@@ -122,6 +142,11 @@ class Settings:
     confirm_replicas: int = 1
     confirm_timeout_s: float = 5.0
     on_standby_away: OnStandbyAway = OnStandbyAway.WAIT
+    state_kind: StateKind = StateKind.EXISTING
+    state_id: str = ""
+    state_source: str = ""
+    state_group: str = ""
+    provider_keys_secret: str = ""
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
     hold_timers_after_s: float = 3600.0
     hold_sends_after_s: float = 900.0
@@ -148,6 +173,10 @@ class Settings:
     def peer_region(self) -> str:
         """The other region of the pair."""
         return self.standby_region if self.region == self.primary_region else self.primary_region
+
+    def url_of(self, region: str) -> str:
+        """The address of a region's own endpoint."""
+        return self.primary_url if region == self.primary_region else self.standby_url
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

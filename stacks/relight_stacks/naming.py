@@ -82,6 +82,36 @@ class Names:
         return f"relight/{self.environment}/vector-password"
 
     @property
+    def queue_password_secret(self) -> str:
+        """The secret that a region's own queue takes its password from when it starts."""
+        return f"relight/{self.environment}/queue-password"
+
+    @property
+    def provider_keys_secret(self) -> str:
+        """The secret with the keys of LLM providers, where Relight writes the connections itself."""
+        return f"relight/{self.environment}/provider-keys"
+
+    @property
+    def state_password_secret(self) -> str:
+        """The secret with the password of the state database's master user, replicated to the standby."""
+        return f"relight/{self.environment}/state-password"
+
+    @property
+    def state(self) -> str:
+        """The state database: the same name in both regions, of an instance or of a cluster."""
+        return f"{self.prefix}-state"
+
+    @property
+    def state_arn(self) -> str:
+        """The ARN of the primary's instance."""
+        return f"arn:aws:rds:{self.primary_region}:{self.account}:db:{self.state}"
+
+    @property
+    def backups_key_alias(self) -> str:
+        """The alias of the key that encrypts the state database's backups where they are copied to."""
+        return f"alias/{self.prefix}-backups"
+
+    @property
     def cluster(self) -> str:
         """The ECS cluster, one in each region."""
         return self.prefix
