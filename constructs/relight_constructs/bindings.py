@@ -56,7 +56,11 @@ from cdktf import (
 )
 from constructs import Construct
 from cdktf_cdktf_provider_aws.cloudwatch_event_rule import CloudwatchEventRule
-from cdktf_cdktf_provider_aws.cloudwatch_event_target import CloudwatchEventTarget, CloudwatchEventTargetRetryPolicy
+from cdktf_cdktf_provider_aws.cloudwatch_event_target import (
+    CloudwatchEventTarget,
+    CloudwatchEventTargetDeadLetterConfig,
+    CloudwatchEventTargetRetryPolicy,
+)
 from cdktf_cdktf_provider_aws.cloudwatch_log_group import CloudwatchLogGroup
 from cdktf_cdktf_provider_aws.cloudwatch_metric_alarm import CloudwatchMetricAlarm
 from cdktf_cdktf_provider_aws.data_aws_route53_zone import DataAwsRoute53Zone
@@ -67,7 +71,11 @@ from cdktf_cdktf_provider_aws.ecs_service import (
     EcsServiceLoadBalancer,
     EcsServiceNetworkConfiguration,
 )
-from cdktf_cdktf_provider_aws.ecs_task_definition import EcsTaskDefinition, EcsTaskDefinitionVolume
+from cdktf_cdktf_provider_aws.ecs_task_definition import (
+    EcsTaskDefinition,
+    EcsTaskDefinitionEphemeralStorage,
+    EcsTaskDefinitionVolume,
+)
 from cdktf_cdktf_provider_aws.iam_role import IamRole
 from cdktf_cdktf_provider_aws.iam_role_policy import IamRolePolicy
 from cdktf_cdktf_provider_aws.kms_alias import KmsAlias
@@ -75,6 +83,7 @@ from cdktf_cdktf_provider_aws.kms_key import KmsKey
 from cdktf_cdktf_provider_aws.kms_replica_key import KmsReplicaKey
 from cdktf_cdktf_provider_aws.lambda_function import (
     LambdaFunction,
+    LambdaFunctionDeadLetterConfig,
     LambdaFunctionEnvironment,
     LambdaFunctionLoggingConfig,
     LambdaFunctionTracingConfig,
@@ -127,6 +136,7 @@ from cdktf_cdktf_provider_aws.scheduler_schedule import (
     SchedulerSchedule,
     SchedulerScheduleFlexibleTimeWindow,
     SchedulerScheduleTarget,
+    SchedulerScheduleTargetDeadLetterConfig,
     SchedulerScheduleTargetRetryPolicy,
 )
 from cdktf_cdktf_provider_aws.secretsmanager_secret import SecretsmanagerSecret
@@ -136,6 +146,8 @@ from cdktf_cdktf_provider_aws.sfn_state_machine import (
     SfnStateMachineTracingConfiguration,
 )
 from cdktf_cdktf_provider_aws.sns_topic import SnsTopic
+from cdktf_cdktf_provider_aws.sqs_queue import SqsQueue
+from cdktf_cdktf_provider_aws.sqs_queue_policy import SqsQueuePolicy
 from cdktf_cdktf_provider_aws.default_security_group import DefaultSecurityGroup
 from cdktf_cdktf_provider_aws.internet_gateway import InternetGateway
 from cdktf_cdktf_provider_aws.lb import Lb
@@ -156,6 +168,7 @@ __all__ = [
     "AwsProvider",
     "CloudwatchEventRule",
     "CloudwatchEventTarget",
+    "CloudwatchEventTargetDeadLetterConfig",
     "CloudwatchEventTargetRetryPolicy",
     "CloudwatchLogGroup",
     "CloudwatchMetricAlarm",
@@ -169,6 +182,7 @@ __all__ = [
     "EcsServiceLoadBalancer",
     "EcsServiceNetworkConfiguration",
     "EcsTaskDefinition",
+    "EcsTaskDefinitionEphemeralStorage",
     "EcsTaskDefinitionVolume",
     "IamRole",
     "IamRolePolicy",
@@ -177,6 +191,7 @@ __all__ = [
     "KmsKey",
     "KmsReplicaKey",
     "LambdaFunction",
+    "LambdaFunctionDeadLetterConfig",
     "LambdaFunctionEnvironment",
     "LambdaFunctionLoggingConfig",
     "LambdaFunctionTracingConfig",
@@ -226,6 +241,7 @@ __all__ = [
     "SchedulerSchedule",
     "SchedulerScheduleFlexibleTimeWindow",
     "SchedulerScheduleTarget",
+    "SchedulerScheduleTargetDeadLetterConfig",
     "SchedulerScheduleTargetRetryPolicy",
     "SecretsmanagerSecret",
     "SecurityGroup",
@@ -233,6 +249,8 @@ __all__ = [
     "SfnStateMachineLoggingConfiguration",
     "SfnStateMachineTracingConfiguration",
     "SnsTopic",
+    "SqsQueue",
+    "SqsQueuePolicy",
     "Subnet",
     "TerraformAsset",
     "TerraformProvider",

@@ -1,4 +1,4 @@
-"""A Lambda function with a role, a log group and nothing else allowed."""
+"""A Lambda function with a role, a log group, a place for dead letters and nothing else allowed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from relight_constructs.bindings import (
     Construct,
     LambdaFunction,
+    LambdaFunctionDeadLetterConfig,
     LambdaFunctionEnvironment,
     LambdaFunctionLoggingConfig,
     LambdaFunctionTracingConfig,
@@ -37,7 +38,7 @@ INVOKE_ACTIONS = ("lambda:InvokeFunction",)
 
 
 class Function(Construct):
-    """Define a function that may write its own log and traces. It is a Grantee: everything else is granted to it."""
+    """Define a function that may write its own log, traces and dead letters. It is a Grantee: everything else is granted to it."""
 
     def __init__(self, scope: Construct, id_: str, props: FunctionProps) -> None:
         super().__init__(scope, id_)
@@ -55,6 +56,7 @@ class Function(Construct):
         )
         log_group.grant_write(self)
         self.allow("trace", Statement(actions=TRACE_ACTIONS, resources=("*",)))
+        props.dead_letters.grant_send(self)
         if props.network is not None:
             self.allow(
                 "join-network",
@@ -81,6 +83,7 @@ class Function(Construct):
             timeout=props.timeout_s,
             memory_size=props.memory_mib,
             reserved_concurrent_executions=props.at_once,
+            dead_letter_config=LambdaFunctionDeadLetterConfig(target_arn=props.dead_letters.arn),
             environment=LambdaFunctionEnvironment(variables=dict(props.environment)),
             tracing_config=LambdaFunctionTracingConfig(mode="Active"),
             logging_config=LambdaFunctionLoggingConfig(log_format="JSON", log_group=log_group.name),
@@ -90,7 +93,7 @@ class Function(Construct):
                 subnet_ids=list(props.network.subnet_ids),
                 security_group_ids=list(props.network.security_group_ids),
             ),
-            # Lambda refuses a function in a network whose role may not yet join it.
+            # Lambda refuses a function whose role may not yet join its network, or send to its queue.
             depends_on=list(self._role.policies),
         )
 

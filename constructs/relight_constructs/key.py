@@ -26,6 +26,7 @@ class Key(Construct):
                 account=props.place.account,
                 logs_region=props.place.region if props.for_logs else None,
                 alarms=props.for_alarms,
+                rules_region=props.place.region if props.for_rules else None,
             ),
             provider=props.provider,
         )

@@ -127,9 +127,11 @@ def _trust_unbound(service: str) -> str:
     return _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
 
 
-def key_policy(*, account: str, logs_region: str | None = None, alarms: bool = False) -> str:
+def key_policy(
+    *, account: str, logs_region: str | None = None, alarms: bool = False, rules_region: str | None = None
+) -> str:
     """A key's own policy: the account's IAM policies decide, and CloudWatch Logs of `logs_region` may use it, and
-    `alarms` for topics that the key encrypts.
+    `alarms` for topics that the key encrypts, and EventBridge's rules of `rules_region` for queues that it encrypts.
 
     The resource `*` of a key policy is that one key.
     """
@@ -167,6 +169,17 @@ def key_policy(*, account: str, logs_region: str | None = None, alarms: bool = F
                 "Principal": {"Service": "cloudwatch.amazonaws.com"},
                 "Action": ["kms:Decrypt", "kms:GenerateDataKey*"],
                 "Resource": "*",
+            }
+        )
+    if rules_region is not None:
+        statements.append(
+            {
+                "Sid": "RulesSend",
+                "Effect": "Allow",
+                "Principal": {"Service": "events.amazonaws.com"},
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey*"],
+                "Resource": "*",
+                "Condition": {"ArnLike": {"aws:SourceArn": f"arn:aws:events:{rules_region}:{account}:rule/*"}},
             }
         )
     return _document(statements)

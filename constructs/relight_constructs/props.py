@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from relight_constructs.access import LeaseRef, VaultRef
     from relight_constructs.bindings import TerraformProvider
+    from relight_constructs.deadletters import DeadLetters
     from relight_constructs.function import Function
     from relight_constructs.key import Key
     from relight_constructs.network import Network
@@ -36,13 +37,14 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyProps:
     """A key that rotates every year and can be deleted only after 30 days. `for_logs` lets CloudWatch Logs use it,
-    `for_alarms` CloudWatch's alarms."""
+    `for_alarms` CloudWatch's alarms, `for_rules` EventBridge's rules."""
 
     place: Place
     alias: str
     description: str
     for_logs: bool = False
     for_alarms: bool = False
+    for_rules: bool = False
     provider: TerraformProvider | None = None
 
 
@@ -120,7 +122,8 @@ class BalancerProps:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionProps:
     """One handler. It runs outside any network unless `network` is given, and as often at once as it is called unless
-    `at_once` is given. Memory buys CPU: with 1,024 MiB the bundle is imported in well under a second."""
+    `at_once` is given. Memory buys CPU: with 1,024 MiB the bundle is imported in well under a second. A call that
+    nobody waits for, and that has failed for good, goes to `dead_letters`."""
 
     place: Place
     name: str
@@ -129,6 +132,7 @@ class FunctionProps:
     environment: Mapping[str, str]
     timeout_s: int
     logs_key: Key
+    dead_letters: DeadLetters
     network: Attachment | None = None
     at_once: int | None = None
     memory_mib: int = 1024
@@ -141,15 +145,24 @@ class FunctionProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLettersProps:
+    """A stack's queue of dead letters, encrypted with `key`, which must be one `for_rules`."""
+
+    place: Place
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleProps:
-    """Call `function` at `rate` with an empty event. A call that is not delivered within `late_s` is dropped: the next
-    one does the same work."""
+    """Call `function` at `rate` with an empty event. A call that is not delivered within `late_s` goes to
+    `dead_letters`: the next one does the same work."""
 
     place: Place
     name: str
     rate: str
     function: Function
     late_s: int
+    dead_letters: DeadLetters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +172,7 @@ class BootRuleProps:
     name: str
     service: Service
     function: Function
+    dead_letters: DeadLetters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

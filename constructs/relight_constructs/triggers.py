@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from relight_constructs.bindings import (
     CloudwatchEventRule,
     CloudwatchEventTarget,
+    CloudwatchEventTargetDeadLetterConfig,
     CloudwatchEventTargetRetryPolicy,
     Construct,
     SchedulerSchedule,
     SchedulerScheduleFlexibleTimeWindow,
     SchedulerScheduleTarget,
+    SchedulerScheduleTargetDeadLetterConfig,
     SchedulerScheduleTargetRetryPolicy,
 )
 from relight_constructs.policies import trust
@@ -26,7 +28,7 @@ _HYDRATE_LATE_S = 3600
 
 
 class Schedule(Construct):
-    """Define a schedule that calls one function, and may do nothing else."""
+    """Define a schedule that calls one function or leaves a dead letter, and may do nothing else."""
 
     def __init__(self, scope: Construct, id_: str, props: ScheduleProps) -> None:
         super().__init__(scope, id_)
@@ -38,6 +40,7 @@ class Schedule(Construct):
             trust=trust("scheduler.amazonaws.com", account=place.account),
         )
         props.function.grant_invoke(role)
+        props.dead_letters.grant_send(role)
         SchedulerSchedule(
             self,
             "schedule",
@@ -48,6 +51,7 @@ class Schedule(Construct):
                 arn=props.function.arn,
                 role_arn=role.arn,
                 input="{}",
+                dead_letter_config=SchedulerScheduleTargetDeadLetterConfig(arn=props.dead_letters.arn),
                 retry_policy=SchedulerScheduleTargetRetryPolicy(
                     maximum_event_age_in_seconds=props.late_s, maximum_retry_attempts=2
                 ),
@@ -82,6 +86,7 @@ class HydrateOnBoot(Construct):
             rule=rule.name,
             target_id="hydrate",
             arn=props.function.arn,
+            dead_letter_config=CloudwatchEventTargetDeadLetterConfig(arn=props.dead_letters.arn),
             retry_policy=CloudwatchEventTargetRetryPolicy(
                 maximum_event_age_in_seconds=_HYDRATE_LATE_S, maximum_retry_attempts=10
             ),

@@ -9,18 +9,17 @@ from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.function import Function
 from relight_constructs.props import Code, FunctionProps, ScheduleProps
+from relight_constructs.timeouts import LONGEST_S as LONGEST_S
 from relight_constructs.triggers import Schedule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relight.config import Settings
+    from relight_constructs.deadletters import DeadLetters
     from relight_constructs.key import Key
     from relight_constructs.props import Attachment
     from relight_stacks.stack import HomeStack
-
-# Lambda's own limit.
-LONGEST_S = 900
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +34,20 @@ class Bundles:
 class Functions:
     """Makes the functions of one stack, and the schedules that call them."""
 
-    def __init__(self, stack: HomeStack, *, settings: Settings, key: Key, attachment: Attachment, bundle: Path) -> None:
+    def __init__(
+        self,
+        stack: HomeStack,
+        *,
+        settings: Settings,
+        key: Key,
+        dead_letters: DeadLetters,
+        attachment: Attachment,
+        bundle: Path,
+    ) -> None:
         self._stack = stack
         self._settings = settings
         self._key = key
+        self._dead_letters = dead_letters
         self._attachment = attachment
         self._code = self.code("bundle", bundle)
 
@@ -58,6 +67,7 @@ class Functions:
                 environment=self._settings.to_env(),
                 timeout_s=timeout_s,
                 logs_key=self._key,
+                dead_letters=self._dead_letters,
                 network=self._attachment if networked else None,
                 at_once=at_once,
             ),
@@ -75,6 +85,7 @@ class Functions:
                 rate=rate,
                 function=function,
                 late_s=late_s,
+                dead_letters=self._dead_letters,
             ),
         )
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from relight.config import Role
 from relight_constructs.balancer import LoadBalancer
+from relight_constructs.deadletters import DeadLetters
 from relight_constructs.failover import Endpoint
 from relight_constructs.key import Key
 from relight_constructs.network import Network
-from relight_constructs.props import BalancerProps, EndpointProps, KeyProps, NetworkProps
+from relight_constructs.props import BalancerProps, DeadLettersProps, EndpointProps, KeyProps, NetworkProps
 from relight_stacks.data import add_data
 from relight_stacks.functions import Functions
 from relight_stacks.keeping import keep_points
@@ -48,6 +49,7 @@ class AgentStack(HomeStack):
                 description="Secrets, logs and messages of Relight",
                 for_logs=True,
                 for_alarms=role is Role.STANDBY,
+                for_rules=True,
             ),
         )
         network = environment.network(role)
@@ -72,10 +74,12 @@ class AgentStack(HomeStack):
                 place=self.home, network=self.network, port=AGENT_PORT, certificate_arn=network.certificate_arn
             ),
         )
+        self.dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self.home, key=self.key))
         self.functions = Functions(
             self,
             settings=self.settings,
             key=self.key,
+            dead_letters=self.dead_letters,
             attachment=self.network.attachment("functions"),
             bundle=bundles.region,
         )

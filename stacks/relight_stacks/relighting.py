@@ -36,6 +36,8 @@ def relight(stack: AgentStack, bundles: Bundles) -> None:
         stack, "incidents", TopicProps(place=stack.home, name=stack.names.incidents_topic, key=stack.key)
     )
 
+    stack.dead_letters.watch(topic)
+
     assess = stack.functions.make("assess", timeout_s=60, networked=True)
     stack.data.connections.grant_read(assess)
     stack.own_vault.grant_restore(assess)
@@ -124,7 +126,12 @@ def relight(stack: AgentStack, bundles: Bundles) -> None:
     HydrateOnBoot(
         stack,
         "hydrate-on-boot",
-        BootRuleProps(name=stack.names.boot_rule, service=stack.services.vector, function=hydrate),
+        BootRuleProps(
+            name=stack.names.boot_rule,
+            service=stack.services.vector,
+            function=hydrate,
+            dead_letters=stack.dead_letters,
+        ),
     )
     if stack.environment.providers:
         _watch_providers(stack, topic, bundles.providers)
