@@ -103,7 +103,8 @@ class Settings:
     backed up, or the identifier of the global database. `state_group` is the security group of a database that is
     restored. `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the
     connections. `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored
-    state; a later one is held for review, and with 0 every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
+    state; a later one is held for review, and with 0 every one is. `providers` are the LLM providers in order of
+    preference; their keys are in the connections.
     """
 
     environment: str

@@ -93,12 +93,16 @@ NETWORKS: dict[Role, Network] = {Role.PRIMARY: Network(), Role.STANDBY: Network(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """The state database's size, where it is Relight's own to make. `engine_version` is empty for Relight's default."""
+    """The state database's size, where it is Relight's own to make. `engine_version` is empty for Relight's default.
+
+    Raising `password_version` makes new passwords, of the database, the vector store and the queue.
+    """
 
     instance_class: str = "db.r6g.large"
     storage_gib: int = 100
     engine_version: str = ""
     backup_days: int = 7
+    password_version: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +308,11 @@ class Environment:
     def own_state(self) -> bool:
         """Whether Relight makes the state database."""
         return self.shape.state is not StateKind.EXISTING
+
+    @property
+    def composes_connections(self) -> bool:
+        """Whether Relight writes the connections itself, because every server in them is its own."""
+        return self.own_state and not self.queue.existing
 
     @property
     def most_agents(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from relight.config import Role, Settings
+from relight.config import Role, Settings, StateKind
 
 if TYPE_CHECKING:
     from relight_stacks.environment import Environment
@@ -54,6 +54,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         confirm_by=environment.confirm_by,
         confirm_replicas=environment.confirm_replicas if role is Role.PRIMARY else environment.confirm_replicas_relit,
         on_standby_away=environment.on_standby_away,
+        **_state(environment, role),
         on_lease_lost=environment.on_lease_lost,
         hold_timers_after_s=environment.hold_timers_after_s,
         hold_sends_after_s=environment.hold_sends_after_s,
@@ -63,3 +64,15 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         ),
         provider_limits=environment.provider_limits,
     )
+
+
+def _state(environment: Environment, role: Role) -> dict[str, Any]:
+    """How the standby's database is promoted, where Relight makes it. A primary's is promoted already."""
+    names, kind = environment.names, environment.shape.state
+    found: dict[str, Any] = {}
+    if environment.composes_connections and environment.providers:
+        found["provider_keys_secret"] = names.provider_keys_secret
+    if role is Role.STANDBY and environment.own_state:
+        source = names.state if kind is StateKind.AURORA_GLOBAL else names.state_arn
+        found |= {"state_kind": kind, "state_id": names.state, "state_source": source}
+    return found

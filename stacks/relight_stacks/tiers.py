@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from relight.config import Acknowledge, ConfirmBy
+from relight.config import StateKind as StateKind
 from relight.objectives import Tier
 
 
@@ -18,19 +19,6 @@ class Waiting(StrEnum):
     """One, and one vector store: enough to be found alive and to be filled."""
     NONE = "none"
     """No container at all."""
-
-
-class StateKind(StrEnum):
-    """How the state database reaches the standby."""
-
-    AURORA_GLOBAL = "aurora-global"
-    """An Aurora PostgreSQL Global Database: storage replication, typically under a second behind."""
-    RDS_REPLICA = "rds-replica"
-    """RDS for PostgreSQL with a cross-region read replica."""
-    SNAPSHOTS = "snapshots"
-    """RDS for PostgreSQL whose backups are copied to the standby; a recovery restores the newest."""
-    EXISTING = "existing"
-    """A database of the user's own, by secret."""
 
 
 class Routing(StrEnum):
@@ -142,7 +130,7 @@ class Confirming:
 
 CONFIRMING: dict[StateKind, Confirming] = {
     StateKind.AURORA_GLOBAL: Confirming(
-        acknowledge=Acknowledge.REMOTE, confirm_by=ConfirmBy.POSITION, confirm_replicas=1
+        acknowledge=Acknowledge.REMOTE, confirm_by=ConfirmBy.AURORA, confirm_replicas=1
     ),
     # Such a replica is asynchronous: no commit waits for it.
     StateKind.RDS_REPLICA: Confirming(
