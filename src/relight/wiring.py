@@ -12,9 +12,10 @@ from relight.clock import SystemClock
 from relight.config import Connections, Role, Settings
 from relight.memory.segments import Archive
 from relight.memory.stores import open_store
-from relight.objectives import uploads_to_standby_first
+from relight.objectives import Pattern, uploads_to_standby_first
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
+from relight.recovery.follow import Following
 from relight.recovery.metrics import CloudWatchMetrics
 from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
@@ -156,6 +157,15 @@ class Region:
     def epochs(self) -> EpochLog:
         """The epochs as the state database knows them."""
         return EpochLog(self.database)
+
+    @cached_property
+    def following(self) -> Following | None:
+        """How far the region is behind the one that acts; None where only that one serves."""
+        if self.settings.pattern is not Pattern.ACTIVE_ACTIVE:
+            return None
+        return Following(
+            database=self.database, store=self.store, specs=self.specs, bound_s=self.settings.objectives.rpo_s
+        )
 
     @property
     def archive(self) -> Archive:

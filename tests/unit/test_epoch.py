@@ -171,3 +171,21 @@ def test_a_broken_lease_is_named(body: bytes) -> None:
     """An object that is no lease is refused, and nobody acts on it."""
     with pytest.raises(IntegrityError, match=r"lease\.json"):
         Lease.from_json(body)
+
+
+def test_a_region_knows_who_acts_beside_it(leases: MemoryLeases, clock: FakeClock) -> None:
+    """Whose lease is live, by what was read last; nobody's once that has run out, or when nothing was ever read."""
+    unread = LeaseKeeper(leases, region=WEST, ttl_s=15, margin_s=2, clock=clock)
+    assert unread.acting() is None
+    holder, other = keeper(leases, clock), keeper(leases, clock, WEST)
+    assert (holder.acting(), other.acting()) == (EAST, EAST)
+    clock.sleep(10)
+    holder.renew()
+    clock.sleep(10)
+    assert (holder.acting(), other.acting()) == (EAST, None)
+    other.renew()
+    assert other.acting() == EAST
+    leases.reachable = False
+    clock.sleep(5)
+    other.renew()
+    assert other.acting() is None

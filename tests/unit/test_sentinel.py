@@ -49,7 +49,7 @@ class Leases:
         return self.kept.lease, "tag"
 
 
-def run(kept: Kept, clock: FakeClock, url: str) -> tuple[Watch, list[str], list[Decision]]:
+def run(kept: Kept, clock: FakeClock, url: str, *, must_work: bool = False) -> tuple[Watch, list[str], list[Decision]]:
     started: list[str] = []
     paged: list[Decision] = []
     policy = Policy(probe_threshold=3, recovery_s=20, primary_region="us-east-1", lease_margin_s=2)
@@ -64,6 +64,7 @@ def run(kept: Kept, clock: FakeClock, url: str) -> tuple[Watch, list[str], list[
         timeout_s=1,
         for_s=60,
         clock=clock,
+        must_work=must_work,
     )
     return done, started, paged
 
@@ -72,6 +73,14 @@ def lease(clock: FakeClock, live_s: float) -> Lease:
     return Lease(epoch=1, region="us-east-1", run_id="first", expires_at=clock.now() + timedelta(seconds=live_s))
 
 
+SAID = {
+    "works": b'{"ready": true, "works": true}',
+    "reads": b'{"ready": true, "works": false}',
+    "text": b"fine, thanks",
+    "list": b"[true]",
+    "number": b'{"works": 1}',
+    "half": b'{"works": true',
+}
 DEAD = "http://127.0.0.1:1/ready"
 
 
@@ -81,6 +90,7 @@ def alive() -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(503 if "busy" in self.path else 200)
             self.end_headers()
+            self.wfile.write(SAID.get(self.path.rpartition("/")[2], b""))
 
         def log_message(self, *args: object) -> None:
             """Be quiet."""
@@ -186,3 +196,30 @@ def test_a_half_dead_endpoint_is_a_failed_probe(bytes_: bytes, pause_s: float, s
         thread.start()
         assert says in probe(f"http://127.0.0.1:{server.getsockname()[1]}/ready", timeout_s=0.5)
         thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("works", ""),
+        ("reads", "serves reads alone, and works no tasks"),
+        *((path, "answered 200, and not") for path in ("ready", "text", "list", "number", "half")),
+        ("busy", "answered 503"),
+    ],
+)
+def test_in_active_active_an_answer_must_say_that_the_region_works(alive: str, path: str, says: str) -> None:
+    """fails when a region that serves reads alone passes for one that works; elsewhere every 200 is an answer."""
+    url = alive.replace("ready", path)
+    found = probe(url, timeout_s=2, must_work=True)
+    assert found.startswith(says)
+    assert bool(found) == bool(says)
+    assert probe(url, timeout_s=2) == ("answered 503" if path == "busy" else "")
+
+
+def test_a_primary_that_only_reads_is_lost(alive: str) -> None:
+    """Its lease has run out, and it serves reads on: it is recovered in active-active, and there alone."""
+    for must_work, verdict, runs in ((True, Verdict.RECOVER, 1), (False, Verdict.HOLD, 0)):
+        clock = FakeClock()
+        kept = Kept(lease(clock, -20), ProbeHistory(region="us-east-1", ever_answered=True))
+        done, started, _ = run(kept, clock, alive.replace("ready", "reads"), must_work=must_work)
+        assert (done.verdict, len(started)) == (verdict, runs)

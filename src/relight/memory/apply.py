@@ -11,7 +11,7 @@ from relight.errors import NotFoundError, RelightError
 from relight.memory import journal
 from relight.memory.api import Applier
 from relight.memory.journal import PrunedError
-from relight.objectives import Tier
+from relight.objectives import Pattern
 
 if TYPE_CHECKING:
     import threading
@@ -58,7 +58,7 @@ def applying(settings: Settings, readiness: Readiness) -> Applying:
     """
     if readiness.opened:
         return Applying.ALL
-    return Applying.HYDRATED if settings.tier is Tier.CUSTOMER_FACING else Applying.NOTHING
+    return Applying.HYDRATED if settings.pattern is Pattern.ACTIVE_ACTIVE else Applying.NOTHING
 
 
 def keep_applied(

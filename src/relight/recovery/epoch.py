@@ -120,6 +120,7 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._held: tuple[Lease, float] | None = None
+        self._seen: tuple[str, float] | None = None
         self._reachable = True
 
     @property
@@ -147,6 +148,14 @@ class LeaseKeeper:
                 hint="nothing was done; the holder of the newest epoch acts",
             )
 
+    def acting(self) -> str | None:
+        """The region whose lease was live when it was last read, and has not run out since; None when nobody's is.
+
+        What this region itself may do, `check` tells alone.
+        """
+        seen = self._seen
+        return seen[0] if seen is not None and self._clock.monotonic() < seen[1] else None
+
     def renew(self) -> float:
         """Read the lease and renew it if it is this region's; return the seconds to wait before the next call.
 
@@ -167,6 +176,7 @@ class LeaseKeeper:
         before = self._clock.monotonic()
         now = self._clock.now()
         found = self._store.read()
+        self._seen = None if found is None else _known(found[0], now, before)
         if found is None or found[0].region != self._region:
             self._held = None
             return
@@ -181,11 +191,17 @@ class LeaseKeeper:
         renewed = replace(lease, expires_at=now + timedelta(seconds=self._ttl_s))
         self._store.write(renewed, instead_of=tag)
         self._held = renewed, before + self._ttl_s
+        self._seen = _known(renewed, now, before)
 
     def run(self, stop: threading.Event) -> None:
         """Renew until `stop` is set."""
         while not stop.wait(self.renew()):
             pass
+
+
+def _known(lease: Lease, now: datetime, monotonic: float) -> tuple[str, float]:
+    """Whose a lease is, and when it runs out on the monotonic clock."""
+    return lease.region, monotonic + (lease.expires_at - now).total_seconds()
 
 
 def take_first(store: LeaseStore, *, region: str, ttl_s: float, clock: Clock) -> Lease:

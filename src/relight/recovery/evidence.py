@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from relight.recovery.epoch import Lease
 
 HISTORY_KEY = "sentinel.json"
+# A gate's answer is far smaller.
+_ANSWER_BYTES = 16 * 1024
 _TIMES = ("failing_since", "paged_at", "started_at")
 
 
@@ -88,26 +90,31 @@ class HistoryStore:
             self._s3.put_object(Bucket=self._bucket, Key=HISTORY_KEY, Body=body)
 
 
-def probe(url: str, *, timeout_s: float) -> str:
+def probe(url: str, *, timeout_s: float, must_work: bool = False) -> str:
     """Ask `url` once; return "" when it answered 200, else what was wrong, in a few words.
 
-    Bounded as a whole, because the socket's limit is for each read alone: an answer that comes byte by byte is none.
-    Never raises on the endpoint's account.
+    With `must_work` the answer must be a gate's, in JSON, and say that the region works: in active-active one that
+    serves reads alone answers 200, too. Bounded as a whole, because the socket's limit is for each read alone: an
+    answer that comes byte by byte is none. Never raises on the endpoint's account.
     """
     answers: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_ask(url, timeout_s)), name="probe", daemon=True).start()
+    threading.Thread(
+        target=lambda: answers.put(_ask(url, timeout_s, must_work=must_work)), name="probe", daemon=True
+    ).start()
     try:
         return answers.get(timeout=timeout_s + 1.0)
     except Empty:
         return f"no whole answer within {timeout_s + 1.0:g} s"
 
 
-def _ask(url: str, timeout_s: float) -> str:
+def _ask(url: str, timeout_s: float, *, must_work: bool) -> str:
     request = urllib.request.Request(url, headers={"User-Agent": "relight-sentinel"})  # noqa: S310 - the scheme is ours
     try:
         with urllib.request.urlopen(request, timeout=timeout_s, context=ssl.create_default_context()) as answer:  # noqa: S310
-            answer.read(1)
-            return ""
+            if not must_work:
+                answer.read(1)
+                return ""
+            return _does_not_work(answer.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as exc:
         return f"answered {exc.code}"
     except urllib.error.URLError as exc:
@@ -116,11 +123,30 @@ def _ask(url: str, timeout_s: float) -> str:
         return str(exc) or type(exc).__name__
 
 
+def _does_not_work(body: bytes) -> str:
+    """What a gate that is open says against its region's working; empty when it works."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("works"), bool):
+        return 'answered 200, and not {"works": true} or false'
+    return "" if said["works"] else "serves reads alone, and works no tasks"
+
+
 def gather(
-    *, url: str, region: str, history: HistoryStore, lease: Lease | None, timeout_s: float, clock: Clock
+    *,
+    url: str,
+    region: str,
+    history: HistoryStore,
+    lease: Lease | None,
+    timeout_s: float,
+    clock: Clock,
+    must_work: bool = False,
 ) -> Evidence:
     """Probe a region's `url` once, add it to the history, and return what is known now."""
     at = clock.now()
-    probes = history.read().after(probe(url, timeout_s=timeout_s), at, region=region)
+    error = probe(url, timeout_s=timeout_s, must_work=must_work)
+    probes = history.read().after(error, at, region=region)
     history.write(probes)
     return Evidence(at=at, probes=probes, lease=lease)

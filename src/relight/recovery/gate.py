@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from relight.errors import LeaseLostError, NotFoundError, RelightError
+from relight.errors import IntegrityError, LeaseLostError, NotFoundError, RelightError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relight.recovery.epoch import HeldLease
     from relight.tasks.epochs import Epoch
 
 
@@ -30,13 +29,58 @@ class Collections(Protocol):
         ...
 
 
+class SeenLease(Protocol):
+    """What the gate asks of the lease: that of `HeldLease`, and whose it is when it is not this region's."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease that is held; LeaseLostError when none is."""
+        ...
+
+    def check(self, for_s: float = 0.0) -> None:
+        """Return when the lease is live for `for_s` seconds more; LeaseLostError otherwise."""
+        ...
+
+    def acting(self) -> str | None:
+        """The region whose lease is known to be live; None when nobody's is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """How far a region's own copies are behind, in seconds.
+
+    `replica` is whether its database follows another. `state_s` is how long ago the region that acts wrote what came
+    here last, None when nothing came yet. `memory_s` is how old the oldest entry of this database's journal is that one
+    of the collections lacks.
+    """
+
+    replica: bool
+    state_s: float | None
+    memory_s: float
+
+
+class Reads(Protocol):
+    """What the gate asks of a region that may serve reads beside the one that acts."""
+
+    @property
+    def bound_s(self) -> float:
+        """How far it may be behind: the tier's RPO."""
+        ...
+
+    def behind(self) -> Behind:
+        """How far it is; NotFoundError when a collection is not there, IntegrityError for one of another history."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
     """Whether traffic may come in; `reason` says why not, in words that anybody may read.
 
     `detail` is what a driver said, which names hosts and users: it is for the log alone. `opened` says that everything
     but memory is right: the lease is live, the newest epoch is this region's, and its gate was opened. Memory may then
-    be rebuilt from the journal; before, hydration fills it.
+    be rebuilt from the journal; before, hydration fills it. Of a region that is ready and not opened, which there is in
+    active-active alone, `epoch` is the one that its database knows.
     """
 
     ready: bool
@@ -45,14 +89,38 @@ class Readiness:
     opened: bool = False
     detail: str = ""
 
+    @property
+    def works(self) -> bool:
+        """Whether this region may run tasks and write; one that is ready and does not work serves reads."""
+        return self.ready and self.opened
+
 
 def readiness(
-    *, region: str, lease: HeldLease, epochs: Epochs, memory: Collections, collections: Sequence[str]
+    *,
+    region: str,
+    lease: SeenLease,
+    epochs: Epochs,
+    memory: Collections,
+    collections: Sequence[str],
+    reads: Reads | None = None,
 ) -> Readiness:
     """Ready only while this region holds a live lease on the newest epoch, its memory is there and its gate is open.
 
+    With `reads`, as in active-active, a region is ready to serve reads, too, and to do nothing else, while its database
+    is a replica of the region that acts or has just been promoted from one, and neither its database nor its memory is
+    further behind than the bound. Once nobody is known to act, as when the other region is lost, its database counts as
+    the newest there is. A former primary is neither: it boots with a database that is no replica, and holds no lease.
+
     Never raises: whatever cannot be found out is a reason not to be ready.
     """
+    found = _holding(region=region, lease=lease, epochs=epochs, memory=memory, collections=collections)
+    return found if found.opened or reads is None else _reading(region, lease, epochs, reads)
+
+
+def _holding(
+    *, region: str, lease: SeenLease, epochs: Epochs, memory: Collections, collections: Sequence[str]
+) -> Readiness:
+    """Whether this region may act."""
     try:
         held = lease.epoch
         lease.check()
@@ -65,6 +133,54 @@ def readiness(
     if why is None:
         return Readiness(ready=True, reason="", epoch=held, opened=True)
     return Readiness(ready=False, reason=why[0], epoch=held, opened=closed is None, detail=why[1])
+
+
+def _reading(region: str, lease: SeenLease, epochs: Epochs, reads: Reads) -> Readiness:
+    """Whether this region, which may not act, may serve reads."""
+    try:
+        newest = epochs.newest()
+        if newest is None:
+            return Readiness(ready=False, reason="the database is at no epoch")
+        found = reads.behind()
+    except NotFoundError as exc:
+        return Readiness(ready=False, reason="memory is not hydrated", detail=str(exc))
+    except IntegrityError as exc:
+        return Readiness(ready=False, reason="memory is of another history", detail=str(exc))
+    except RelightError as exc:
+        return Readiness(ready=False, reason=f"what is read: {type(exc).__name__}", detail=str(exc))
+    why = _stale(region, lease, newest, found, reads.bound_s)
+    return Readiness(ready=not why, reason=why, epoch=newest.number)
+
+
+def _stale(region: str, lease: SeenLease, newest: Epoch, found: Behind, bound_s: float) -> str:
+    """Why what this region has may not be read; empty when it may."""
+    acts = lease.acting()
+    if found.replica:
+        # Behind whom: when nobody acts, or this region is about to, there is nothing newer than what is here.
+        if acts not in (None, region) and (found.state_s is None or found.state_s > bound_s):
+            how = "has nothing" if found.state_s is None else f"is {found.state_s:.0f} s behind what there is"
+            return f"the state database {how} of {acts}, and {bound_s:g} s are allowed"
+    elif why := _former(region, lease, newest):
+        return why
+    if found.memory_s > bound_s:
+        return f"memory is {found.memory_s:.0f} s behind its journal, and {bound_s:g} s are allowed"
+    return ""
+
+
+def _former(region: str, lease: SeenLease, newest: Epoch) -> str:
+    """Why a database that is no replica is not the newest; empty when a recovery into this region has promoted it.
+
+    Until that has recorded its epoch, the newest that a promoted database knows is the other region's; a former
+    primary's own is its own.
+    """
+    try:
+        held = lease.epoch
+        lease.check()
+    except LeaseLostError as exc:
+        return f"the state database is no replica, and {exc.problem}"
+    if newest.region == region and newest.number != held:
+        return f"the database is at {_name(newest)}, the lease at {held}, and it is no replica"
+    return ""
 
 
 def _closed(epochs: Epochs, region: str, held: int) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import AgainLaterError, ConfigError, TransientError
+from relight.objectives import Pattern
 from relight.queue.queues import open_queue
 from relight.recovery import states
 from relight.recovery.decide import Policy
@@ -100,6 +101,7 @@ def watch_primary(region: Region) -> Watch:
         timeout_s=settings.probe_timeout_s,
         for_s=WATCH_S,
         clock=region.clock,
+        must_work=settings.pattern is Pattern.ACTIVE_ACTIVE,
     )
 
 

@@ -48,8 +48,12 @@ def watch(
     timeout_s: float,
     for_s: float,
     clock: Clock,
+    must_work: bool = False,
 ) -> Watch:
     """Probe the region that holds the lease every `interval_s` for `for_s` seconds, and act on what is decided.
+
+    With `must_work`, for active-active, an answer counts only when it says that the region works: one that has lost its
+    right to act may serve reads on.
 
     Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
     while. A passing error of the lease's own store costs one look and not the watch.
@@ -66,6 +70,7 @@ def watch(
             lease=found[0] if found else None,
             timeout_s=timeout_s,
             clock=clock,
+            must_work=must_work,
         )
         decision = decide(evidence, policy)
         run_id = ""

@@ -12,6 +12,7 @@ from relight.clock import lasting
 from relight.config import ConfirmBy, Role
 from relight.errors import ConfigError, RelightError, UnavailableError
 from relight.memory.apply import lag_of
+from relight.objectives import Pattern
 from relight.providers.breaker import Phase
 from relight.providers.episodes import FALLBACK_KEY, Kind, Stage
 from relight.providers.shared import PostgresBreakers, PostgresEpisodes
@@ -145,13 +146,16 @@ def _service(region: Region) -> _Found:
 
 
 def _endpoint(region: Region, *, acts: bool) -> _Found:
-    """That the region which acts is ready, and the other alive and not ready: its gate is closed."""
+    """That the region which acts is ready, and the other alive and not ready: its gate is closed. In active-active it
+    is ready, too, to serve reads."""
     settings = region.settings
-    url = settings.primary_url if settings.role is Role.PRIMARY else settings.standby_url
-    error = probe(f"{url}/ready", timeout_s=settings.probe_timeout_s)
+    url, both = settings.url_of(settings.region), settings.pattern is Pattern.ACTIVE_ACTIVE
+    error = probe(f"{url}/ready", timeout_s=settings.probe_timeout_s, must_work=acts and both)
     data = {"url": url, "error": error, "acts": acts}
     if acts:
         return not error, f"{url} {error or 'is ready'}", data
+    if both:
+        return not error, f"{url} {error or 'serves reads'}: {settings.region} does not act", data
     if not error:
         return False, f"{url} is ready, and {settings.region} does not act", data
     if error == "answered 503":
