@@ -25,7 +25,7 @@ from relight_drill.processes import DrillError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from relight_drill.applier import Service
+    from relight_drill.deployment import Service
     from relight_drill.emulator import Emulator
 
 POLL_S = 0.5

@@ -23,7 +23,7 @@ from relight_drill.processes import DrillError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relight_drill.applier import HealthCheck, Record
+    from relight_drill.deployment import HealthCheck, Record
 
 CHECKERS = 3
 HEALTHY_SHARE = 0.18

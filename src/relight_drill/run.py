@@ -19,7 +19,8 @@ from relight.queue.queues import QueueKind
 from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
 from relight_drill.world import PLAYED, World
-from relight_stacks.loading import load_environments
+from relight_stacks.loading import load_named
+from relight_stacks.tiers import SHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ def run_drill(
 
     `memory` is the vector store that is played instead of the environment's own; `queue` is what holds the tasks.
 
-    Raises ConfigError, before anything runs, for a name or a tier that there is no scenario or environment for;
+    Raises ConfigError, before anything runs, for a name that there is no scenario for and a tier that has no standby;
     DrillError when the drill itself fails, which takes nothing from what was given before. Whatever happens, no process
     is left behind; the world's folder goes too, unless it is to be kept.
     """
@@ -116,13 +117,15 @@ async def _run(
 
 
 def _environment(tier: Tier) -> Environment:
-    environments = load_environments()
-    found = [environment for environment in environments if environment.tier is tier]
-    if not found:
-        known = ", ".join(sorted({environment.tier for environment in environments}))
-        raise ConfigError(f"no environment is of tier {tier.value!r}", hint=f"there are environments of: {known}")
-    # `demo` is the drill's own where there are several: its account is the emulator's.
-    return next((environment for environment in found if environment.name == "demo"), found[0])
+    """The drill's own environment, `demo`, in a tier."""
+    environment = load_named("demo").with_tier(tier)
+    if not environment.shape.standby:
+        drilled = ", ".join(tier for tier, shape in SHAPES.items() if shape.standby)
+        raise ConfigError(
+            f"an environment of tier {tier.value!r} has no standby that could be relit: it is restored by hand",
+            hint=f"choose from {drilled}",
+        )
+    return environment
 
 
 def _speaker() -> Callable[[str], None]:

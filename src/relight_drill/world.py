@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from relight.config import Settings
     from relight.memory.store import CollectionSpec, VectorStore
     from relight.recovery.timeline import Event
-    from relight_drill.applier import Deployment, Service
+    from relight_drill.deployment import Deployment, Service
     from relight_drill.ecs import Task
     from relight_drill.network import Side
     from relight_drill.wire import Denial
@@ -289,12 +289,10 @@ class World:
         self._internet.publish(OUTBOX_HOST, 80, at=self.outbox.port)
         await self._open.enter_async_context(self.models)
         for role, name in names.items():
-            balancer = self.environment.network(role).load_balancer_dns_name
             host = self.environment.names
-            ingress = Ingress(self._authority, [host.service_host, host.endpoint_host(role), balancer])
+            ingress = Ingress(self._authority, [host.service_host, host.endpoint_host(role)])
             await ingress.start()
             self._open.push_async_callback(ingress.close)
-            self._internet.publish(balancer, 443, at=ingress.port)
             self._regions[role] = RegionPlay(
                 self._settings[role],
                 group=self._group,
@@ -324,6 +322,9 @@ class World:
     async def _deploy(self, stacks: Path) -> None:
         self._deployment = await apply(self.emulator, stacks, environment=lambda region, _: self._surroundings(region))
         self.gate.buckets.update(self._deployment.buckets)
+        for region in self._regions.values():
+            balancer = self._deployment.one("aws_lb", region=region.name).attributes["dns_name"]
+            self._internet.publish(balancer, 443, at=region.ingress.port)
         await asyncio.to_thread(self._let_ecs_in)
         await asyncio.to_thread(self._let_conditions_through)
         probe = HttpProbe(self._internet.sides[OUTSIDE].url)

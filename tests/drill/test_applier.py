@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from relight_drill.applier import Deployment, apply
+from relight_drill.applier import apply
 from relight_drill.emulator import Emulator
 from relight_drill.processes import DrillError
 from relight_drill.wire import Gate
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from relight_drill.deployment import Deployment
     from relight_drill.processes import ProcessGroup
 
 EAST, WEST = "us-east-1", "us-west-2"

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from relight_drill.applier import Service
+from relight_drill.deployment import Service
 from relight_drill.ecs import EcsPlayer
 from relight_drill.processes import DrillError, Process, ProcessGroup, wait_until
 

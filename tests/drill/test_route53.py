@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from servers import serving
 
-from relight_drill.applier import HealthCheck, Record
+from relight_drill.deployment import HealthCheck, Record
 from relight_drill.network import Authority, Internet
 from relight_drill.processes import DrillError, free_port
 from relight_drill.route53 import CHECKERS, HttpProbe, Resolver, Route53Player

@@ -1,0 +1,85 @@
+"""Types that the emulator does not make, because nothing in a drill would act on them.
+
+Each says why, what it may be told (tests on the JSON hold that it is right), and the form of its attributes, which are
+made up: whoever refers to one gets a value of the right form, the same in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relight_drill.making.arguments import Arguments, Make, Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplayed:
+    """A type that nothing acts on.
+
+    `told` are its arguments. `gives` are its attributes, in which `{number}` is made up from its place and address,
+    `{region}` and `{account}` are where it is, and any other name is that argument.
+    """
+
+    why: str
+    told: str
+    gives: Mapping[str, str] = field(default_factory=dict)
+
+
+WIRES = "packets travel on loopback: relight_drill.network plays what lies between two hosts"
+BALANCER = "relight_drill.network.Ingress plays the region's load balancer"
+
+UNPLAYED: Mapping[str, Unplayed] = {
+    "aws_vpc": Unplayed(
+        why=WIRES,
+        told="cidr_block enable_dns_hostnames enable_dns_support",
+        gives={"id": "vpc-{number}", "cidr_block": "{cidr_block}"},
+    ),
+    "aws_default_security_group": Unplayed(why=WIRES, told="vpc_id", gives={"id": "sg-{number}"}),
+    "aws_internet_gateway": Unplayed(why=WIRES, told="vpc_id", gives={"id": "igw-{number}"}),
+    "aws_route_table": Unplayed(why=WIRES, told="vpc_id route", gives={"id": "rtb-{number}"}),
+    "aws_route_table_association": Unplayed(why=WIRES, told="subnet_id route_table_id"),
+    "aws_security_group": Unplayed(why=WIRES, told="name description vpc_id", gives={"id": "sg-{number}"}),
+    "aws_subnet": Unplayed(why=WIRES, told="vpc_id cidr_block availability_zone", gives={"id": "subnet-{number}"}),
+    "aws_vpc_security_group_egress_rule": Unplayed(
+        why=WIRES,
+        told="security_group_id description ip_protocol from_port to_port cidr_ipv4 prefix_list_id"
+        " referenced_security_group_id",
+    ),
+    "aws_vpc_security_group_ingress_rule": Unplayed(
+        why=WIRES,
+        told="security_group_id description ip_protocol from_port to_port cidr_ipv4 referenced_security_group_id",
+    ),
+    "aws_lb": Unplayed(
+        why=BALANCER,
+        told="name load_balancer_type subnets security_groups drop_invalid_header_fields enable_deletion_protection",
+        gives={
+            "arn": "arn:aws:elasticloadbalancing:{region}:{account}:loadbalancer/app/{name}/{number}",
+            "dns_name": "{name}-{number}.{region}.elb.amazonaws.com",
+        },
+    ),
+    "aws_lb_listener": Unplayed(
+        why=BALANCER,
+        told="load_balancer_arn port protocol ssl_policy certificate_arn default_action",
+        gives={"arn": "arn:aws:elasticloadbalancing:{region}:{account}:listener/app/{number}"},
+    ),
+    "aws_lb_target_group": Unplayed(
+        why=BALANCER,
+        told="name vpc_id target_type protocol port deregistration_delay health_check",
+        gives={"arn": "arn:aws:elasticloadbalancing:{region}:{account}:targetgroup/{name}/{number}"},
+    ),
+}
+
+
+def _make_up(row: Unplayed, place: Place, a: Arguments) -> dict[str, Any]:
+    a.not_emulated("tags", *row.told.split())
+    number = hashlib.sha256(f"{place.region} {a.where}".encode()).hexdigest()[:17]
+    words = {**a.plain, "number": number, "region": place.region, "account": place.emulator.account}
+    return {name: form.format(**words) for name, form in {"id": "{number}", **row.gives}.items()}
+
+
+MAKERS: dict[str, Make] = {kind: partial(_make_up, row) for kind, row in UNPLAYED.items()}
