@@ -2,7 +2,8 @@
 
 It is what a user's agent would be: it imports the runtime library, gets its settings from its environment as a
 container of the deployed task definition would, and does not know that it is in a drill. Its summaries are what its LLM
-providers answer; where the environment has none, they are computed here after a seeded think time.
+providers answer; where the environment has none, they are computed here after a seeded think time. In active-active,
+where another region works, it answers questions from its own memory and sends the rest on.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from relight.tasks.waiting import wake_on_close
 from relight.tasks.worker import Worker
 from relight.wiring import Region
 from relight_drill.corpus import Embedder
+from relight_drill.onward import Onward
 from relight_drill.questions import SYSTEM, question
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import cursor
 
     from relight.memory.apply import Lag
+    from relight.recovery.follow import Following
     from relight.tasks.steps import TaskRun
 
 CONCURRENCY = 4
@@ -109,6 +112,7 @@ class Agent:
         if self._router is not None:
             wake_on_close(self._router.board, self._ledger, clock=region.clock)
         self._tool = OutboxTool()
+        self._onward = Onward(region.settings)
         self._threads = ThreadPoolExecutor(max_workers=4 * CONCURRENCY, thread_name_prefix="agent")
         self._stop = threading.Event()
         self._readiness = Readiness(ready=False, reason="starting")
@@ -122,7 +126,7 @@ class Agent:
             clock=region.clock,
             concurrency=CONCURRENCY,
             retry=RETRY,
-            may_work=lambda: self.ready().ready,
+            may_work=lambda: self.ready().works,
             chance=self._think,
             threads=self._threads,
         )
@@ -151,6 +155,7 @@ class Agent:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
             await runner.cleanup()
+            await self._onward.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._region.close()
 
@@ -174,11 +179,24 @@ class Agent:
                 epochs=self._region.epochs,
                 memory=self._region.store,
                 collections=[spec.name for spec in self._region.specs],
+                reads=self._region.following,
             )
-            if found.ready != self._readiness.ready or (found.detail and found.reason != self._readiness.reason):
-                _log.info("gate", extra={"ready": found.ready, "reason": found.reason, "detail": found.detail})
+            last = self._readiness
+            changed = (found.ready, found.works) != (last.ready, last.works)
+            if changed or (found.detail and found.reason != last.reason):
+                said = {"ready": found.ready, "works": found.works, "reason": found.reason, "detail": found.detail}
+                _log.info("gate", extra=said)
             self._readiness = found
             self._readiness_at = before
+            if found.opened and self._region.following is not None:
+                self._beat(self._region.following)
+
+    def _beat(self, following: Following) -> None:
+        """Let the other region see how far behind it is."""
+        try:
+            following.beat()
+        except RelightError as exc:
+            _log.warning("beat_failed", extra={"error": str(exc)})
 
     def ready(self) -> Readiness:
         """The gate's answer; one that is too old is a no."""
@@ -263,19 +281,23 @@ class Agent:
             [
                 web.get("/health", self._get_health),
                 web.get("/ready", self._get_ready),
-                web.post("/tasks", self._gated(self._post_task)),
-                web.get("/tasks/{id}", self._gated(self._get_task)),
-                web.post("/memories", self._gated(self._post_memory)),
+                web.post("/tasks", self._gated(self._post_task, works=True)),
+                web.get("/tasks/{id}", self._gated(self._get_task, works=True)),
+                web.post("/memories", self._gated(self._post_memory, works=True)),
                 web.post("/ask", self._gated(self._post_ask)),
             ]
         )
         return app
 
-    def _gated(self, handler: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
+    def _gated(self, handler: Callable[[web.Request], Any], *, works: bool = False) -> Callable[[web.Request], Any]:
+        """Behind the gate; with `works`, what only the region that works can do, which any other sends on to it."""
+
         async def gated(request: web.Request) -> web.StreamResponse:
             state = self.ready()
             if not state.ready:
                 return web.json_response({"error": state.reason}, status=503)
+            if works and not state.works:
+                return await self._onward.send(request, to=self._lease.acting())
             answer: web.StreamResponse = await handler(request)
             return answer
 
@@ -289,6 +311,7 @@ class Agent:
         state = self.ready()
         body = {
             "ready": state.ready,
+            "works": state.works,
             "reason": state.reason,
             "epoch": state.epoch,
             "region": self._region.settings.region,
