@@ -52,13 +52,16 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A deployed Route 53 record; `failover` is PRIMARY, SECONDARY, or empty for a plain one."""
+    """A deployed Route 53 record. `failover` is PRIMARY or SECONDARY, `weight` a weighted record's, and
+    `latency_region` a latency record's; a plain one has none of them."""
 
     name: str
     type: str
     ttl: float
     values: tuple[str, ...]
     failover: str = ""
+    weight: int | None = None
+    latency_region: str = ""
     health_check: str = ""
 
 
@@ -128,6 +131,8 @@ class Deployment:
                 ttl=float(r.arguments["ttl"]),
                 values=tuple(r.arguments["records"]),
                 failover=single(r.arguments.get("failover_routing_policy"), {}).get("type", ""),
+                weight=single(r.arguments.get("weighted_routing_policy"), {}).get("weight"),
+                latency_region=single(r.arguments.get("latency_routing_policy"), {}).get("region", ""),
                 health_check=r.arguments.get("health_check_id", ""),
             )
             for r in self.of("aws_route53_record")

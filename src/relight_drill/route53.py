@@ -1,11 +1,13 @@
-"""Route 53 of the drill: health checkers and failover answers, from the deployed health checks and records.
+"""Route 53 of the drill: health checkers and what names are answered with, from the deployed checks and records.
 
 A played part. Each health check has a few checkers with phases of their own, which ask at the deployed interval and
 change their mind after the deployed threshold of answers in a row, good ones as well as bad ones. A check is healthy
 while more than 18 % of its checkers say so (Route 53 Developer Guide, "How Amazon Route 53 determines whether a health
 check is healthy"), and until there is data. A checker gives an endpoint 4 s to connect and 2 s more to answer, and does
-not look at its certificate. When every record of a failover pair is unhealthy the primary is answered, as if all were
-healthy. Nothing is sped up; only the time that a changed answer takes to reach every name server (seconds) is left out.
+not look at its certificate. Records that are unhealthy are left out; when all of them are, all are answered with, as if
+all were healthy. Of those that count, a failover pair answers its primary, latency records the one of the asker's
+nearest region, and weighted records one by chance. A place is a region here, and every other region is further away.
+Nothing is sped up; only the time that a changed answer takes to reach every name server (seconds) is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import aiohttp
 from relight_drill.processes import DrillError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from relight_drill.deployment import HealthCheck, Record
 
@@ -159,18 +161,30 @@ class Route53Player:
         except TimeoutError:
             raise DrillError(f"waited {timeout_s:g} s for {what}, in vain", hint="") from None
 
-    def answer(self, name: str) -> Record | None:
-        """What a name server answers now; None when the name has no record of its own."""
+    def answer(self, name: str, *, near: str = "") -> Record | None:
+        """What a name server answers now to somebody near a region; None when the name has no record of its own."""
         records = self._records.get(_plain(name))
         if not records:
             return None
-        order = sorted(records, key=lambda record: record.failover == "SECONDARY")
-        alive = [r for r in order if not r.health_check or self._healthy[r.health_check]]
-        return (alive or order)[0]
+        alive = [r for r in records if not r.health_check or self._healthy[r.health_check]]
+        if records[0].weight is not None:
+            return self._drawn(alive, records)
+        order = sorted(alive or records, key=lambda r: (r.failover == "SECONDARY", r.latency_region != near))
+        return order[0]
 
-    def canonical(self, name: str) -> str | None:
+    def _drawn(self, alive: Sequence[Record], records: Sequence[Record]) -> Record:
+        """One by its weight; one that weighs nothing is answered only where no healthy one weighs anything."""
+        for among in (alive, records):
+            weights = [record.weight or 0 for record in among]
+            if any(weights):
+                return self._random.choices(among, weights)[0]
+            if among:
+                return self._random.choice(among)
+        raise AssertionError("a name without records has no answer")
+
+    def canonical(self, name: str, *, near: str = "") -> str | None:
         """The name at the end of the chain of CNAMEs, by what is answered now."""
-        return follow(name, self.answer)
+        return follow(name, lambda link: self.answer(link, near=near))
 
     async def _check(self, check: HealthCheck, checker: _Checker) -> None:
         """One checker: asks at its own phase of the interval, whatever the last answer took."""
@@ -213,6 +227,7 @@ class Resolver:
     """A client's resolver, which keeps each answer for its TTL.
 
     `locate` gives the loopback port of the name at the end of a chain (`Internet.locate` with the service's port).
+    `near` is the region that the client is nearest to.
     """
 
     def __init__(
@@ -220,9 +235,11 @@ class Resolver:
         player: Route53Player,
         *,
         locate: Callable[[str], int | None] = lambda _: None,
+        near: str = "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._player = player
+        self._near = near
         self._locate = locate
         self._monotonic = monotonic
         self._kept: dict[str, tuple[float, Record | None]] = {}
@@ -243,7 +260,20 @@ class Resolver:
         now, name = self._monotonic(), _plain(name)
         expires, record = self._kept.get(name, (float("-inf"), None))
         if now >= expires:
-            record = self._player.answer(name)
+            record = self._player.answer(name, near=self._near)
             if record is not None:
                 self._kept[name] = (now + record.ttl, record)
         return record
+
+
+class Crowd:
+    """The resolvers of clients in several places. Each call is one client's, as likely from one place as from another;
+    `seed` decides the order."""
+
+    def __init__(self, resolvers: Sequence[Resolver], *, seed: int) -> None:
+        self._resolvers = tuple(resolvers)
+        self._random = random.Random(f"crowd/{seed}")  # noqa: S311 - who calls when, not a secret
+
+    async def resolve(self, name: str) -> tuple[str, int]:
+        """Where the next client connects to."""
+        return await self._random.choice(self._resolvers).resolve(name)

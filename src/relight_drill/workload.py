@@ -44,6 +44,15 @@ class Ask:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One try to submit a task or a memory. Seconds as those of `Ask`."""
+
+    at: float
+    ended_at: float
+    acknowledged: bool
+
+
 @dataclass(slots=True)
 class Record:
     """What the callers were told. Times are seconds on the drill's clock."""
@@ -51,6 +60,7 @@ class Record:
     tasks: dict[str, float] = field(default_factory=dict)
     memories: dict[str, float] = field(default_factory=dict)
     asks: list[Ask] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
 
 
 class Callers:
@@ -118,12 +128,15 @@ class Callers:
 
     async def _until_acknowledged(self, path: str, body: dict[str, Any], told: dict[str, float]) -> None:
         while True:
+            at = self._clock.monotonic()
             try:
                 status, _ = await self.call("POST", path, body)
             except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
                 status = 0
-            if status in (201, 202):
-                told[body["id"]] = self._clock.monotonic()
+            now, acknowledged = self._clock.monotonic(), status in (201, 202)
+            self.record.writes.append(Write(at=at, ended_at=now, acknowledged=acknowledged))
+            if acknowledged:
+                told[body["id"]] = now
                 return
             await asyncio.sleep(RETRY_S)
 
@@ -152,9 +165,21 @@ def green_since(asks: Sequence[Ask], *, after: float, region: str) -> float | No
 
     Questions are ordered by when they were asked, because those that fail take longer to come back.
     """
+    return _since([(ask.at, ask.ended_at, ask.answered and ask.region == region) for ask in asks], after)
+
+
+def working_since(writes: Sequence[Write], *, after: float) -> float | None:
+    """When the first write was acknowledged from which on every one was; None while the last was not, or without any.
+
+    In active-active questions are answered while nothing can be written: a region serves again when both are so.
+    """
+    return _since([(write.at, write.ended_at, write.acknowledged) for write in writes], after)
+
+
+def _since(calls: Sequence[tuple[float, float, bool]], after: float) -> float | None:
+    """The end of the first call begun at `after` or later from which on every one was good."""
     since = None
-    for ask in sorted(asks, key=lambda ask: ask.at):
-        if ask.at < after:
-            continue
-        since = (ask.ended_at if since is None else since) if ask.answered and ask.region == region else None
+    for at, ended_at, good in sorted(calls):
+        if at >= after:
+            since = (ended_at if since is None else since) if good else None
     return since

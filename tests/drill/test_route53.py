@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +12,7 @@ from servers import serving
 from relight_drill.deployment import HealthCheck, Record
 from relight_drill.network import Authority, Internet
 from relight_drill.processes import DrillError, free_port
-from relight_drill.route53 import CHECKERS, HttpProbe, Resolver, Route53Player
+from relight_drill.route53 import CHECKERS, Crowd, HttpProbe, Resolver, Route53Player
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,6 +179,100 @@ def test_a_client_keeps_an_answer_for_its_ttl() -> None:
             await resolver.resolve("nowhere.example")
 
     asyncio.run(scenario())
+
+
+def both(**half: Any) -> tuple[Record, Record]:
+    """A name with a record for each region; `half` gives what the two have of each field."""
+    rows = [{field: values[number] for field, values in half.items()} for number in (0, 1)]
+    return (
+        Record(name=NAME, type="CNAME", ttl=10, values=("east",), health_check="p", **rows[0]),
+        Record(name=NAME, type="CNAME", ttl=10, values=("west",), health_check="s", **rows[1]),
+    )
+
+
+def answers(records: tuple[Record, ...], *, up: str, near: str = "", times: int = 200) -> set[str]:
+    """Whom a name is answered with, asked many times, where only the checks in `up` are healthy."""
+
+    async def scenario() -> set[str]:
+        async def probe(asked: HealthCheck) -> bool:
+            return asked.id in up
+
+        player = Route53Player((check("p", PRIMARY, 1), check("s", STANDBY, 1)), records, probe=probe, seed=1)
+        player.play()
+        await player.until(lambda: all(player.healthy(c) is (c in up) for c in "ps"), what="checks", timeout_s=20)
+        await player.close()
+        return {end for _ in range(times) if (end := player.canonical(NAME, near=near)) is not None}
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("up", "near", "expected"),
+    [
+        ("ps", "us-east-1", {"east"}),
+        ("ps", "us-west-2", {"west"}),
+        ("s", "us-east-1", {"west"}),
+        ("p", "us-west-2", {"east"}),
+        ("", "us-east-1", {"east"}),
+        ("", "us-west-2", {"west"}),
+    ],
+)
+def test_latency_records_answer_with_the_nearer_region_that_is_healthy(up: str, near: str, expected: set[str]) -> None:
+    """With both regions unhealthy each caller is sent to its own, as if both were healthy."""
+    assert answers(both(latency_region=("us-east-1", "us-west-2")), up=up, near=near) == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "up", "expected"),
+    [
+        ((1, 1), "ps", {"east", "west"}),
+        ((1, 1), "s", {"west"}),
+        ((1, 1), "", {"east", "west"}),
+        ((1, 0), "ps", {"east"}),
+        ((1, 0), "s", {"west"}),
+        ((1, 0), "", {"east"}),
+        ((0, 0), "ps", {"east", "west"}),
+    ],
+)
+def test_weighted_records_answer_by_chance_among_the_healthy(
+    weights: tuple[int, int], up: str, expected: set[str]
+) -> None:
+    """What weighs nothing is answered only when nothing that weighs something is healthy."""
+    assert answers(both(weight=weights), up=up) == expected
+
+
+def test_weights_are_shares() -> None:
+    """fails when a record of three times the weight is answered as often as the other."""
+
+    async def probe(_: HealthCheck) -> bool:
+        return True
+
+    player = Route53Player((check("p", PRIMARY, 1), check("s", STANDBY, 1)), both(weight=(3, 1)), probe=probe, seed=1)
+    ends = [player.canonical(NAME) for _ in range(1000)]
+    assert 700 < ends.count("east") < 800
+
+
+def test_callers_are_spread_over_places() -> None:
+    """Half of them near each region, in an order that the seed repeats; each place keeps its own answers."""
+
+    async def probe(_: HealthCheck) -> bool:
+        return True
+
+    ports = {"east": 1001, "west": 1002}
+    records = both(latency_region=("us-east-1", "us-west-2"))
+    checks = (check("p", PRIMARY, 1), check("s", STANDBY, 1))
+
+    async def ends(seed: int) -> list[int]:
+        player = Route53Player(checks, records, probe=probe, seed=1)
+        resolvers = [Resolver(player, locate=ports.get, near=near) for near in ("us-east-1", "us-west-2")]
+        crowd = Crowd(resolvers, seed=seed)
+        return [(await crowd.resolve(NAME))[1] for _ in range(400)]
+
+    found = asyncio.run(ends(1))
+    assert 150 < found.count(1001) < 250
+    assert found.count(1002) == 400 - found.count(1001)
+    assert asyncio.run(ends(1)) == found
+    assert asyncio.run(ends(2)) != found
 
 
 def test_a_chain_without_an_end_does_not_resolve() -> None:

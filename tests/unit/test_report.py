@@ -22,7 +22,7 @@ from relight_drill.report import EXPLAINED, write
 from relight_drill.result import Figure, Moment, Outcome, Tally, drill_json
 from relight_drill.run import run_drill
 from relight_drill.scenarios import SCENARIOS, STATE_OF_PHASE, _failures, run_that_opened
-from relight_drill.workload import Ask, Record, green_since
+from relight_drill.workload import Ask, Record, Write, green_since, working_since
 from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
@@ -308,6 +308,19 @@ def test_green_is_from_when_on_everything_was_answered() -> None:
     assert green_since([*asks, ask(8, answered=False)], after=1.5, region="west") is None
     assert green_since([*asks, ask(8, region="east")], after=1.5, region="west") is None
     assert green_since([], after=0, region="west") is None
+
+
+def test_a_region_works_from_when_on_everything_is_acknowledged() -> None:
+    """By when a try was made, and told from the answer of the first good one; tries before the fault do not count."""
+
+    def tried(at: float, acknowledged: bool = True, took_s: float = 0.25) -> Write:
+        return Write(at=at, ended_at=at + took_s, acknowledged=acknowledged)
+
+    writes = [tried(1), tried(2, acknowledged=False, took_s=3), tried(4), tried(3)]
+    assert working_since(writes, after=0.5) == 3.25
+    assert working_since(writes, after=3.5) == 4.25
+    assert working_since([*writes, tried(5, acknowledged=False)], after=0.5) is None
+    assert working_since(writes, after=6) is None
 
 
 def event(at_s: float, state: str, status: str, **detail: Any) -> Event:

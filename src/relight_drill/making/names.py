@@ -54,7 +54,8 @@ def _health_check(place: Place, a: Arguments) -> dict[str, Any]:
 
 def _record(place: Place, a: Arguments) -> dict[str, Any]:
     name, kind, zone = a.need("name"), a.need("type"), a.need("zone_id")
-    failover = a.block("failover_routing_policy")
+    failover, weighted = a.block("failover_routing_policy"), a.block("weighted_routing_policy")
+    latency = a.block("latency_routing_policy")
     record = given(
         Name=name,
         Type=kind,
@@ -63,6 +64,8 @@ def _record(place: Place, a: Arguments) -> dict[str, Any]:
         SetIdentifier=a.take("set_identifier"),
         HealthCheckId=a.take("health_check_id"),
         Failover=failover.need("type") if failover else None,
+        Weight=weighted.need("weight") if weighted else None,
+        Region=latency.need("region") if latency else None,
     )
     a.not_emulated("allow_overwrite")
     place.client("route53").change_resource_record_sets(
