@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.config import Role
 from relight.errors import RelightError
-from relight.objectives import OBJECTIVES, Objectives
+from relight.objectives import OBJECTIVES, PATTERNS, Objectives, Pattern
 from relight_drill.audit import (
     audit,
     divergence,
@@ -26,7 +26,7 @@ from relight_drill.network import Mode
 from relight_drill.outage import LEARNED_WITHIN_S, Fault, Summary, Try, judge, opened
 from relight_drill.processes import DrillError, wait_until
 from relight_drill.result import Moment, Outcome
-from relight_drill.workload import green_since
+from relight_drill.workload import green_since, working_since
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -327,6 +327,10 @@ async def _green(
     deadline = fault_at + OBJECTIVES[world.tier].rto_s + GREEN_S
     while True:
         since = green_since(callers.record.asks, after=fault_at, region=region)
+        if PATTERNS[world.tier] is Pattern.ACTIVE_ACTIVE:
+            # The other region answered questions all along; what was lost is the one that works.
+            working = working_since(callers.record.writes, after=fault_at)
+            since = None if since is None or working is None else max(since, working)
         if since is not None and world.clock.monotonic() - since >= GREEN_S:
             return since, []
         for events in await asyncio.to_thread(recovery_runs, world):

@@ -21,6 +21,7 @@ from relight.errors import RelightError
 from relight.memory.api import Memory, Point
 from relight.memory.hydrate import verify_memory
 from relight.memory.stores import open_store
+from relight.objectives import PATTERNS, Pattern
 from relight.queue.queues import QueueKind
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.timeline import Timeline
@@ -39,7 +40,7 @@ from relight_drill.postgres import STANDBY_NAME, PostgresServer
 from relight_drill.processes import DrillError, Process, ProcessGroup, free_port, last_words, wait_until
 from relight_drill.qdrant import QdrantServer
 from relight_drill.redis import RedisServer
-from relight_drill.route53 import HttpProbe, Resolver, Route53Player
+from relight_drill.route53 import Crowd, HttpProbe, Resolver, Route53Player
 from relight_drill.tools import python_of
 from relight_drill.wire import Gate, darken
 from relight_drill.workload import Callers
@@ -507,10 +508,11 @@ class World:
                 told = [ask.error for ask in callers.record.asks[-1:]]
                 said = [*told, self._regions[Role.PRIMARY].troubles()]
                 raise DrillError(exc.problem, hint="; ".join(filter(None, said))) from None
-        # The standby's check starts out as healthy, as Route 53's do, and must have seen that it is not.
+        # The standby's check starts out as healthy, as Route 53's do, and must have seen whether it is.
+        both = PATTERNS[self.tier] is Pattern.ACTIVE_ACTIVE
         await dns.until(
-            lambda: dns.healthy(checked[Role.PRIMARY]) and not dns.healthy(checked[Role.STANDBY]),
-            what="the health checks to tell the regions apart",
+            lambda: dns.healthy(checked[Role.PRIMARY]) and dns.healthy(checked[Role.STANDBY]) is both,
+            what="the health checks to see which regions serve",
             timeout_s=STARTED_S,
         )
 
@@ -686,11 +688,15 @@ class World:
 
     @asynccontextmanager
     async def callers(self) -> AsyncIterator[Callers]:
-        """Callers from outside, with a DNS cache of their own."""
-        assert self._dns is not None  # noqa: S101 - deployed before
+        """Callers from outside, half of them near each region, with a DNS cache in each of the two places."""
+        dns = self._dns
+        assert dns is not None  # noqa: S101 - deployed before
+        resolvers = [
+            Resolver(dns, locate=lambda name: self._internet.locate(name, 443), near=self.region(role)) for role in Role
+        ]
         callers = Callers(
             host=self.environment.names.service_host,
-            names=Resolver(self._dns, locate=lambda name: self._internet.locate(name, 443)),
+            names=Crowd(resolvers, seed=self.seed),
             trust=self._authority.client(),
             clock=self.clock,
             seed=self.seed,
