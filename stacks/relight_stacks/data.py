@@ -18,6 +18,8 @@ class Data:
 
     connections: Secret
     vector_password: Secret
+    queue_password: Secret | None
+    """Without one, the queue is the operator's own."""
 
 
 def add_data(stack: AgentStack) -> Data:
@@ -40,4 +42,15 @@ def add_data(stack: AgentStack) -> Data:
             key=stack.key,
         ),
     )
-    return Data(connections=connections, vector_password=password)
+    queue = None
+    if not stack.environment.queue.existing:
+        queue = Secret(
+            stack,
+            "queue-password",
+            SecretProps(
+                name=stack.names.queue_password_secret,
+                description="The password of this region's own queue: letters, digits, - and _",
+                key=stack.key,
+            ),
+        )
+    return Data(connections=connections, vector_password=password, queue_password=queue)

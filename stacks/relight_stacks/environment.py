@@ -60,12 +60,13 @@ class Agent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """The vector database's ECS service, on a volume that lives as long as its task. The image is one of the store that
-    `memory.store` names."""
+    """The vector database's ECS service, on a volume of `storage_gib` that lives as long as its task. The image is one
+    of the store that `memory.store` names."""
 
     image: str
     cpu: int
     memory: int
+    storage_gib: int = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,10 @@ class Network:
     `zones` are the letters of the availability zones of a VPC of its own. `nat` gives agents a way to the internet, as
     LLM providers need one; no recovery does. Of an existing VPC, `route_table_ids` are those of its private subnets.
     Without `certificate_arn` a certificate is made and proved in the environment's zone.
+
+    Without `endpoints` none is made: the existing network has those that `relight_constructs.endpoints` tells of, S3's
+    of both regions among them. Agents and functions reach 443 anywhere, and `ports` too. The load balancer's access log
+    goes to the bucket `access_logs_bucket`, where one is given.
     """
 
     cidr: str = "10.0.0.0/16"
@@ -85,6 +90,9 @@ class Network:
     public_subnet_ids: tuple[str, ...] = ()
     route_table_ids: tuple[str, ...] = ()
     certificate_arn: str = ""
+    endpoints: bool = True
+    ports: tuple[int, ...] = ()
+    access_logs_bucket: str = ""
 
 
 # Two networks that can be joined.
@@ -107,10 +115,14 @@ class Database:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """The queue's NATS servers: `nodes` in the primary and one in a pilot light, or `existing` ones by secret."""
+    """The queue's NATS servers: `nodes` in the primary and one in a pilot light, or `existing` ones by secret.
+
+    Without an image it is `nats:2.15-alpine` in the region's own registry, so that a standby starts it without the
+    internet. It may say `{region}`.
+    """
 
     existing: bool = False
-    image: str = "nats:2.15-alpine"
+    image: str = ""
     nodes: int = 3
     cpu: int = 256
     memory: int = 512

@@ -129,6 +129,21 @@ class Names:
         return f"{self.prefix}-{verb}"
 
     @property
+    def inner_domain(self) -> str:
+        """The private zone of a region's own servers, one in each region's network."""
+        return f"{self.prefix}.internal"
+
+    @property
+    def vector_host(self) -> str:
+        """Where a region's own vector store is reached, whatever task it is."""
+        return f"vector.{self.inner_domain}"
+
+    @property
+    def queue_host(self) -> str:
+        """Where a region's own queue is reached, on 4222, as the user `relight`."""
+        return f"nats.{self.inner_domain}"
+
+    @property
     def boot_rule(self) -> str:
         """The rule that notices a vector store which has just started."""
         return f"{self.prefix}-hydrate-on-boot"
