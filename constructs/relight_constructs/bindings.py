@@ -50,6 +50,7 @@ from cdktf import (
     AssetType,
     S3Backend,
     TerraformAsset,
+    TerraformOutput,
     TerraformProvider,
     TerraformResourceLifecycle,
     TerraformStack,
@@ -64,12 +65,18 @@ from cdktf_cdktf_provider_aws.cloudwatch_event_target import (
 from cdktf_cdktf_provider_aws.cloudwatch_log_group import CloudwatchLogGroup
 from cdktf_cdktf_provider_aws.cloudwatch_metric_alarm import CloudwatchMetricAlarm
 from cdktf_cdktf_provider_aws.data_aws_route53_zone import DataAwsRoute53Zone
+from cdktf_cdktf_provider_aws.db_instance import DbInstance
+from cdktf_cdktf_provider_aws.db_instance_automated_backups_replication import DbInstanceAutomatedBackupsReplication
+from cdktf_cdktf_provider_aws.db_parameter_group import DbParameterGroup, DbParameterGroupParameter
+from cdktf_cdktf_provider_aws.db_subnet_group import DbSubnetGroup
 from cdktf_cdktf_provider_aws.ecs_cluster import EcsCluster, EcsClusterSetting
 from cdktf_cdktf_provider_aws.ecs_service import (
     EcsService,
     EcsServiceDeploymentCircuitBreaker,
     EcsServiceLoadBalancer,
     EcsServiceNetworkConfiguration,
+    EcsServiceVolumeConfiguration,
+    EcsServiceVolumeConfigurationManagedEbsVolume,
 )
 from cdktf_cdktf_provider_aws.ecs_task_definition import (
     EcsTaskDefinition,
@@ -91,9 +98,32 @@ from cdktf_cdktf_provider_aws.lambda_function import (
 )
 from cdktf_cdktf_provider_aws.lambda_permission import LambdaPermission
 from cdktf_cdktf_provider_aws.provider import AwsProvider
+from cdktf_cdktf_provider_aws.rds_cluster import RdsCluster
+from cdktf_cdktf_provider_aws.rds_cluster_instance import RdsClusterInstance
+from cdktf_cdktf_provider_aws.rds_cluster_parameter_group import (
+    RdsClusterParameterGroup,
+    RdsClusterParameterGroupParameter,
+)
+from cdktf_cdktf_provider_aws.rds_global_cluster import RdsGlobalCluster
 from cdktf_cdktf_provider_aws.route53_health_check import Route53HealthCheck
-from cdktf_cdktf_provider_aws.route53_record import Route53Record, Route53RecordFailoverRoutingPolicy
-from cdktf_cdktf_provider_aws.route53_zone import Route53Zone
+from cdktf_cdktf_provider_aws.route53_record import (
+    Route53Record,
+    Route53RecordFailoverRoutingPolicy,
+    Route53RecordLatencyRoutingPolicy,
+    Route53RecordWeightedRoutingPolicy,
+)
+from cdktf_cdktf_provider_aws.route53_recoverycontrolconfig_cluster import Route53RecoverycontrolconfigCluster
+from cdktf_cdktf_provider_aws.route53_recoverycontrolconfig_control_panel import (
+    Route53RecoverycontrolconfigControlPanel,
+)
+from cdktf_cdktf_provider_aws.route53_recoverycontrolconfig_routing_control import (
+    Route53RecoverycontrolconfigRoutingControl,
+)
+from cdktf_cdktf_provider_aws.route53_recoverycontrolconfig_safety_rule import (
+    Route53RecoverycontrolconfigSafetyRule,
+    Route53RecoverycontrolconfigSafetyRuleRuleConfig,
+)
+from cdktf_cdktf_provider_aws.route53_zone import Route53Zone, Route53ZoneVpc
 from cdktf_cdktf_provider_aws.s3_bucket import S3Bucket
 from cdktf_cdktf_provider_aws.s3_bucket_lifecycle_configuration import (
     S3BucketLifecycleConfiguration,
@@ -139,7 +169,8 @@ from cdktf_cdktf_provider_aws.scheduler_schedule import (
     SchedulerScheduleTargetDeadLetterConfig,
     SchedulerScheduleTargetRetryPolicy,
 )
-from cdktf_cdktf_provider_aws.secretsmanager_secret import SecretsmanagerSecret
+from cdktf_cdktf_provider_aws.secretsmanager_secret import SecretsmanagerSecret, SecretsmanagerSecretReplica
+from cdktf_cdktf_provider_aws.secretsmanager_secret_version import SecretsmanagerSecretVersion
 from cdktf_cdktf_provider_aws.sfn_state_machine import (
     SfnStateMachine,
     SfnStateMachineLoggingConfiguration,
@@ -150,7 +181,7 @@ from cdktf_cdktf_provider_aws.sqs_queue import SqsQueue
 from cdktf_cdktf_provider_aws.sqs_queue_policy import SqsQueuePolicy
 from cdktf_cdktf_provider_aws.default_security_group import DefaultSecurityGroup
 from cdktf_cdktf_provider_aws.internet_gateway import InternetGateway
-from cdktf_cdktf_provider_aws.lb import Lb
+from cdktf_cdktf_provider_aws.lb import Lb, LbAccessLogs
 from cdktf_cdktf_provider_aws.lb_listener import LbListener, LbListenerDefaultAction
 from cdktf_cdktf_provider_aws.lb_target_group import LbTargetGroup, LbTargetGroupHealthCheck
 from cdktf_cdktf_provider_aws.route_table import RouteTable, RouteTableRoute
@@ -160,10 +191,36 @@ from cdktf_cdktf_provider_aws.subnet import Subnet
 from cdktf_cdktf_provider_aws.vpc import Vpc
 from cdktf_cdktf_provider_aws.vpc_security_group_egress_rule import VpcSecurityGroupEgressRule
 from cdktf_cdktf_provider_aws.vpc_security_group_ingress_rule import VpcSecurityGroupIngressRule
+from cdktf_cdktf_provider_aws.acm_certificate import AcmCertificate
+from cdktf_cdktf_provider_aws.acm_certificate_validation import AcmCertificateValidation
+from cdktf_cdktf_provider_aws.appautoscaling_policy import (
+    AppautoscalingPolicy,
+    AppautoscalingPolicyTargetTrackingScalingPolicyConfiguration,
+    AppautoscalingPolicyTargetTrackingScalingPolicyConfigurationPredefinedMetricSpecification,
+)
+from cdktf_cdktf_provider_aws.appautoscaling_target import AppautoscalingTarget
+from cdktf_cdktf_provider_aws.ecr_replication_configuration import (
+    EcrReplicationConfiguration,
+    EcrReplicationConfigurationReplicationConfiguration,
+    EcrReplicationConfigurationReplicationConfigurationRule,
+    EcrReplicationConfigurationReplicationConfigurationRuleDestination,
+    EcrReplicationConfigurationReplicationConfigurationRuleRepositoryFilter,
+)
+from cdktf_cdktf_provider_aws.eip import Eip
+from cdktf_cdktf_provider_aws.flow_log import FlowLog
+from cdktf_cdktf_provider_aws.iam_instance_profile import IamInstanceProfile
+from cdktf_cdktf_provider_aws.nat_gateway import NatGateway
+from cdktf_cdktf_provider_aws.vpc_endpoint import VpcEndpoint, VpcEndpointDnsOptions
 # isort: on
 
 __all__ = [
+    "AcmCertificate",
+    "AcmCertificateValidation",
     "App",
+    "AppautoscalingPolicy",
+    "AppautoscalingPolicyTargetTrackingScalingPolicyConfiguration",
+    "AppautoscalingPolicyTargetTrackingScalingPolicyConfigurationPredefinedMetricSpecification",
+    "AppautoscalingTarget",
     "AssetType",
     "AwsProvider",
     "CloudwatchEventRule",
@@ -174,16 +231,31 @@ __all__ = [
     "CloudwatchMetricAlarm",
     "Construct",
     "DataAwsRoute53Zone",
+    "DbInstance",
+    "DbInstanceAutomatedBackupsReplication",
+    "DbParameterGroup",
+    "DbParameterGroupParameter",
+    "DbSubnetGroup",
     "DefaultSecurityGroup",
+    "EcrReplicationConfiguration",
+    "EcrReplicationConfigurationReplicationConfiguration",
+    "EcrReplicationConfigurationReplicationConfigurationRule",
+    "EcrReplicationConfigurationReplicationConfigurationRuleDestination",
+    "EcrReplicationConfigurationReplicationConfigurationRuleRepositoryFilter",
     "EcsCluster",
     "EcsClusterSetting",
     "EcsService",
     "EcsServiceDeploymentCircuitBreaker",
     "EcsServiceLoadBalancer",
     "EcsServiceNetworkConfiguration",
+    "EcsServiceVolumeConfiguration",
+    "EcsServiceVolumeConfigurationManagedEbsVolume",
     "EcsTaskDefinition",
     "EcsTaskDefinitionEphemeralStorage",
     "EcsTaskDefinitionVolume",
+    "Eip",
+    "FlowLog",
+    "IamInstanceProfile",
     "IamRole",
     "IamRolePolicy",
     "InternetGateway",
@@ -198,14 +270,29 @@ __all__ = [
     "LambdaFunctionVpcConfig",
     "LambdaPermission",
     "Lb",
+    "LbAccessLogs",
     "LbListener",
     "LbListenerDefaultAction",
     "LbTargetGroup",
     "LbTargetGroupHealthCheck",
+    "NatGateway",
+    "RdsCluster",
+    "RdsClusterInstance",
+    "RdsClusterParameterGroup",
+    "RdsClusterParameterGroupParameter",
+    "RdsGlobalCluster",
     "Route53HealthCheck",
     "Route53Record",
     "Route53RecordFailoverRoutingPolicy",
+    "Route53RecordLatencyRoutingPolicy",
+    "Route53RecordWeightedRoutingPolicy",
+    "Route53RecoverycontrolconfigCluster",
+    "Route53RecoverycontrolconfigControlPanel",
+    "Route53RecoverycontrolconfigRoutingControl",
+    "Route53RecoverycontrolconfigSafetyRule",
+    "Route53RecoverycontrolconfigSafetyRuleRuleConfig",
     "Route53Zone",
+    "Route53ZoneVpc",
     "RouteTable",
     "RouteTableAssociation",
     "RouteTableRoute",
@@ -244,6 +331,8 @@ __all__ = [
     "SchedulerScheduleTargetDeadLetterConfig",
     "SchedulerScheduleTargetRetryPolicy",
     "SecretsmanagerSecret",
+    "SecretsmanagerSecretReplica",
+    "SecretsmanagerSecretVersion",
     "SecurityGroup",
     "SfnStateMachine",
     "SfnStateMachineLoggingConfiguration",
@@ -253,10 +342,13 @@ __all__ = [
     "SqsQueuePolicy",
     "Subnet",
     "TerraformAsset",
+    "TerraformOutput",
     "TerraformProvider",
     "TerraformResourceLifecycle",
     "TerraformStack",
     "Vpc",
+    "VpcEndpoint",
+    "VpcEndpointDnsOptions",
     "VpcSecurityGroupEgressRule",
     "VpcSecurityGroupIngressRule",
 ]

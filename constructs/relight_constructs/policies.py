@@ -30,6 +30,8 @@ ANY_RESOURCE: dict[str, str] = {
     "ec2:DescribeSubnets": _ENI,
     "ec2:UnassignPrivateIpAddresses": _ENI,
     "cloudwatch:PutMetricData": "metrics have no resource; the statement names the one namespace",
+    "ec2:DescribeVolumes": "EC2's descriptions take no resource",
+    "ecs:ListTasks": "tasks are listed by cluster, which the statement names as its condition",
     "ecr:GetAuthorizationToken": "a registry's token is for the whole account",
     "logs:CreateLogDelivery": _DELIVERY,
     "logs:DeleteLogDelivery": _DELIVERY,
@@ -123,6 +125,19 @@ def trust_lambda() -> str:
     return _trust_unbound("lambda.amazonaws.com")
 
 
+def trust_volumes() -> str:
+    """ECS's trust for the volumes of tasks: it is documented without conditions. Source: Amazon ECS developer guide,
+    "Amazon ECS infrastructure IAM role"."""
+    return _trust_unbound("ecs.amazonaws.com")
+
+
+def trust_own(service: str) -> str:
+    """Who may take on the role of agents that the user's own cluster or machines run; EKS marks a session with the pod
+    that it is for. Handing a role to either needs `iam:PassRole` in the role's own account."""
+    actions = ["sts:AssumeRole", *(["sts:TagSession"] if service.startswith("pods.") else [])]
+    return _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": actions}])
+
+
 def _trust_unbound(service: str) -> str:
     return _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
 
@@ -199,6 +214,36 @@ def tls_only(bucket: str) -> str:
             }
         ]
     )
+
+
+def perimeter(prefix: str, *, account: str, own_resources: bool = False, objects: tuple[str, ...] = ()) -> str:
+    """An endpoint's own policy: only principals of this account come through, with `own_resources` only to what this
+    account has. `objects` are of AWS's own buckets, which anybody with a signed address may read.
+
+    It says what the endpoint is for and not who may do what, which the principals' own policies do: hence `*`.
+    """
+    bound = {"aws:PrincipalAccount": account} | ({"aws:ResourceAccount": account} if own_resources else {})
+    statements: list[dict[str, Any]] = [
+        {
+            "Sid": "ThisAccountAlone",
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": f"{prefix}:*",
+            "Resource": "*",
+            "Condition": {"StringEquals": bound},
+        }
+    ]
+    if objects:
+        statements.append(
+            {
+                "Sid": "SignedAddresses",
+                "Effect": "Allow",
+                "Principal": "*",
+                "Action": "s3:GetObject",
+                "Resource": list(objects),
+            }
+        )
+    return _document(statements)
 
 
 def _document(statements: list[dict[str, Any]]) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from relight_constructs.timeouts import Waits
 
-    from relight_constructs.access import LeaseRef, VaultRef
+from relight_constructs.endpoints import USUAL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from relight_constructs.access import LeaseRef, SigningRef, VaultRef
+    from relight_constructs.balancer import InnerBalancer, Target
     from relight_constructs.bindings import TerraformProvider
     from relight_constructs.deadletters import DeadLetters
+    from relight_constructs.failover import RoutingControls, Zone
     from relight_constructs.function import Function
+    from relight_constructs.grants import Readable, Scalable, Startable
     from relight_constructs.key import Key
     from relight_constructs.network import Network
     from relight_constructs.secret import IncidentsTopic, Secret
     from relight_constructs.services import Cluster, Service
+    from relight_constructs.work import WorkTask
 
 # Long enough to see a year's worth of incidents, and what auditors ask for.
 LOG_RETENTION_DAYS = 365
@@ -97,26 +105,119 @@ class Attachment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkProps:
     """A region's network: a VPC of its own with the range `cidr` and subnets in the zones of these letters, or, where
-    `vpc_id` is given, the existing subnets. With `nat`, what is in a private subnet reaches the internet."""
+    `vpc_id` is given, the existing subnets, one in each zone.
+
+    With `nat`, what is in a private subnet reaches the internet: through one gateway, which dies with its zone, or
+    through one in each zone. `services` are names of endpoints; with a `peer_region`, its S3 is reached privately too.
+    Without `endpoints` none is made, because the existing network has them.
+    """
 
     place: Place
+    logs_key: Key
     cidr: str = "10.0.0.0/16"
     zones: tuple[str, ...] = ("a", "b")
     nat: bool = True
+    nat_per_zone: bool = False
     vpc_id: str = ""
     private_subnet_ids: tuple[str, ...] = ()
     public_subnet_ids: tuple[str, ...] = ()
     route_table_ids: tuple[str, ...] = ()
+    endpoints: bool = True
+    services: tuple[str, ...] = USUAL
+    peer_region: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalancerProps:
-    """A public load balancer of `network`, which sends to `port` of the agents."""
+    """A public load balancer of `network`, which speaks TLS and sends to `port` of the agents.
+
+    `target_type` is `ip` for tasks and pods, `instance` for machines. Its access log goes to the bucket
+    `access_logs_bucket`, which must let the region's load balancers write; without one there is none.
+    """
 
     place: Place
     network: Network
     port: int
     certificate_arn: str
+    target_type: str = "ip"
+    access_logs_bucket: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InnerBalancerProps:
+    """The load balancer of a region's own servers, and the private zone `domain` in which they have their names."""
+
+    place: Place
+    network: Network
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateProps:
+    """A certificate for `host` and every name right below it, proved by a record in the zone `zone`."""
+
+    zone: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeProps:
+    """An encrypted volume for each task, empty when it starts and deleted when it ends."""
+
+    path: str
+    size_gib: int
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueProps:
+    """NATS servers with JetStream: `nodes` that are one cluster, or a single one.
+
+    `running` of them run at first. Clients reach them as `host` on 4222. `password` is theirs and the clients', who are
+    the user `relight`.
+    """
+
+    place: Place
+    cluster: Cluster
+    network: Network
+    inner: InnerBalancer
+    image: str
+    host: str
+    nodes: int
+    running: int
+    cpu: int
+    memory: int
+    storage_gib: int
+    key: Key
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoscalingProps:
+    """Between `least` and `most` tasks of a service, as many as keep their CPU at `cpu_percent`."""
+
+    service: Service
+    least: int
+    most: int
+    cpu_percent: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAgentsProps:
+    """Agents that something of the user's own runs, as `service` says whom to trust: `pods.eks.amazonaws.com` or
+    `ec2.amazonaws.com`."""
+
+    place: Place
+    service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesProps:
+    """Repositories of this registry that are copied to `region` of the same account."""
+
+    account: str
+    region: str
+    repositories: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,29 +271,163 @@ class BootRuleProps:
     """Call `function` with the task's event whenever a task of `service` has turned RUNNING."""
 
     name: str
-    service: Service
+    service: Startable
     function: Function
     dead_letters: DeadLetters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryMachineProps:
-    """The state machine that recovers; `functions` holds one function for each verb of the recovery."""
+    """The state machine that recovers; `functions` holds one function for each verb of the recovery, and one for
+    `approve` where `waits` says that people are asked. `whole_s` is how long an execution may take. With `work`, a
+    memory that is too large for a function is hydrated by it. `topic` is told when an execution fails."""
 
     place: Place
     name: str
     functions: Mapping[str, Function]
     logs_key: Key
+    waits: Waits
+    whole_s: int
+    topic: IncidentsTopic
+    work: WorkTask | None = None
     log_retention_days: int = LOG_RETENTION_DAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryProps:
+    """What watches a region's primary and relights the region.
+
+    `environment` are the variables that `relight.config.Settings` is read from, the same for each function; `name` of
+    the state machine must be the one in them. `attachment` is the network in which functions reach the region's own
+    servers; `connections` tell them how. `vault` is the region's own. `capacity` is what a recovery scales. When a task
+    of `store` starts, it is hydrated; without one, a recovery alone does so. `code` is a bundle of `relight_lambdas`.
+    `rto_s` is the objective that timeouts are derived from. `work` stands in for functions where memory is large.
+    """
+
+    place: Place
+    name: str
+    environment: Mapping[str, str]
+    code: Code
+    key: Key
+    attachment: Attachment
+    vault: VaultRef
+    lease: LeaseRef
+    signing: SigningRef
+    connections: Readable
+    topic: IncidentsTopic
+    rto_s: float
+    dead_letters: DeadLetters
+    capacity: Sequence[Scalable] = ()
+    store: Startable | None = None
+    waits: Waits = Waits()
+    work: WorkTask | None = None
+    log_retention_days: int = LOG_RETENTION_DAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkTaskProps:
+    """A Fargate task on `cluster`, of an image that holds the library, for memories of more than `above_bytes`."""
+
+    place: Place
+    cluster: str
+    family: str
+    image: str
+    environment: Mapping[str, str]
+    network: Attachment
+    logs_key: Key
+    above_bytes: int
+    cpu: int = 2048
+    memory: int = 8192
+    storage_gib: int = 50
+    log_retention_days: int = LOG_RETENTION_DAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretReplica:
+    """The other region that has a secret too, and the alias of the key there that encrypts it."""
+
+    region: str
+    key_alias: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecretProps:
-    """A secret without a value: whoever operates the environment puts it."""
+    """A secret, and where else it is to be; a replica follows its primary by itself, and works without it."""
 
     name: str
     description: str
     key: Key
+    replica: SecretReplica | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateProps:
+    """A state database's place: the private subnets of `network`, whose group `state` it joins.
+
+    It is encrypted with `key`, its log too, and called `name`, in both regions. `version` is the engine's.
+    """
+
+    place: Place
+    name: str
+    network: Network
+    key: Key
+    version: str
+    log_retention_days: int = LOG_RETENTION_DAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePrimaryProps:
+    """What a primary has beside its place. `password` is an expression of an ephemeral value, `password_version` tells
+    that it is another; with `storage_gib`, of an instance, the storage grows by itself up to five times of it."""
+
+    state: StateProps
+    instance_class: str
+    password: str
+    password_version: int
+    backup_days: int
+    storage_gib: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalClusterProps:
+    """The primary of an Aurora Global Database called as its state is. With `rpo_s`, 20 at least, the primary commits
+    nothing while every other region is further behind."""
+
+    primary: StatePrimaryProps
+    rpo_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFollowerProps:
+    """A database that follows another: `source` is the ARN of the instance, or the name of the global database, and is
+    in `source_region`. Once it is promoted, its backups live for `backup_days`."""
+
+    state: StateProps
+    source: str
+    source_region: str
+    instance_class: str
+    backup_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedBackupsProps:
+    """Where the backups of an instance are copied to, continuously: the place of `provider`, for `days`, under a key
+    known there by `key_alias`."""
+
+    place: Place
+    source_arn: str
+    key_alias: str
+    days: int
+    provider: TerraformProvider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreProps:
+    """Where the copied backups of `source`, an instance's ARN, are restored from; `key_alias` is of their key."""
+
+    state: StateProps
+    source: str
+    key_alias: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,9 +486,10 @@ class ServiceProps:
     """One Fargate service of one container on a read-only root.
 
     `desired_count` is where it starts; recovery scales it, so a later deployment leaves the count alone. `writable`
-    are the folders that may be written, each on a volume that lives as long as its task. `secrets` are environment
-    variables taken from secrets when the container starts. Without `target_group_arn` no load balancer sends to it.
-    With `health_command`, which the image must be able to run, ECS replaces a container that fails it.
+    are the folders that may be written, each on a volume that lives as long as its task; `volume` is one of a size of
+    its own. `secrets` are environment variables taken from secrets when the container starts. A load balancer sends to
+    it for each of `targets`: a target group and the container's port. With `health_command`, which the image must be
+    able to run, ECS replaces a container that fails it. With `alone`, the old task ends before a new one starts.
     """
 
     place: Place
@@ -264,15 +500,18 @@ class ServiceProps:
     cpu: int
     memory: int
     desired_count: int
-    port: int
+    ports: tuple[int, ...]
     network: Attachment
     logs_key: Key
+    entry_point: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     writable: tuple[str, ...] = ("/tmp",)  # noqa: S108 - a folder inside the container
+    volume: VolumeProps | None = None
     health_command: str | None = None
-    target_group_arn: str | None = None
+    targets: tuple[Target, ...] = ()
+    alone: bool = False
     log_retention_days: int = LOG_RETENTION_DAYS
 
 
@@ -287,15 +526,30 @@ class EndpointProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailoverProps:
-    """The one name that callers use: the primary while its gate is open, else the standby.
+class ZoneProps:
+    """The public zone of an environment's names."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingControlsProps:
+    """Switches by which people move traffic. The cluster is billed by the hour, used or not."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairProps:
+    """The one name that callers use, with a record for each of two regions.
 
     Route 53 asks each endpoint's `/ready` over HTTPS every `interval_s`. The threshold counts passes as well as
     failures: three for the primary, so that one lost answer moves no traffic; one for the standby, so that it is
-    believed as soon as its gate opens. The TTL stays at or under the interval.
+    believed as soon as its gate opens. The TTL stays at or under the interval. With `controls` a region gets traffic
+    only while its switch is on, too.
     """
 
-    domain: str
+    zone: Zone
     host: str
     primary_host: str
     standby_host: str
@@ -303,9 +557,41 @@ class FailoverProps:
     primary_threshold: int = 3
     standby_threshold: int = 1
     ttl_s: int = 10
+    controls: RoutingControls | None = None
 
     def __post_init__(self) -> None:
         if self.interval_s not in (10, 30):
             raise ValueError(f"interval_s={self.interval_s}; route 53 offers 10 and 30")
+        for name in ("primary_threshold", "standby_threshold"):
+            if not 1 <= getattr(self, name) <= 10:
+                raise ValueError(f"{name}={getattr(self, name)}; route 53 offers 1 to 10")
         if self.ttl_s > self.interval_s:
             raise ValueError(f"ttl_s={self.ttl_s} outlives interval_s={self.interval_s}; use {self.interval_s} or less")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveActiveProps:
+    """A pair whose regions both serve, each while its gate is open.
+
+    Callers are sent to the nearer of the two; with `weights`, the primary's and the standby's, by chance in these
+    shares, wherever they are.
+    """
+
+    pair: PairProps
+    primary_region: str
+    standby_region: str
+    weights: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and not (all(0 <= weight <= 255 for weight in self.weights) and any(self.weights)):
+            raise ValueError(f"weights={self.weights}; route 53 takes 0 to 255, and one of them above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleProps:
+    """The one name that callers use, where one region serves alone."""
+
+    zone: Zone
+    host: str
+    endpoint_host: str
+    ttl_s: int = 60

@@ -24,6 +24,11 @@ class Role(Construct):
         self.policies: list[IamRolePolicy] = []
 
     @property
+    def name(self) -> str:
+        """A reference to its name."""
+        return self._role.name
+
+    @property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._role.arn

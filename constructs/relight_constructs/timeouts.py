@@ -8,8 +8,11 @@ better than none. What the objectives say about lateness, the alarms say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Lambda's own limit.
 LONGEST_S = 900

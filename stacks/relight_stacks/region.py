@@ -5,20 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
-from relight_constructs.balancer import LoadBalancer
+from relight_constructs.balancer import InnerBalancer, LoadBalancer
+from relight_constructs.certificate import Certificate
 from relight_constructs.deadletters import DeadLetters
 from relight_constructs.failover import Endpoint
 from relight_constructs.key import Key
 from relight_constructs.network import Network
-from relight_constructs.props import BalancerProps, DeadLettersProps, EndpointProps, KeyProps, NetworkProps
+from relight_constructs.props import (
+    BalancerProps,
+    CertificateProps,
+    DeadLettersProps,
+    EndpointProps,
+    InnerBalancerProps,
+    KeyProps,
+    NetworkProps,
+)
 from relight_stacks.data import add_data
+from relight_stacks.environment import CapacityKind
 from relight_stacks.functions import Functions
 from relight_stacks.keeping import keep_points
 from relight_stacks.refs import lease_of, signing_of, vault_of
 from relight_stacks.relighting import relight
-from relight_stacks.services import AGENT_PORT, add_services
+from relight_stacks.services import AGENT_PORT, add_services, services_called
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
+from relight_stacks.tiers import Waiting
 
 if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
@@ -58,21 +69,40 @@ class AgentStack(HomeStack):
             "network",
             NetworkProps(
                 place=self.home,
+                logs_key=self.key,
                 cidr=network.cidr,
                 zones=network.zones,
                 nat=network.nat,
+                # Where both regions serve, the loss of a zone must not be that of a region.
+                nat_per_zone=environment.shape.waiting is Waiting.FULL,
                 vpc_id=network.vpc_id,
                 private_subnet_ids=network.private_subnet_ids,
                 public_subnet_ids=network.public_subnet_ids,
                 route_table_ids=network.route_table_ids,
+                endpoints=network.endpoints,
+                services=services_called(environment),
+                peer_region=names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY),
             ),
         )
+        certificate_arn = network.certificate_arn
+        if not certificate_arn:
+            certificate_arn = Certificate(
+                self, "certificate", CertificateProps(zone=environment.domain, host=names.service_host)
+            ).arn
         self.balancer = LoadBalancer(
             self,
             "balancer",
             BalancerProps(
-                place=self.home, network=self.network, port=AGENT_PORT, certificate_arn=network.certificate_arn
+                place=self.home,
+                network=self.network,
+                port=AGENT_PORT,
+                certificate_arn=certificate_arn,
+                target_type="instance" if environment.capacity.kind is CapacityKind.AUTO_SCALING else "ip",
+                access_logs_bucket=network.access_logs_bucket,
             ),
+        )
+        self.inner = InnerBalancer(
+            self, "inner", InnerBalancerProps(place=self.home, network=self.network, domain=names.inner_domain)
         )
         self.dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self.home, key=self.key))
         self.functions = Functions(
@@ -92,6 +122,7 @@ class AgentStack(HomeStack):
                 zone=environment.domain,
                 host=names.endpoint_host(role),
                 load_balancer_dns_name=self.balancer.dns_name,
+                ttl_s=environment.shape.ttl_s,
             ),
         )
         keep_points(self)

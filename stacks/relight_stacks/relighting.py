@@ -56,7 +56,8 @@ def relight(stack: AgentStack, bundles: Bundles) -> None:
     stack.own_vault.grant_record(promote)
 
     scale = stack.functions.make("scale", timeout_s=120, networked=False)
-    stack.services.agent.grant_scale(scale)
+    if stack.services.agent is not None:
+        stack.services.agent.grant_scale(scale)
     stack.own_vault.grant_record(scale)
 
     hydrate = stack.functions.make("hydrate", timeout_s=LONGEST_S, networked=True)

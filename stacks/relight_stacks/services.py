@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
-from relight.config import MemoryStore, Role
+from relight.config import MemoryStore, Role, StateKind
 from relight_constructs.access import METRICS
-from relight_constructs.props import ClusterProps, ServiceProps
-from relight_constructs.services import Cluster, Service
+from relight_constructs.balancer import Health
+from relight_constructs.bindings import TerraformOutput
+from relight_constructs.endpoints import USUAL
+from relight_constructs.images import ReplicatedImages
+from relight_constructs.policies import Grantee
+from relight_constructs.props import (
+    AutoscalingProps,
+    ClusterProps,
+    ImagesProps,
+    OwnAgentsProps,
+    QueueProps,
+    ServiceProps,
+    VolumeProps,
+)
+from relight_constructs.pull import repository_of
+from relight_constructs.queue import NatsQueue
+from relight_constructs.services import MACHINES, PODS, Autoscaling, Cluster, OwnAgents, Service
+from relight_stacks.environment import CapacityKind
 from relight_stacks.refs import topic_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE
 from relight_stacks.tiers import Waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack
 
 # Where the agent's container listens, and answers /health to the load balancer and /ready to Route 53. Its health is
@@ -23,12 +43,13 @@ AGENT_PORT = 8080
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorServer:
-    """How a store's own image is run: its data is on a volume that lives as long as its task.
+    """How a store's own image is run: what it keeps is under `data`, on a volume that lives as long as its task.
 
-    `secret` is the variable that it takes its password or API key from.
+    `folders` are others that it writes to. `secret` is the variable that it takes its password or API key from.
     """
 
     port: int
+    data: str
     folders: tuple[str, ...]
     environment: dict[str, str]
     secret: str
@@ -39,22 +60,32 @@ class VectorServer:
 VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
     MemoryStore.PGVECTOR: VectorServer(
         port=5432,
-        folders=("/var/lib/postgresql", "/var/run/postgresql", "/tmp"),  # noqa: S108
+        data="/var/lib/postgresql",
+        folders=("/var/run/postgresql", "/tmp"),  # noqa: S108
         environment={"POSTGRES_DB": "memory"},
         secret="POSTGRES_PASSWORD",  # noqa: S106 - a variable's name
         health_command="pg_isready -q",
     ),
     MemoryStore.QDRANT: VectorServer(
         port=6333,
-        folders=("/qdrant/storage", "/qdrant/snapshots", "/tmp"),  # noqa: S108
-        environment={"QDRANT__STORAGE__SNAPSHOTS_PATH": "/qdrant/snapshots", "QDRANT__TELEMETRY_DISABLED": "true"},
+        # Snapshots beside what they are of: they are as large.
+        data="/data",
+        folders=("/tmp",),  # noqa: S108
+        environment={
+            "QDRANT__STORAGE__STORAGE_PATH": "/data/storage",
+            "QDRANT__STORAGE__SNAPSHOTS_PATH": "/data/snapshots",
+            "QDRANT__TELEMETRY_DISABLED": "true",
+            # Else beside the program, on a root that is read-only.
+            "QDRANT_INIT_FILE_PATH": "/data/.initialized",
+        },
         secret="QDRANT__SERVICE__API_KEY",  # noqa: S106 - a variable's name
         # The image has neither curl nor wget.
         health_command="bash -c ': > /dev/tcp/127.0.0.1/6333'",
     ),
     MemoryStore.WEAVIATE: VectorServer(
         port=8080,
-        folders=("/var/lib/weaviate", "/tmp"),  # noqa: S108
+        data="/var/lib/weaviate",
+        folders=("/tmp",),  # noqa: S108
         environment={
             "PERSISTENCE_DATA_PATH": "/var/lib/weaviate",
             "AUTHENTICATION_APIKEY_ENABLED": "true",
@@ -69,19 +100,114 @@ VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
 }
 
 
+# What is used where the environment names none; the operator pushes it to the primary's registry like the others.
+QUEUE_IMAGE = "nats:2.15-alpine"
+# Where servers of the operator's own are reached unless the file says otherwise.
+POSTGRES_PORT = 5432
+NATS_PORT = 4222
+HTTPS = 443
+_PORTS = {"http": 80, "https": HTTPS}
+
+
+class Agents(Grantee, Protocol):
+    """Whoever the agents are, as far as grants go."""
+
+    def allow_metrics(self, namespace: str) -> None:
+        """Let them publish metrics of one namespace."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The ECS services of a region."""
+    """What runs in a region. Without `agent`, something of the user's own runs the agents; without `queue`, the queue
+    is the user's own too."""
 
-    agent: Service
+    agent: Service | None
     vector: Service
+    queue: NatsQueue | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many tasks run while nothing is wrong, and how many nodes the queue has."""
+
+    agents: int
+    vectors: int
+    nodes: int
+    running_nodes: int
+
+
+def counts(environment: Environment, role: Role) -> Counts:
+    """All in the primary. In the standby, by how it waits: all, one of each, or none; a single node then is enough,
+    because the queue is made anew from the ledger."""
+    replicas, nodes = environment.agent.replicas, environment.queue.nodes
+    everything = Counts(agents=replicas, vectors=1, nodes=nodes, running_nodes=nodes)
+    if role is Role.PRIMARY:
+        return everything
+    return {
+        Waiting.FULL: everything,
+        Waiting.PILOT: Counts(agents=1, vectors=1, nodes=1, running_nodes=1),
+        Waiting.NONE: Counts(agents=0, vectors=0, nodes=1, running_nodes=0),
+    }[environment.shape.waiting]
 
 
 def add_services(stack: AgentStack) -> Services:
-    """Define the cluster, the agents and the vector store, as many as the tier has waiting in this region."""
+    """Define the cluster and what runs in it, as much as the tier has waiting in this region."""
     environment, names = stack.environment, stack.names
     cluster = Cluster(stack, "cluster", ClusterProps(place=stack.home, name=names.cluster))
-    agents, vectors = _counts(stack)
+    count = counts(environment, stack.role)
+    for who in ("agent", "functions"):
+        for port in ports_out(environment, stack.role):
+            stack.network.let_out(who, port=port)
+    agent = _agents(stack, cluster, count)
+    vector = _vector(stack, cluster, count)
+    queue = _queue(stack, cluster, count)
+    if stack.role is Role.PRIMARY and environment.shape.standby and environment.replicate_images:
+        repositories = tuple(dict.fromkeys(_repositories(environment)))
+        if repositories:
+            ReplicatedImages(
+                stack,
+                "images",
+                ImagesProps(account=environment.account, region=names.region(Role.STANDBY), repositories=repositories),
+            )
+    return Services(agent=agent, vector=vector, queue=queue)
+
+
+def services_called(environment: Environment) -> tuple[str, ...]:
+    """The endpoints that a region's network needs, S3's aside."""
+    return (*USUAL, *(("rds",) if environment.own_state else ()))
+
+
+def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
+    """The ports that agents and functions may reach anywhere: LLM providers', and those of servers that are not
+    Relight's own."""
+    urls = [urlsplit(spec.base_url) for spec in environment.providers if spec.base_url]
+    found = {HTTPS, *environment.network(role).ports}
+    found |= {url.port or _PORTS[url.scheme] for url in urls}
+    if environment.shape.state is StateKind.EXISTING:
+        found.add(POSTGRES_PORT)
+    if environment.queue.existing:
+        found.add(NATS_PORT)
+    return tuple(sorted(found))
+
+
+def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> Service | None:
+    """The agents' service, or a role and what else agents of the user's own need to be attached."""
+    environment, kind = stack.environment, stack.environment.capacity.kind
+    if kind is not CapacityKind.ECS:
+        trusted = PODS if kind is CapacityKind.EKS else MACHINES
+        own = OwnAgents(stack, "agent", OwnAgentsProps(place=stack.home, service=trusted))
+        _grant(stack, own)
+        outputs = {
+            "agent-target-group": stack.balancer.target.arn,
+            "agent-security-group": stack.network.group_id("agent"),
+            "agent-role": own.role_arn,
+        }
+        if own.profile_name is not None:
+            outputs["agent-instance-profile"] = own.profile_name
+        for name, value in outputs.items():
+            TerraformOutput(stack, name, value=value)
+        return None
     agent = Service(
         stack,
         "agent",
@@ -89,19 +215,31 @@ def add_services(stack: AgentStack) -> Services:
             place=stack.home,
             cluster=cluster,
             name=AGENT_SERVICE,
-            family=names.family(AGENT_SERVICE),
+            family=stack.names.family(AGENT_SERVICE),
             image=_image(environment.agent.image, stack.home.region),
             command=environment.agent.command,
             cpu=environment.agent.cpu,
             memory=environment.agent.memory,
-            desired_count=agents,
-            port=AGENT_PORT,
+            desired_count=count.agents,
+            ports=(AGENT_PORT,),
             network=stack.network.attachment("agent"),
             logs_key=stack.key,
             environment=stack.settings.to_env(),
-            target_group_arn=stack.balancer.target_group_arn,
+            targets=(stack.balancer.target,),
         ),
     )
+    _grant(stack, agent)
+    Autoscaling(
+        stack,
+        "agent-scaling",
+        AutoscalingProps(service=agent, least=count.agents, most=environment.most_agents),
+    )
+    return agent
+
+
+def _grant(stack: AgentStack, agent: Agents) -> None:
+    """What agents may do, whatever runs them."""
+    environment = stack.environment
     stack.data.connections.grant_read(agent)
     stack.lease.grant_hold(agent)
     # Its applier reads what the state database has let go of the journal, and says how far memory is behind.
@@ -112,8 +250,19 @@ def add_services(stack: AgentStack) -> Services:
         topic_of(environment).grant_publish(agent)
     for other in Role:
         vault_of(environment, other).grant_keep_results(agent)
+
+
+def _vector(stack: AgentStack, cluster: Cluster, count: Counts) -> Service:
+    environment, names = stack.environment, stack.names
     server = VECTOR_SERVERS[environment.memory.store]
-    vector = Service(
+    stack.inner.name("vector", names.vector_host)
+    target = stack.inner.serve("vector", group="vector", port=server.port, health=Health(port=server.port))
+    for who in ("agent", "functions"):
+        stack.network.admit(who, to="inner", port=server.port)
+    image = _image(environment.vector.image, stack.home.region)
+    if repository_of(image) is None:
+        stack.network.let_out("vector", port=HTTPS)
+    return Service(
         stack,
         "vector",
         ServiceProps(
@@ -121,30 +270,71 @@ def add_services(stack: AgentStack) -> Services:
             cluster=cluster,
             name=VECTOR_SERVICE,
             family=names.family(VECTOR_SERVICE),
-            image=_image(environment.vector.image, stack.home.region),
+            image=image,
             cpu=environment.vector.cpu,
             memory=environment.vector.memory,
-            desired_count=vectors,
-            port=server.port,
+            desired_count=count.vectors,
+            ports=(server.port,),
             network=stack.network.attachment("vector"),
             logs_key=stack.key,
             health_command=server.health_command,
             environment=server.environment,
             secrets={server.secret: stack.data.vector_password},
             writable=server.folders,
+            volume=VolumeProps(path=server.data, size_gib=environment.vector.storage_gib, key=stack.key),
+            targets=(target,),
+            # Two would each hold a part of what is written in between.
+            alone=True,
         ),
     )
-    for who in ("agent", "functions"):
-        stack.network.admit(who, to="vector", port=server.port)
-    return Services(agent=agent, vector=vector)
 
 
-def _counts(stack: AgentStack) -> tuple[int, int]:
-    """How many agents and vector stores run while nothing is wrong."""
-    replicas = stack.environment.agent.replicas
-    if stack.role is Role.PRIMARY:
-        return replicas, 1
-    return {Waiting.FULL: (replicas, 1), Waiting.PILOT: (1, 1), Waiting.NONE: (0, 0)}[stack.environment.shape.waiting]
+def _queue(stack: AgentStack, cluster: Cluster, count: Counts) -> NatsQueue | None:
+    password = stack.data.queue_password
+    if password is None:
+        return None
+    queue = stack.environment.queue
+    image = _queue_image(stack.environment, stack.home.region)
+    if repository_of(image) is None:
+        stack.network.let_out("queue", port=HTTPS)
+    return NatsQueue(
+        stack,
+        "queue",
+        QueueProps(
+            place=stack.home,
+            cluster=cluster,
+            network=stack.network,
+            inner=stack.inner,
+            image=image,
+            host=stack.names.queue_host,
+            nodes=count.nodes,
+            running=count.running_nodes,
+            cpu=queue.cpu,
+            memory=queue.memory,
+            storage_gib=queue.storage_gib,
+            key=stack.key,
+            password=password,
+        ),
+    )
+
+
+def _repositories(environment: Environment) -> Iterator[str]:
+    """Those of the images that are in the primary's own registry."""
+    region = environment.regions.primary
+    images = [_image(environment.vector.image, region)]
+    if environment.capacity.kind is CapacityKind.ECS:
+        images.append(_image(environment.agent.image, region))
+    if not environment.queue.existing:
+        images.append(_queue_image(environment, region))
+    for image in images:
+        repository = repository_of(image)
+        if repository is not None and (repository.account, repository.region) == (environment.account, region):
+            yield repository.name
+
+
+def _queue_image(environment: Environment, region: str) -> str:
+    own = f"{environment.account}.dkr.ecr.{{region}}.amazonaws.com/{QUEUE_IMAGE}"
+    return _image(environment.queue.image or own, region)
 
 
 def _image(image: str, region: str) -> str:

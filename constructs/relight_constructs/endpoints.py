@@ -1,0 +1,22 @@
+"""Which of AWS's services something in a region's network calls, and who does. Pure: nothing here starts node.
+
+What runs outside the network needs no endpoint: the sentinel, and the recovery's fence, scale and announce. Nor does
+what Lambda itself does for a function: its log, its traces and its dead letters. S3 has a gateway endpoint of its own,
+which costs nothing.
+"""
+
+from __future__ import annotations
+
+# By the endpoint's name: the prefix of the service's IAM actions, and who calls it.
+ENDPOINTS: dict[str, tuple[str, str]] = {
+    "ecr.api": ("ecr", "ECS, to start a container, under the network interface of its task"),
+    "ecr.dkr": ("ecr", "ECS, to pull an image, whose layers come from S3"),
+    "kms": ("kms", "snapshot signs points; assess, hydrate and rehearse check the signatures"),
+    "logs": ("logs", "the log driver of every container"),
+    "monitoring": ("cloudwatch", "agents, snapshot, rehearse and providers publish metrics"),
+    "rds": ("rds", "promote asks RDS to promote a database that Relight made"),
+    "secretsmanager": ("secretsmanager", "each function reads its connections, and ECS a container's secrets"),
+    "sns": ("sns", "an agent that has been on a fallback provider for long tells people"),
+}
+# What every region needs, whoever made its database.
+USUAL = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager", "sns")
