@@ -20,7 +20,6 @@ from relight.config import Role, Settings
 from relight.providers.readiness import METRIC, ProviderReadiness, publish_readiness
 from relight.recovery.metrics import NAMESPACE, CloudWatchMetrics
 from relight.wiring import Region
-from relight_constructs.props import FailoverProps
 from relight_stacks.loading import load_named
 from relight_stacks.settings import settings_for
 
@@ -376,36 +375,15 @@ def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:
 # Names
 
 
-def test_health_checks_ask_both_gates(synthesis: Synthesis) -> None:
-    """HTTPS on /ready of each region's own endpoint: every 10 s, three answers move the primary, one the standby."""
-    checks = synthesis.resources("aws_route53_health_check")
-    assert len(checks) == 2
-    for half, threshold in (("primary", 3), ("standby", 1)):
-        check = checks[f"dns/failover/{half}-check"]
-        assert (check["type"], check["port"], check["resource_path"]) == ("HTTPS", 443, "/ready")
-        assert check["fqdn"] == f"{half}.agent.demo.relight.example"
-        assert (check["request_interval"], check["failure_threshold"]) == (10, threshold)
-
-
-def test_failover_records_lead_to_the_endpoints(synthesis: Synthesis) -> None:
-    """One name, two records with a health check each, over the records that each region makes for itself."""
-    for half, kind in (("primary", "PRIMARY"), ("standby", "SECONDARY")):
-        record = synthesis.one("aws_route53_record", f"dns/failover/{half}-record")
-        assert (record["name"], record["type"]) == ("agent.demo.relight.example", "CNAME")
-        assert record["records"] == [f"{half}.agent.demo.relight.example"]
-        assert as_block(record["failover_routing_policy"]) == {"type": kind}
-        check = synthesis.address_of("aws_route53_health_check", f"dns/failover/{half}-check")
-        assert record["health_check_id"] == f"${{{check}.id}}"
+def test_each_region_makes_its_own_record(synthesis: Synthesis) -> None:
+    """It points at the region's own load balancer; `test_dns.py` has what leads to it."""
+    for half in ("primary", "standby"):
         endpoint = synthesis.one("aws_route53_record", f"{half}/endpoint/record")
-        assert endpoint["name"] == f"{half}.agent.demo.relight.example"
-        assert endpoint["records"] == [load_named("demo").network(Role(half)).load_balancer_dns_name]
-
-
-def test_no_answer_is_remembered_longer_than_a_check(synthesis: Synthesis) -> None:
-    """Every record's TTL is at most 10 s; an alias, which has none, is not used."""
-    for record in synthesis.resources("aws_route53_record").values():
-        assert record["ttl"] <= 10
-        assert "alias" not in record
+        balancer = synthesis.address_of("aws_lb", f"{half}/balancer/balancer")
+        assert (endpoint["name"], endpoint["type"]) == (f"{half}.agent.demo.relight.example", "CNAME")
+        assert endpoint["records"] == [f"${{{balancer}.dns_name}}"]
+        assert endpoint["ttl"] == 10
+        assert "alias" not in endpoint
 
 
 # Containers
@@ -488,14 +466,6 @@ def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     done = run_app("--bundle", str(tmp_path / "none.zip"), "--output", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "none.zip is not a file" in done.stderr
-
-
-@pytest.mark.parametrize(("key", "value"), [("interval_s", 20), ("ttl_s", 60)])
-def test_a_failover_that_cannot_be_quick_is_refused(key: str, value: int) -> None:
-    """Route 53 offers two intervals, and an answer must not be remembered for longer than one."""
-    names = {"domain": "a.example", "host": "x.a.example", "primary_host": "p.a.example", "standby_host": "s.a.example"}
-    with pytest.raises(ValueError, match=f"{key}={value}"):
-        FailoverProps(**names, **{key: value})  # type: ignore[arg-type]
 
 
 def test_the_pure_modules_do_not_start_node() -> None:
