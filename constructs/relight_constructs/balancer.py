@@ -31,10 +31,12 @@ NAME_TTL_S = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A target group's ARN, and the container's port that it sends to."""
+    """A target group's ARN, and the container's port that it sends to; ECS registers with it once it has a
+    `listener`."""
 
     arn: str
     port: int
+    listener: LbListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ class LoadBalancer(Construct):
     @property
     def target(self) -> Target:
         """Where agents are registered."""
-        return Target(arn=self._targets.arn, port=self._port)
+        return Target(arn=self._targets.arn, port=self._port, listener=self.listener)
 
 
 class InnerBalancer(Construct):
@@ -187,10 +189,11 @@ class InnerBalancer(Construct):
                 interval=5,
                 timeout=4,
                 healthy_threshold=2,
-                unhealthy_threshold=2,
+                # ECS replaces what is found unhealthy, and what it keeps goes with it: not for a busy minute.
+                unhealthy_threshold=10,
             ),
         )
-        LbListener(
+        listener = LbListener(
             self,
             f"{id_}-listener",
             load_balancer_arn=self._balancer.arn,
@@ -198,4 +201,4 @@ class InnerBalancer(Construct):
             protocol="TCP",
             default_action=[LbListenerDefaultAction(type="forward", target_group_arn=targets.arn)],
         )
-        return Target(arn=targets.arn, port=port)
+        return Target(arn=targets.arn, port=port, listener=listener)

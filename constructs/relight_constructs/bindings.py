@@ -48,6 +48,7 @@ if "JSII_NODE" not in os.environ:
 from cdktf import (
     App,
     AssetType,
+    ITerraformDependable,
     S3Backend,
     TerraformAsset,
     TerraformOutput,
@@ -255,6 +256,7 @@ __all__ = [
     "EcsTaskDefinitionVolume",
     "Eip",
     "FlowLog",
+    "ITerraformDependable",
     "IamInstanceProfile",
     "IamRole",
     "IamRolePolicy",

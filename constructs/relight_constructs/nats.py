@@ -18,9 +18,9 @@ ROUTES = 6222
 STORE = "/data"
 CONFIG = "/tmp/nats.conf"  # noqa: S108 - inside the container, whose disk nobody shares
 PASSWORD = "RELIGHT_QUEUE_PASSWORD"  # noqa: S105 - a variable's name
-# A node that is catching up is alive: it is left alone by ECS, and no client is sent to it.
-ALIVE_PATH = "/healthz?js-enabled-only=true"
-READY_PATH = "/healthz?js-server-only=true"
+# Answered also by a node that is catching up with the others: ECS would replace it by one that has more to catch
+# up with.
+HEALTH_PATH = "/healthz?js-enabled-only=true"
 
 _GIB = 1 << 30
 

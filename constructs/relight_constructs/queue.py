@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from relight_constructs.balancer import Health
 from relight_constructs.bindings import Construct
-from relight_constructs.nats import ALIVE_PATH, CLIENTS, MONITOR, PASSWORD, READY_PATH, ROUTES, STORE, Node, script
+from relight_constructs.nats import CLIENTS, HEALTH_PATH, MONITOR, PASSWORD, ROUTES, STORE, Node, script
 from relight_constructs.props import ServiceProps, VolumeProps
 from relight_constructs.services import Service
 
@@ -25,7 +25,7 @@ class NatsQueue(Construct):
         super().__init__(scope, id_)
         network, inner = props.network, props.inner
         inner.name("nats", props.host)
-        clients = inner.serve("nats", group="queue", port=CLIENTS, health=Health(port=MONITOR, path=READY_PATH))
+        clients = inner.serve("nats", group="queue", port=CLIENTS, health=Health(port=MONITOR, path=HEALTH_PATH))
         for who in ("agent", "functions"):
             network.admit(who, to="inner", port=CLIENTS)
         clustered = props.nodes > 1
@@ -56,7 +56,7 @@ class NatsQueue(Construct):
                         logs_key=props.key,
                         secrets={PASSWORD: props.password},
                         volume=VolumeProps(path=STORE, size_gib=props.storage_gib, key=props.key),
-                        health_command=f"wget -q --spider 'http://127.0.0.1:{MONITOR}{ALIVE_PATH}'",
+                        health_command=f"wget -q --spider 'http://127.0.0.1:{MONITOR}{HEALTH_PATH}'",
                         targets=tuple(targets),
                         alone=True,
                     ),

@@ -30,6 +30,7 @@ from relight_constructs.pull import grant_pull
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
+    from relight_constructs.bindings import ITerraformDependable
     from relight_constructs.policies import Grantee
     from relight_constructs.props import (
         AutoscalingProps,
@@ -58,7 +59,7 @@ MACHINES = "ec2.amazonaws.com"
 
 # What an agent may take to start before the load balancer's opinion of it counts. Without it ECS may end, again and
 # again, a task that was asked too early.
-HEALTH_GRACE_S = 60
+HEALTH_GRACE_S = 120
 
 
 class Cluster(Construct):
@@ -106,7 +107,9 @@ class Service(Construct):
         for secret in props.secrets.values():
             secret.grant_read(execution)
         volumes = [EcsTaskDefinitionVolume(name=_volume(path)) for path in props.writable]
-        needed = [*execution.policies]
+        # ECS pulls, reads secrets and attaches volumes under roles that must be allowed to by then, and registers with
+        # target groups that a listener sends to.
+        needed: list[ITerraformDependable] = [*execution.policies, *(target.listener for target in props.targets)]
         if props.volume is not None:
             volumes.append(EcsTaskDefinitionVolume(name=_volume(props.volume.path), configure_at_launch=True))
             attaching = _volumes_role(self, place, props.name, props.volume)
@@ -134,7 +137,6 @@ class Service(Construct):
             launch_type="FARGATE",
             platform_version="LATEST",
             enable_execute_command=False,
-            propagate_tags="SERVICE",
             # A deployment whose tasks do not stay up ends, and the one before it comes back.
             deployment_circuit_breaker=EcsServiceDeploymentCircuitBreaker(enable=True, rollback=True),
             deployment_minimum_healthy_percent=0 if props.alone else 100,
@@ -169,7 +171,6 @@ class Service(Construct):
             ),
             # How many run is the recovery's to decide once the service exists.
             lifecycle=TerraformResourceLifecycle(ignore_changes=["desired_count"]),
-            # ECS pulls, reads secrets and attaches volumes under roles that must be allowed to by then.
             depends_on=needed,
         )
         # How Application Auto Scaling calls it, once it is there.
@@ -280,7 +281,8 @@ def _container(props: ServiceProps, log_group: LogGroup) -> dict[str, Any]:
             "command": ["CMD-SHELL", props.health_command],
             "interval": 10,
             "timeout": 5,
-            "retries": 3,
+            # What keeps something loses it with its task: it is given longer.
+            "retries": 3 if props.volume is None else 10,
             "startPeriod": HEALTH_GRACE_S,
         }
     if props.entry_point:

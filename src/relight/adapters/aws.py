@@ -276,7 +276,8 @@ def client(
     of_service = os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
     custom = endpoint_url or of_service or os.environ.get("AWS_ENDPOINT_URL") or ""
     # Over TLS a checksum is enough, and signing each body takes another pass over it.
-    s3: _S3Dict = {"addressing_style": "path" if custom else "virtual"}
+    # botocore's default for us-east-1 is an address of no region, which no private endpoint answers for.
+    s3: _S3Dict = {"addressing_style": "path" if custom else "virtual", "us_east_1_regional_endpoint": "regional"}
     if not custom.startswith("http://"):
         s3["payload_signing_enabled"] = False
     config = Config(
