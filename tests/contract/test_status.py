@@ -19,6 +19,7 @@ from contract.test_recovery import EAST, WEST, Pair, pair, remember, renewing
 
 from relight.config import ConfirmBy, Role
 from relight.errors import LeaseLostError, UnavailableError
+from relight.objectives import Tier
 from relight.providers.breaker import BreakerState, Phase
 from relight.providers.episodes import FALLBACK_KEY, Episode, Kind, Stage
 from relight.providers.shared import PostgresBreakers, PostgresEpisodes
@@ -51,6 +52,7 @@ class Endpoints:
 
     def __init__(self) -> None:
         self.status = {"primary": 200, "standby": 503, "service": 200}
+        self.works = {"primary": True}
         endpoints = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +61,7 @@ class Endpoints:
                 assert path == "ready"
                 self.send_response(endpoints.status[name])
                 self.end_headers()
+                self.wfile.write(json.dumps({"works": endpoints.works.get(name, False)}).encode())
 
             def log_message(self, *_: object) -> None:
                 """Quiet."""
@@ -172,6 +175,21 @@ def test_what_needs_a_person_is_told_apart(pair: Pair, endpoints: Endpoints) -> 
     assert lines["providers"].data["degraded_seconds"] == pytest.approx(7200, abs=600)
     assert lines["standby providers"].found == "anthropic is ready; openai: denied, 401"
     assert lines["standby endpoint"].found.endswith("is ready, and us-west-2 does not act")
+
+
+def test_in_active_active_both_regions_are_ready(pair: Pair, endpoints: Endpoints) -> None:
+    """The region that does not act is to be ready, too; one that acts and works nothing needs a person."""
+    with regions(endpoints, tier=Tier.CUSTOMER_FACING) as (east, west), acting(east):
+        lines = page(east, west)
+        assert "standby endpoint" in needing(lines)
+        endpoints.status["standby"] = 200
+        lines = page(east, west)
+        assert not {"primary endpoint", "standby endpoint"} & needing(lines)
+        assert lines["standby endpoint"].found.endswith("serves reads: us-west-2 does not act")
+        endpoints.works["primary"] = False
+        lines = page(east, west)
+        assert "primary endpoint" in needing(lines)
+        assert lines["primary endpoint"].found.endswith("serves reads alone, and works no tasks")
 
 
 def test_what_cannot_be_found_out_is_said(pair: Pair, endpoints: Endpoints) -> None:

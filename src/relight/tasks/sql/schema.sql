@@ -66,6 +66,12 @@ CREATE TABLE relight.epochs (
     started_lsn pg_lsn DEFAULT COALESCE(pg_last_wal_replay_lsn(), pg_current_wal_insert_lsn()) NOT NULL
 );
 
+CREATE TABLE relight.heartbeat (
+    one boolean DEFAULT true NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT heartbeat_one_check CHECK (one)
+);
+
 CREATE TABLE relight.journal (
     seq bigint NOT NULL,
     xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -201,6 +207,9 @@ ALTER TABLE ONLY relight.effects
 
 ALTER TABLE ONLY relight.epochs
     ADD CONSTRAINT epochs_pkey PRIMARY KEY (epoch);
+
+ALTER TABLE ONLY relight.heartbeat
+    ADD CONSTRAINT heartbeat_pkey PRIMARY KEY (one);
 
 ALTER TABLE ONLY relight.journal_alive
     ADD CONSTRAINT journal_alive_pkey PRIMARY KEY (collection, id);
