@@ -55,6 +55,7 @@ class Network(Construct):
     def __init__(self, scope: Construct, id_: str, props: NetworkProps) -> None:
         super().__init__(scope, id_)
         self._props = props
+        self._let_out: set[tuple[str, int]] = set()
         if props.vpc_id:
             self.vpc_id = props.vpc_id
             self.private_subnet_ids = props.private_subnet_ids
@@ -269,7 +270,11 @@ class Network(Construct):
         )
 
     def let_out(self, who: str, *, port: int) -> None:
-        """Let the members of a group reach a port anywhere, the internet included where there is a way."""
+        """Let the members of a group reach a port anywhere, the internet included where there is a way. It may be said
+        again."""
+        if (who, port) in self._let_out:
+            return
+        self._let_out.add((who, port))
         VpcSecurityGroupEgressRule(
             self,
             f"{who}-out-{port}",

@@ -82,7 +82,7 @@ class Server:
 
     async def _alive(self) -> bool:
         try:
-            return (await asyncio.to_thread(self.asked, HEALTH_PATH))["status"] == "ok"
+            return bool((await asyncio.to_thread(self.asked, HEALTH_PATH))["status"] == "ok")
         except OSError:
             return False
 
@@ -160,7 +160,7 @@ async def _all_current(stream: Any) -> bool:
         cluster = (await stream.stream_info("WORK")).cluster
     except nats.errors.Error:
         return False
-    return len(cluster.replicas) == 2 and all(replica.current for replica in cluster.replicas)
+    return [bool(replica.current) for replica in cluster.replicas] == [True, True]
 
 
 def test_every_write_is_synced_and_nothing_is_told_of_addresses(server_group: ProcessGroup, folder: Path) -> None:
