@@ -159,6 +159,11 @@ def add_services(stack: AgentStack) -> Services:
     for who in ("agent", "functions"):
         for port in ports_out(environment, stack.role):
             stack.network.let_out(who, port=port)
+        # Servers of the operator's own may join the groups that are made for ours.
+        if environment.shape.state is StateKind.EXISTING:
+            stack.network.admit(who, to="state", port=POSTGRES_PORT)
+        if environment.queue.existing:
+            stack.network.admit(who, to="queue", port=NATS_PORT)
     agent = _agents(stack, cluster, count)
     vector = _vector(stack, cluster, count)
     queue = _queue(stack, cluster, count)
