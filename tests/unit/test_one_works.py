@@ -86,7 +86,7 @@ class Pair(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.clock = Waiting(self.nobody_works_beside_another)
+        self.clock = Waiting(self.everybody_goes_on)
         self.bucket = MemoryLeases()
         take_first(self.bucket, region=EAST, ttl_s=TTL_S, clock=self.clock)
         self.stores = {name: Cut(store=self.bucket) for name in (EAST, WEST)}
@@ -100,6 +100,14 @@ class Pair(RuleBasedStateMachine):
             WEST: Database(newest_epoch=first, replica=True),
         }
         self.runs = 0
+        self.everybody_goes_on()
+
+    @rule()
+    def everybody_goes_on(self) -> None:
+        """The agents of both regions keep their leases, as far as they reach them."""
+        for keeper in self.keepers.values():
+            keeper.renew()
+        self.nobody_works_beside_another()
 
     def epoch(self, number: int, region: str, *, opened: bool) -> Epoch:
         return Epoch(
