@@ -345,12 +345,13 @@ def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synt
 
 
 def test_who_may_take_on_a_role_is_one_service(synthesis: Synthesis) -> None:
-    """Every role trusts one AWS service, on behalf of this account; Lambda and S3's replication do not name it."""
+    """Every role trusts one AWS service, on behalf of this account; Lambda, S3's replication, and ECS where it makes
+    volumes, do not name it."""
     for path, role in synthesis.resources("aws_iam_role").items():
         (statement,) = json.loads(role["assume_role_policy"])["Statement"]
         (service,) = statement["Principal"].values()
         assert statement["Action"] == "sts:AssumeRole"
-        if service in ("lambda.amazonaws.com", "s3.amazonaws.com"):
+        if service in ("ecs.amazonaws.com", "lambda.amazonaws.com", "s3.amazonaws.com"):
             assert "Condition" not in statement, path
         else:
             assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "000000000000"}, path
