@@ -33,7 +33,6 @@ class Node:
     nodes: int
     host: str
     storage_gib: int
-    cluster: str = USER
 
     @property
     def name(self) -> str:
@@ -64,7 +63,7 @@ class Node:
         }
         if self.nodes > 1:
             found["cluster"] = {
-                "name": self.cluster,
+                "name": USER,
                 "host": "0.0.0.0",  # noqa: S104 - as above
                 "port": ROUTES,
                 "authorization": {"user": USER, "password": f"${PASSWORD}"},
