@@ -1,9 +1,9 @@
 """Applies synthesized Terraform JSON to the emulator, so that a drill runs what `cdktf deploy` would deploy.
 
 It knows the resource types that the stacks use (`relight_drill.making`) and one form of expression,
-`${type.name.attribute}`. Every argument of a resource is either used or named as not emulated here; any other one is an
-error, and so is any other type. Stacks are applied in the order of the manifest, a stack's resources in the order of
-their references, side by side where they can.
+`${type.name.attribute}`, which may be within `${tolist(...).0.member}`. Every argument of a resource is either used or
+named as not emulated here; any other one is an error, and so is any other type. Stacks are applied in the order of the
+manifest, a stack's resources in the order of their references, side by side where they can.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 EXPRESSION = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 REFERENCE = re.compile(r"((?:(?:data|ephemeral)\.)?[a-z][a-z0-9_]*\.[A-Za-z0-9_-]+)\.([a-z][a-z0-9_]*)")
+# What cdktf makes of one member of an attribute that is a set of blocks.
+MEMBER = re.compile(r"tolist\((.+)\)\.([0-9]+)\.([a-z][a-z0-9_]*)")
 META = ("//", "provider", "depends_on", "lifecycle")
 AT_ONCE = 8
 
@@ -159,7 +161,9 @@ def _references(value: Any, where: str) -> Iterable[str]:
 
 
 def _parse(expression: str, where: str) -> tuple[str, str]:
-    match = REFERENCE.fullmatch(expression)
+    """The address and the attribute that an expression refers to."""
+    member = MEMBER.fullmatch(expression)
+    match = REFERENCE.fullmatch(member.group(1) if member else expression)
     if match is None:
         raise DrillError(
             f"{where} has the expression ${{{expression}}}", hint="only ${type.name.attribute} can be applied"
@@ -233,7 +237,10 @@ def _resolve(value: Any, known: Mapping[str, Mapping[str, Any]], where: str) -> 
                 f"{where} uses ${{{expression}}}, an attribute that the drill does not know",
                 hint=f"known of {address}: {', '.join(sorted(known[address]))}",
             )
-        return known[address][attribute]
+        value = known[address][attribute]
+        if member := MEMBER.fullmatch(expression):
+            return value[int(member.group(2))][member.group(3)]
+        return value
 
     whole = EXPRESSION.fullmatch(value)
     if whole is not None and whole.group(1) is not None:

@@ -105,6 +105,18 @@ class Deployment:
             for r in self.of("aws_ecs_service")
         )
 
+    def balancer(self, region: str) -> str:
+        """The name of the region's load balancer that callers reach."""
+        found = [lb for lb in self.of("aws_lb", region=region) if not lb.arguments.get("internal")]
+        if len(found) != 1:
+            raise DrillError(f"{len(found)} public load balancers in {region}, not one", hint="look at the stacks")
+        name: str = found[0].attributes["dns_name"]
+        return name
+
+    def services_of(self, region: str) -> set[str]:
+        """The names of a region's ECS services."""
+        return {service.name for service in self.services if service.region == region}
+
     @property
     def health_checks(self) -> tuple[HealthCheck, ...]:
         """Every health check."""
@@ -123,7 +135,8 @@ class Deployment:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Every DNS record."""
+        """Every DNS record of the public zones."""
+        private = {zone.attributes["id"] for zone in self.of("aws_route53_zone") if zone.attributes["private"]}
         return tuple(
             Record(
                 name=r.arguments["name"],
@@ -136,4 +149,5 @@ class Deployment:
                 health_check=r.arguments.get("health_check_id", ""),
             )
             for r in self.of("aws_route53_record")
+            if r.arguments["zone_id"] not in private
         )

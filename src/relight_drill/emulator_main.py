@@ -1,4 +1,4 @@
-"""Starts the emulator so that the workers of its functions share the code that they run.
+"""Starts the emulator: with Application Auto Scaling, and so that its functions' workers share the code that they run.
 
 On AWS a function's code lies unpacked before it is called. ministack unpacks the zip for every worker, and for another
 after every failure: that takes a core 0.5 s for the bundle and 2.2 s for the one with the SDKs of LLM providers, and
@@ -10,6 +10,7 @@ A script for the interpreter of the emulator's own environment; imports nothing 
 from __future__ import annotations
 
 import hashlib
+import runpy
 import sys
 import threading
 import zipfile
@@ -44,14 +45,17 @@ class SharedCode(zipfile.ZipFile):
 
 def main(home: Path) -> None:
     """Serve until a signal ends this; `home` is where code lies unpacked."""
-    from ministack.app import main as serve  # type: ignore[import-not-found]
-    from ministack.core import lambda_runtime  # type: ignore[import-not-found]
+    from ministack import app  # type: ignore[import-not-found]
+    from ministack.core import iam_actions, lambda_runtime, responses  # type: ignore[import-not-found]
 
     SharedCode.home = home
     home.mkdir(parents=True, exist_ok=True)
     errors = {"BadZipFile": zipfile.BadZipFile, "LargeFileError": zipfile.LargeZipFile}
     lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedCode, **errors)
-    serve()
+    # By its path: the names of its neighbours are also those of packages that the emulator imports.
+    scaling = runpy.run_path(str(Path(__file__).with_name("emulator_scaling.py")))
+    scaling["install"](app, iam_actions, responses)
+    app.main()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,10 +45,11 @@ from relight_drill.route53 import Crowd, HttpProbe, Resolver, Route53Player
 from relight_drill.tools import python_of
 from relight_drill.wire import Gate, darken
 from relight_drill.workload import Callers
-from relight_stacks.settings import AGENT_SERVICE, settings_for
+from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE, settings_for
+from relight_stacks.tiers import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from relight.config import Settings
     from relight.memory.store import CollectionSpec, VectorStore
@@ -64,6 +66,15 @@ CORPUS = 600
 STARTED_S = 60.0
 COMMAND_S = 180.0
 _WELL = ("RUNNING", "SUCCEEDED")
+
+# The ECS service of a region's queue, whatever the drill's queue is.
+QUEUE_SERVICE = "nats-0"
+# What the standby does while nothing is wrong.
+WAITS = {
+    Waiting.FULL: "answers questions too",
+    Waiting.PILOT: "is a pilot light",
+    Waiting.NONE: "is cold: nothing runs there",
+}
 
 # The vector stores that a region can have here.
 PLAYED = (MemoryStore.PGVECTOR, MemoryStore.QDRANT)
@@ -90,17 +101,12 @@ class _AgentTask:
         await self.process.terminate()
 
 
-class _VectorTask:
-    """A vector store, as ECS sees it: its volume is its task's, so a new task starts empty."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ServerTask:
+    """A vector store or a queue, as ECS sees it: its volume is its task's, so a new task starts empty."""
 
-    def __init__(self, server: PostgresServer | QdrantServer) -> None:
-        self._server = server
-
-    def alive(self) -> bool:
-        return self._server.running
-
-    async def stop(self) -> None:
-        await self._server.stop(immediate=True)
+    alive: Callable[[], bool]
+    stop: Callable[[], Coroutine[Any, Any, None]]
 
 
 def _vector_server(
@@ -140,6 +146,18 @@ class RegionPlay:
         self.queue = _queue_server(queue, group, folder, region=self.name)
         self.store = open_store(settings.memory_store, self.vector.dsn())
         self.ecs: EcsPlayer | None = None
+
+    async def start_server(self, service: str) -> _ServerTask:
+        """Start the server of an ECS service on a new volume; DrillError for a service that is not played."""
+        if service == VECTOR_SERVICE:
+            self.vector.destroy()
+            await self.vector.create()
+            return _ServerTask(alive=lambda: self.vector.running, stop=lambda: self.vector.stop(immediate=True))
+        if service == QUEUE_SERVICE:
+            self.queue.destroy()
+            await self.queue.start()
+            return _ServerTask(alive=lambda: self.queue.running, stop=self.queue.stop)
+        raise DrillError(f"the drill does not play the service {service} of {self.name}", hint="teach world.py to")
 
     def connections(self, provider_keys: Mapping[str, str]) -> Connections:
         """What an operator puts into the region's secret."""
@@ -229,16 +247,18 @@ class World:
         for region in (primary, standby):
             await asyncio.to_thread(self._put_connections, region)
         self._play(primary)
-        await self._until_vector_store_runs(primary)
+        await self._until_servers_run(primary)
         await self.relight("init", "--yes", role=Role.PRIMARY)
         await asyncio.to_thread(self._load_corpus)
         point = await self.invoke("snapshot", role=Role.PRIMARY)
         self._say(f"recovery point {point['id']} of {len(self.corpus)} docstrings is sealed in {point['region']}")
         self._play(standby)
-        await self._until_standby_hydrated(standby)
+        if self.environment.shape.hydrates_on_boot:
+            await self._until_standby_hydrated(standby)
         await asyncio.gather(*(self._until_agents_answer(region) for region in self._regions.values()))
         await self._until_primary_serves()
-        self._say(f"{primary.name} serves with {len(primary.agents)} agents; {standby.name} is a pilot light")
+        waits = WAITS[self.environment.shape.waiting]
+        self._say(f"{primary.name} serves with {len(primary.agents)} agents; {standby.name} {waits}")
 
     async def _synthesize(self) -> Path:
         bundles = Path.cwd() / ".relight" / "bundles"
@@ -255,7 +275,7 @@ class World:
             "synth",
             [
                 *(sys.executable, "-P", "-m", "relight_stacks.app", "--output", out),
-                *("--environment", self.environment.name, "--memory", store, "--bundle", bundle),
+                *("--environment", self.environment.name, "--tier", self.tier, "--memory", store, "--bundle", bundle),
                 *("--providers-bundle", asking),
             ],
             log_path=self._folder / "synth.log",
@@ -316,16 +336,15 @@ class World:
         async with asyncio.TaskGroup() as group:
             group.create_task(state_pair())
             group.create_task(emulator())
-            for region in self._regions.values():
-                group.create_task(region.queue.start())
         self._open.push_async_callback(self._stop_everything)
 
     async def _deploy(self, stacks: Path) -> None:
         self._deployment = await apply(self.emulator, stacks, environment=lambda region, _: self._surroundings(region))
         self.gate.buckets.update(self._deployment.buckets)
         for region in self._regions.values():
-            balancer = self._deployment.one("aws_lb", region=region.name).attributes["dns_name"]
-            self._internet.publish(balancer, 443, at=region.ingress.port)
+            self._internet.publish(self._deployment.balancer(region.name), 443, at=region.ingress.port)
+            if QUEUE_SERVICE not in self._deployment.services_of(region.name):
+                await region.queue.start()  # the operator's own, which runs all along
         await asyncio.to_thread(self._let_ecs_in)
         await asyncio.to_thread(self._let_conditions_through)
         probe = HttpProbe(self._internet.sides[OUTSIDE].url)
@@ -407,9 +426,7 @@ class World:
         ) -> Task:
             if service.name == AGENT_SERVICE:
                 return self._start_agent(region, environment, credentials)
-            region.vector.destroy()
-            await region.vector.create()
-            return _VectorTask(region.vector)
+            return await region.start_server(service.name)
 
         region.ecs = EcsPlayer(self.emulator, region.name, self._deployment.services, start)
         self._open.push_async_callback(region.ecs.close)
@@ -443,12 +460,16 @@ class World:
         region.ingress.register(port)
         return _AgentTask(process, region.ingress, port)
 
-    async def _until_vector_store_runs(self, region: RegionPlay) -> None:
-        what = f"the vector store of {region.name} to run"
-        try:
-            await wait_until(lambda: region.vector.running, what=what, timeout_s=STARTED_S)
-        except DrillError as exc:
-            raise DrillError(exc.problem, hint=region.troubles()) from None
+    async def _until_servers_run(self, region: RegionPlay) -> None:
+        for what, server in (("vector store", region.vector), ("queue", region.queue)):
+            try:
+                await wait_until(
+                    lambda server=server: server.running,
+                    what=f"the {what} of {region.name} to run",
+                    timeout_s=STARTED_S,
+                )
+            except DrillError as exc:
+                raise DrillError(exc.problem, hint=region.troubles()) from None
 
     async def _until_standby_hydrated(self, region: RegionPlay) -> None:
         try:

@@ -23,7 +23,7 @@ def _function(place: Place, a: Arguments) -> dict[str, Any]:
     lambdas = place.client("lambda")
     environment = a.block("environment")
     variables = dict(environment.take("variables", {})) if environment else {}
-    tracing, logging = a.block("tracing_config"), a.block("logging_config")
+    tracing, logging, letters = a.block("tracing_config"), a.block("logging_config"), a.block("dead_letter_config")
     options: dict[str, Any] = given(
         Description=a.take("description"),
         MemorySize=a.take("memory_size"),
@@ -31,6 +31,7 @@ def _function(place: Place, a: Arguments) -> dict[str, Any]:
         Architectures=a.take("architectures"),
         TracingConfig={"Mode": tracing.need("mode")} if tracing else None,
         KMSKeyArn=a.take("kms_key_arn"),
+        DeadLetterConfig={"TargetArn": letters.need("target_arn")} if letters else None,
     )
     if logging:
         options["LoggingConfig"] = given(
@@ -177,8 +178,10 @@ def _cluster(place: Place, a: Arguments) -> dict[str, Any]:
 def _task_definition(place: Place, a: Arguments) -> dict[str, Any]:
     family = a.need("family")
     a.not_emulated("runtime_platform", "ephemeral_storage")
-    # A Fargate volume is a name and nothing else.
-    volumes = [{"name": volume.need("name")} for volume in a.blocks("volume")]
+    volumes = [
+        given(name=volume.need("name"), configuredAtLaunch=volume.take("configure_at_launch"))
+        for volume in a.blocks("volume")
+    ]
     made = place.client("ecs").register_task_definition(
         family=family,
         containerDefinitions=json.loads(a.need("container_definitions")),
@@ -198,7 +201,9 @@ def _task_definition(place: Place, a: Arguments) -> dict[str, Any]:
 
 def _service(place: Place, a: Arguments) -> dict[str, Any]:
     name, cluster = a.need("name"), a.need("cluster")
-    # The load balancer and the network are played by relight_drill.network; deployments by relight_drill.ecs.
+    # Load balancers and the network are played by relight_drill.network; deployments by relight_drill.ecs, whose tasks'
+    # volumes are folders.
+    a.not_emulated("availability_zone_rebalancing", "volume_configuration")
     a.not_emulated("load_balancer", "platform_version", "health_check_grace_period_seconds")
     a.not_emulated("deployment_circuit_breaker", "deployment_minimum_healthy_percent", "deployment_maximum_percent")
     a.not_emulated("wait_for_steady_state", "enable_execute_command", "propagate_tags", "network_configuration")
@@ -212,6 +217,20 @@ def _service(place: Place, a: Arguments) -> dict[str, Any]:
     return {"id": made["serviceArn"], "arn": made["serviceArn"], "name": name, "cluster": made["clusterArn"]}
 
 
+def _scalable_target(place: Place, a: Arguments) -> dict[str, Any]:
+    """What a recovery calls too: `relight_drill.emulator_scaling` keeps it."""
+    named = {name: a.need(name) for name in ("service_namespace", "resource_id", "scalable_dimension")}
+    namespace, resource, dimension = named.values()
+    place.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace=namespace,
+        ResourceId=resource,
+        ScalableDimension=dimension,
+        MinCapacity=a.need("min_capacity"),
+        MaxCapacity=a.need("max_capacity"),
+    )
+    return {"id": resource, **named}
+
+
 MAKERS: dict[str, Make] = {
     "aws_lambda_function": _function,
     "aws_lambda_permission": _permission,
@@ -222,4 +241,5 @@ MAKERS: dict[str, Make] = {
     "aws_ecs_cluster": _cluster,
     "aws_ecs_task_definition": _task_definition,
     "aws_ecs_service": _service,
+    "aws_appautoscaling_target": _scalable_target,
 }

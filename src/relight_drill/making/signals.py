@@ -1,4 +1,4 @@
-"""Logs, topics and alarms."""
+"""Logs, topics, queues and alarms."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ def _topic(place: Place, a: Arguments) -> dict[str, Any]:
     attributes = {"KmsMasterKeyId": key} if key else {}
     arn = place.client("sns").create_topic(Name=name, Attributes=attributes)["TopicArn"]
     return {"id": arn, "arn": arn, "name": name}
+
+
+def _queue(place: Place, a: Arguments) -> dict[str, Any]:
+    name, sqs = a.need("name"), place.client("sqs")
+    attributes = given(
+        KmsMasterKeyId=a.take("kms_master_key_id"),
+        MessageRetentionPeriod=a.take("message_retention_seconds"),
+        VisibilityTimeout=a.take("visibility_timeout_seconds"),
+    )
+    url = sqs.create_queue(QueueName=name, Attributes={key: str(value) for key, value in attributes.items()})[
+        "QueueUrl"
+    ]
+    return {"id": url, "url": url, "name": name, "arn": place.arn("sqs", name)}
+
+
+def _queue_policy(place: Place, a: Arguments) -> dict[str, Any]:
+    url = a.need("queue_url")
+    place.client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"Policy": a.need("policy")})
+    return {"id": url}
 
 
 def _alarm(place: Place, a: Arguments) -> dict[str, Any]:
@@ -52,5 +71,7 @@ def _alarm(place: Place, a: Arguments) -> dict[str, Any]:
 MAKERS: dict[str, Make] = {
     "aws_cloudwatch_log_group": _log_group,
     "aws_sns_topic": _topic,
+    "aws_sqs_queue": _queue,
+    "aws_sqs_queue_policy": _queue_policy,
     "aws_cloudwatch_metric_alarm": _alarm,
 }

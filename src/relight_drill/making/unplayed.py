@@ -27,13 +27,55 @@ class Unplayed:
 
     why: str
     told: str
-    gives: Mapping[str, str] = field(default_factory=dict)
+    gives: Mapping[str, Any] = field(default_factory=dict)
 
 
 WIRES = "packets travel on loopback: relight_drill.network plays what lies between two hosts"
-BALANCER = "relight_drill.network.Ingress plays the region's load balancer"
+BALANCER = "relight_drill.network.Ingress plays the region's public load balancer; servers are called by their ports"
+IMAGES = "relight_drill.ecs starts processes, which need no image"
+CERTIFICATE = "relight_drill.network.Authority issues the certificates of the drill's world"
 
 UNPLAYED: Mapping[str, Unplayed] = {
+    "aws_acm_certificate": Unplayed(
+        why=CERTIFICATE,
+        told="domain_name subject_alternative_names validation_method",
+        gives={
+            "arn": "arn:aws:acm:{region}:{account}:certificate/{number}",
+            # Whose record proves the name, as ACM asks for it: a list of blocks.
+            "domain_validation_options": [
+                {
+                    "resource_record_name": "_{number}.{domain_name}",
+                    "resource_record_type": "CNAME",
+                    "resource_record_value": "_{number}.acm-validations.aws",
+                }
+            ],
+        },
+    ),
+    "aws_acm_certificate_validation": Unplayed(
+        why=CERTIFICATE,
+        told="certificate_arn validation_record_fqdns",
+        gives={"certificate_arn": "{certificate_arn}"},
+    ),
+    "aws_appautoscaling_policy": Unplayed(
+        why="nothing measures the load of a drill's agents: how many run is the recovery's to say",
+        told="name policy_type resource_id scalable_dimension service_namespace"
+        " target_tracking_scaling_policy_configuration",
+    ),
+    "aws_ecr_replication_configuration": Unplayed(why=IMAGES, told="replication_configuration"),
+    "aws_eip": Unplayed(
+        why=WIRES, told="domain", gives={"id": "eipalloc-{number}", "allocation_id": "eipalloc-{number}"}
+    ),
+    "aws_flow_log": Unplayed(
+        why=WIRES,
+        told="iam_role_arn log_destination log_destination_type max_aggregation_interval traffic_type vpc_id",
+    ),
+    "aws_nat_gateway": Unplayed(why=WIRES, told="allocation_id subnet_id", gives={"id": "nat-{number}"}),
+    "aws_vpc_endpoint": Unplayed(
+        why=WIRES,
+        told="vpc_id service_name service_region vpc_endpoint_type policy private_dns_enabled dns_options"
+        " security_group_ids subnet_ids route_table_ids",
+        gives={"id": "vpce-{number}", "prefix_list_id": "pl-{number}"},
+    ),
     "aws_vpc": Unplayed(
         why=WIRES,
         told="cidr_block enable_dns_hostnames enable_dns_support",
@@ -56,10 +98,12 @@ UNPLAYED: Mapping[str, Unplayed] = {
     ),
     "aws_lb": Unplayed(
         why=BALANCER,
-        told="name load_balancer_type subnets security_groups drop_invalid_header_fields enable_deletion_protection",
+        told="name internal load_balancer_type subnets security_groups drop_invalid_header_fields"
+        " enable_deletion_protection enable_cross_zone_load_balancing desync_mitigation_mode access_logs",
         gives={
-            "arn": "arn:aws:elasticloadbalancing:{region}:{account}:loadbalancer/app/{name}/{number}",
+            "arn": "arn:aws:elasticloadbalancing:{region}:{account}:loadbalancer/{name}/{number}",
             "dns_name": "{name}-{number}.{region}.elb.amazonaws.com",
+            "zone_id": "Z{number}",
         },
     ),
     "aws_lb_listener": Unplayed(
@@ -69,7 +113,8 @@ UNPLAYED: Mapping[str, Unplayed] = {
     ),
     "aws_lb_target_group": Unplayed(
         why=BALANCER,
-        told="name vpc_id target_type protocol port deregistration_delay health_check",
+        told="name vpc_id target_type protocol port deregistration_delay connection_termination preserve_client_ip"
+        " health_check",
         gives={"arn": "arn:aws:elasticloadbalancing:{region}:{account}:targetgroup/{name}/{number}"},
     ),
 }
@@ -79,7 +124,15 @@ def _make_up(row: Unplayed, place: Place, a: Arguments) -> dict[str, Any]:
     a.not_emulated("tags", *row.told.split())
     number = hashlib.sha256(f"{place.region} {a.where}".encode()).hexdigest()[:17]
     words = {**a.plain, "number": number, "region": place.region, "account": place.emulator.account}
-    return {name: form.format(**words) for name, form in {"id": "{number}", **row.gives}.items()}
+    return {name: _filled(form, words) for name, form in {"id": "{number}", **row.gives}.items()}
+
+
+def _filled(form: Any, words: Mapping[str, Any]) -> Any:
+    if isinstance(form, list):
+        return [_filled(item, words) for item in form]
+    if isinstance(form, dict):
+        return {name: _filled(item, words) for name, item in form.items()}
+    return form.format(**words)
 
 
 MAKERS: dict[str, Make] = {kind: partial(_make_up, row) for kind, row in UNPLAYED.items()}
