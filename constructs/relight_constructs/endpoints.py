@@ -11,6 +11,7 @@ from __future__ import annotations
 ENDPOINTS: dict[str, tuple[str, str]] = {
     "ecr.api": ("ecr", "ECS, to start a container, under the network interface of its task"),
     "ecr.dkr": ("ecr", "ECS, to pull an image, whose layers come from S3"),
+    "ecs": ("ecs", "snapshot and hydrate start a task where the memory is too large for a function"),
     "kms": ("kms", "snapshot signs points; assess, hydrate and rehearse check the signatures"),
     "logs": ("logs", "the log driver of every container"),
     "monitoring": ("cloudwatch", "agents, snapshot, rehearse and providers publish metrics"),
@@ -19,4 +20,4 @@ ENDPOINTS: dict[str, tuple[str, str]] = {
     "sns": ("sns", "an agent that has been on a fallback provider for long tells people"),
 }
 # What every region needs, whoever made its database.
-USUAL = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager", "sns")
+USUAL = ("ecr.api", "ecr.dkr", "ecs", "kms", "logs", "monitoring", "secretsmanager", "sns")

@@ -38,7 +38,10 @@ INVOKE_ACTIONS = ("lambda:InvokeFunction",)
 
 
 class Function(Construct):
-    """Define a function that may write its own log, traces and dead letters. It is a Grantee: everything else is granted to it."""
+    """Define a function that may write its own log, traces and dead letters.
+
+    It is a Grantee: everything else is granted to it.
+    """
 
     def __init__(self, scope: Construct, id_: str, props: FunctionProps) -> None:
         super().__init__(scope, id_)

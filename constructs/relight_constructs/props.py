@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from relight_constructs.timeouts import Waits
-
 from relight_constructs.endpoints import USUAL
+from relight_constructs.timeouts import USUAL_WAITS, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -319,7 +318,7 @@ class RecoveryProps:
     dead_letters: DeadLetters
     capacity: Sequence[Scalable] = ()
     store: Startable | None = None
-    waits: Waits = Waits()
+    waits: Waits = USUAL_WAITS
     work: WorkTask | None = None
     log_retention_days: int = LOG_RETENTION_DAYS
 
@@ -399,13 +398,19 @@ class GlobalClusterProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFollowerProps:
-    """A database that follows another: `source` is the ARN of the instance, or the name of the global database, and is
-    in `source_region`. Once it is promoted, its backups live for `backup_days`."""
+    """A database that follows another: `source` is the ARN of the instance, or the name of the global database."""
 
     state: StateProps
     source: str
-    source_region: str
     instance_class: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondaryClusterProps:
+    """The cluster of a global database whose primary is in `source_region`."""
+
+    follower: StateFollowerProps
+    source_region: str
     backup_days: int
 
 
@@ -423,10 +428,9 @@ class CopiedBackupsProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreProps:
-    """Where the copied backups of `source`, an instance's ARN, are restored from; `key_alias` is of their key."""
+    """What a restored database stands on; `key_alias` is of the key that the copied backups are encrypted with."""
 
     state: StateProps
-    source: str
     key_alias: str
 
 

@@ -1,32 +1,208 @@
 """The recovery as a state machine, described once. Pure: nothing here starts node.
 
+From this description come the definition that is deployed, docs/recovery-machine.md and the runbook's table of states.
+
 Every state calls a function with the execution's own input and throws the answer away: what a later state needs, it
-reads from the run's timeline, the lease and the databases, so that each can be run again by itself.
+reads from the run's timeline, the lease and the databases, so that each can be run again by itself. The one answer that
+is looked at is hydrate's, which says when the memory is too large for a function.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from relight_constructs.timeouts import (
+    QUICK,
+    STATE_MARGIN_S,
+    TASK_S,
+    Effort,
+    Timeouts,
+    Waits,
+    function_timeout_s,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ANNOUNCE = "announce"
+APPROVE = "approve"
+HYDRATE = "hydrate"
 PAGE = "page"
+FAILED = "failed"
+IS_LARGE = "is-memory-large"
+HYDRATE_TASK = "hydrate-as-task"
+HYDRATED = "hydrated"
 
-# One state each, in this order; those in one tuple run at the same time.
-RECOVERY: tuple[tuple[str, ...], ...] = (
-    ("assess",),
-    ("fence",),
-    ("promote",),
-    ("scale", "hydrate"),
-    ("verify",),
-    ("replay",),
-    ("open-gate",),
-    (ANNOUNCE,),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """How a state is tried again: after `after_s`, each time `backoff` times as long, at most `attempts` times."""
+
+    after_s: int
+    backoff: float
+    attempts: int
+
+    @classmethod
+    def until(cls, wait_s: float, *, every_s: int) -> Again:
+        """Every so often for as long as something may take."""
+        return cls(after_s=every_s, backoff=1.0, attempts=math.ceil(wait_s / every_s))
+
+
+# A state's functions already try for eight seconds by themselves.
+TRANSIENT = Again(after_s=2, backoff=1.5, attempts=8)
+# The function was ended in the middle, or its process died. A second time is no accident.
+ENDED = Again(after_s=1, backoff=1.0, attempts=1)
+# The task was ended in the middle, or Fargate had no room for it.
+TASK_ENDED = Again(after_s=10, backoff=2.0, attempts=2)
+# It says itself when to come again, and nothing in particular is waited for.
+LATER = Again(after_s=2, backoff=1.5, attempts=8)
+POLL_S = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """One state: what it does, whether it may be run again, and what a person does when it has failed for good.
+
+    Its function is `networked` when it talks to the region's own servers. `rounds` is how often its function may say,
+    having used up its time, that there is more to do; `waits_for` names the one of `Waits` that it is called again for.
+    """
+
+    verb: str
+    does: str
+    again: str
+    if_it_fails: str
+    networked: bool
+    effort: Effort = QUICK
+    rounds: int = 0
+    waits_for: str = ""
+
+    def later(self, waits: Waits) -> Again:
+        """How it is tried again when it says so itself."""
+        if self.rounds:
+            return Again(after_s=1, backoff=1.0, attempts=self.rounds)
+        if self.waits_for:
+            return Again.until(getattr(waits, self.waits_for), every_s=POLL_S)
+        return LATER
+
+
+# In this order; those in one tuple run at the same time.
+RECOVERY: tuple[tuple[State, ...], ...] = (
+    (
+        State(
+            verb="assess",
+            does="Looks at what there is to recover from: the replica, the lease, the newest eligible point. Changes"
+            " nothing.",
+            again="Yes: it only reads.",
+            if_it_fails="The standby's database does not answer, or is no replica of the region that holds the epoch."
+            " Bring the replica back, or build a new one; then start the run again.",
+            networked=True,
+        ),
+    ),
+    (
+        State(
+            verb="fence",
+            does="Takes the next epoch and waits the old lease out: from here on the old primary cannot act.",
+            again="Yes: the same run gets the same epoch. Another run that was first wins, and this one stops.",
+            if_it_fails="Another run or a person took the epoch: look at that run. Or the lease's bucket cannot be"
+            " reached: nothing was changed, start the run again.",
+            networked=False,
+            effort=Effort(leases=2),
+        ),
+    ),
+    (
+        State(
+            verb="promote",
+            does="Makes the replica the primary database, which then refuses every older epoch. Called again until the"
+            " database has finished.",
+            again="Yes: a promoted database stays as it is.",
+            if_it_fails="Look at the database in the console. Promote it there if it must be; run the state again,"
+            " which then only records the epoch.",
+            networked=True,
+            effort=Effort(share=0.25),
+            waits_for="promotion_s",
+        ),
+    ),
+    (
+        State(
+            verb="scale",
+            does="Asks for as many agents as the primary had, and for the servers that a cold standby lacks.",
+            again="Yes: it never asks for fewer than there are.",
+            if_it_fails="The capacity is not to be had: look at the service's events, raise the quota or choose another"
+            " size. Scaling by hand does as well; then go on with the run.",
+            networked=False,
+            waits_for="capacity_s",
+        ),
+        State(
+            verb=HYDRATE,
+            does="Fills an empty vector store from the newest eligible point and brings it forward with the journal."
+            " Past a size it does so as an ECS task.",
+            again="Yes: what is filled is only brought forward, and two at once wait for each other.",
+            if_it_fails="`relight points list` says why no point is eligible, `relight restore` uses another one; then"
+            " go on with the run.",
+            networked=True,
+            effort=Effort(grows=True),
+        ),
+    ),
+    (
+        State(
+            verb="verify",
+            does="Counts the memory against the journal and records that it is whole.",
+            again="Yes.",
+            if_it_fails="The memory lacks something that the journal has. Run hydrate again; if that does not mend it,"
+            " `relight restore` an older point.",
+            networked=True,
+            effort=Effort(grows=True),
+        ),
+    ),
+    (
+        State(
+            verb="replay",
+            does="Holds what is too old to be done unseen, and rebuilds the queue from the ledger. Called again as"
+            " long as its time was too short.",
+            again="Yes: what was published stays so, and twice does no harm.",
+            if_it_fails="The queue cannot be reached, or lost what was published: bring it back and run the state"
+            " again.",
+            networked=True,
+            effort=Effort(grows=True),
+            rounds=12,
+        ),
+    ),
+    (
+        State(
+            verb="open-gate",
+            does="Lets traffic in, once memory is verified and tasks are replayed under this very epoch.",
+            again="Yes.",
+            if_it_fails="The error names what is missing: verify, replay, or an agent that renews the lease. See why no"
+            " agent runs in the standby.",
+            networked=True,
+        ),
+    ),
+    (
+        State(
+            verb=ANNOUNCE,
+            does="Tells the incidents topic what happened and how long it took.",
+            again="Yes: people are told twice.",
+            if_it_fails="The recovery has worked and the gate is open; only the message is missing. Look at the topic.",
+            networked=False,
+        ),
+    ),
 )
-VERBS: tuple[str, ...] = tuple(verb for together in RECOVERY for verb in together)
+STATES: tuple[State, ...] = tuple(state for together in RECOVERY for state in together)
+VERBS: tuple[str, ...] = tuple(state.verb for state in STATES)
+
+# Between assess and fence, where an environment asks for it.
+APPROVAL = State(
+    verb=APPROVE,
+    does="Keeps the run's task token in its folder of the standby's vault, tells the incidents topic how to answer, and"
+    " waits for the answer.",
+    again="Yes: people are asked again, and the answer to the newest question counts.",
+    if_it_fails="Somebody refused, or nobody answered in time. Start a new run: `relight recover`, which asks only"
+    " whoever runs it.",
+    networked=False,
+)
 
 # What is worth another try: Lambda's own trouble, and the handlers' transient errors by their class names. Everything
 # else would fail again. Source: AWS Step Functions developer guide, "Handle transient Lambda service exceptions".
@@ -38,19 +214,15 @@ RETRIED_ERRORS = (
     "Lambda.TooManyRequestsException",
     "UnavailableError",
     "QueueLostError",
-    "AgainLaterError",
-    "ProvidersDownError",
-    "WouldDegradeError",
     "StreamCutError",
     "UnconfirmedError",
     "TransientError",
 )
-RETRY_INTERVAL_S = 2
-RETRY_BACKOFF = 1.5
-RETRY_ATTEMPTS = 8
-
-# A state outlives its function's own timeout, so that the function's error arrives rather than the state's.
-STATE_MARGIN_S = 10
+# What says itself when to come again.
+LATER_ERRORS = ("AgainLaterError", "ProvidersDownError", "WouldDegradeError")
+# A function that was ended by its timeout, or whose process died: newer runtimes name the first by itself. All states
+# may be run again. Source: the same.
+ENDED_ERRORS = ("Sandbox.Timedout", "Lambda.Unknown", "States.Timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,60 +233,156 @@ class Step:
     timeout_s: int
 
 
-def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
-    """The state machine in Amazon States Language, over one step for each of `VERBS`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRun:
+    """The ECS task that does what is too large for a function: where, in which network, and which container."""
+
+    cluster: str
+    family: str
+    container: str
+    subnet_ids: Sequence[str]
+    security_group_ids: Sequence[str]
+
+
+def timeouts(*, rto_s: float, waits: Waits, large: bool = True) -> Timeouts:
+    """How long each state's function and a whole execution may take.
+
+    An execution may take as long as each state needs when its function was ended once, replay used up all its rounds,
+    and everything that is waited for took its time. What takes longer is stuck; an alarm tells.
+    """
+    functions = {
+        state.verb: function_timeout_s(state.effort, rto_s=rto_s, waits=waits) for state in (*STATES, APPROVAL)
+    }
+    whole_s = waits.approval_s
+    for together in RECOVERY:
+        whole_s += max(_longest_s(state, functions[state.verb], waits) for state in together)
+    if large:
+        whole_s += TASK_S
+    return Timeouts(functions=functions, whole_s=math.ceil(whole_s))
+
+
+def _longest_s(state: State, timeout_s: int, waits: Waits) -> float:
+    calls = max(1 + ENDED.attempts, state.rounds)
+    return calls * (timeout_s + STATE_MARGIN_S) + (getattr(waits, state.waits_for) if state.waits_for else 0)
+
+
+def definition(
+    steps: Mapping[str, Step], *, waits: Waits, whole_s: int, large: TaskRun | None = None
+) -> dict[str, Any]:
+    """The state machine in Amazon States Language, over one step for each of `VERBS`, and for `approve` where
+    `waits.approval_s` says that people are asked.
 
     Input: `{"run_id", "reason", "at"}`. A state that fails for good pages somebody, and the execution then fails. When
     it is the announcement that fails, the recovery has worked: paging, through the function that has just failed, would
     say otherwise, so the execution only fails.
     """
-    missing = [verb for verb in VERBS if verb not in steps]
+    asked = waits.approval_s > 0
+    missing = [verb for verb in (*VERBS, *([APPROVE] * asked)) if verb not in steps]
     if missing:
         raise ValueError(f"no step for {', '.join(missing)}; give one for each of {', '.join(VERBS)}")
-    names = [_name(together) for together in RECOVERY]
     states: dict[str, Any] = {}
-    for position, together in enumerate(RECOVERY):
-        after = {"Next": names[position + 1]} if position + 1 < len(names) else {"End": True}
-        paging = {} if together == (ANNOUNCE,) else {"Catch": [_catch()]}
-        states[names[position]] = _state(together, steps) | {"ResultPath": None} | paging | after
-    states[PAGE] = _invoke(steps[ANNOUNCE], {"run_id.$": "$.run_id", "failed": True}) | {
+    for together in RECOVERY:
+        states[_name(together)] = _state(together, steps, waits, large) | {"ResultPath": None}
+        if asked and together is RECOVERY[0]:
+            states[APPROVE] = _ask(steps[APPROVE], waits)
+    names = list(states)
+    for name, after in pairwise(names):
+        states[name] |= {"Catch": [_catch()], "Next": after}
+    states[ANNOUNCE] |= {"End": True}
+    states[PAGE] = _invoke(steps[ANNOUNCE], {"Payload": {"run_id.$": "$.run_id", "failed": True}}, LATER) | {
         "ResultPath": None,
-        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "failed"}],
-        "Next": "failed",
+        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": FAILED}],
+        "Next": FAILED,
     }
-    states["failed"] = {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"}
-    return {"Comment": "Relight the standby", "StartAt": names[0], "States": states}
+    states[FAILED] = {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"}
+    return {"Comment": "Relight the standby", "StartAt": names[0], "TimeoutSeconds": whole_s, "States": states}
 
 
-def _name(together: tuple[str, ...]) -> str:
-    return "-and-".join(together)
+def _name(together: tuple[State, ...]) -> str:
+    return "-and-".join(state.verb for state in together)
 
 
-def _state(together: tuple[str, ...], steps: Mapping[str, Step]) -> dict[str, Any]:
+def _state(
+    together: tuple[State, ...], steps: Mapping[str, Step], waits: Waits, large: TaskRun | None
+) -> dict[str, Any]:
+    def call(state: State) -> dict[str, Any]:
+        return _invoke(steps[state.verb], {"Payload.$": "$"}, state.later(waits))
+
     if len(together) == 1:
-        return _invoke(steps[together[0]], "$")
+        return call(together[0])
     branches = [
-        {"StartAt": verb, "States": {verb: _invoke(steps[verb], "$") | {"ResultPath": None, "End": True}}}
-        for verb in together
+        _large_branch(call(state), large)
+        if state.verb == HYDRATE and large is not None
+        else {"StartAt": state.verb, "States": {state.verb: call(state) | {"ResultPath": None, "End": True}}}
+        for state in together
     ]
     return {"Type": "Parallel", "Branches": branches}
 
 
-def _invoke(step: Step, payload: str | dict[str, Any]) -> dict[str, Any]:
-    key = "Payload.$" if isinstance(payload, str) else "Payload"
+def _large_branch(hydrate: dict[str, Any], large: TaskRun) -> dict[str, Any]:
+    """Hydrate, and once more as a task where the function says that the memory is too large for it."""
+    answer = "$.hydrate.Payload.large"
+    is_large = {"And": [{"Variable": answer, "IsPresent": True}, {"Variable": answer, "BooleanEquals": True}]}
+    return {
+        "StartAt": HYDRATE,
+        "States": {
+            HYDRATE: hydrate | {"ResultPath": "$.hydrate", "Next": IS_LARGE},
+            IS_LARGE: {"Type": "Choice", "Choices": [is_large | {"Next": HYDRATE_TASK}], "Default": HYDRATED},
+            HYDRATE_TASK: _run_task(large) | {"ResultPath": None, "Next": HYDRATED},
+            HYDRATED: {"Type": "Succeed"},
+        },
+    }
+
+
+def _run_task(large: TaskRun) -> dict[str, Any]:
+    network = {
+        "Subnets": list(large.subnet_ids),
+        "SecurityGroups": list(large.security_group_ids),
+        "AssignPublicIp": "DISABLED",
+    }
+    command = f"States.Array('{HYDRATE}', '--run-id', $.run_id)"
+    return {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::ecs:runTask.sync",
+        "Parameters": {
+            "Cluster": large.cluster,
+            "TaskDefinition": large.family,
+            "LaunchType": "FARGATE",
+            "NetworkConfiguration": {"AwsvpcConfiguration": network},
+            "Overrides": {"ContainerOverrides": [{"Name": large.container, "Command.$": command}]},
+        },
+        "TimeoutSeconds": TASK_S,
+        "Retry": [_retry(("States.TaskFailed",), TASK_ENDED)],
+    }
+
+
+def _ask(step: Step, waits: Waits) -> dict[str, Any]:
+    payload = {"Payload": {"token.$": "$$.Task.Token", "run.$": "$"}}
+    return _invoke(step, payload, LATER) | {
+        "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+        "TimeoutSeconds": math.ceil(waits.approval_s),
+        # Nobody's answer is no reason to ask once more: it is tried again only when nobody was asked.
+        "Retry": [_retry(RETRIED_ERRORS, TRANSIENT)],
+        "ResultPath": None,
+    }
+
+
+def _invoke(step: Step, payload: Mapping[str, Any], later: Again) -> dict[str, Any]:
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
-        "Parameters": {"FunctionName": step.function_arn, key: payload},
+        "Parameters": {"FunctionName": step.function_arn, **payload},
         "TimeoutSeconds": step.timeout_s + STATE_MARGIN_S,
-        "Retry": [
-            {
-                "ErrorEquals": list(RETRIED_ERRORS),
-                "IntervalSeconds": RETRY_INTERVAL_S,
-                "BackoffRate": RETRY_BACKOFF,
-                "MaxAttempts": RETRY_ATTEMPTS,
-            }
-        ],
+        "Retry": [_retry(LATER_ERRORS, later), _retry(ENDED_ERRORS, ENDED), _retry(RETRIED_ERRORS, TRANSIENT)],
+    }
+
+
+def _retry(errors: tuple[str, ...], again: Again) -> dict[str, Any]:
+    return {
+        "ErrorEquals": list(errors),
+        "IntervalSeconds": again.after_s,
+        "BackoffRate": again.backoff,
+        "MaxAttempts": again.attempts,
     }
 
 

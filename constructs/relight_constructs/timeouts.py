@@ -45,6 +45,9 @@ class Waits:
     approval_s: float = 0.0
 
 
+USUAL_WAITS = Waits()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """What a state's function needs: its `share` of the recovery's part of the RTO, `leases` to wait out beyond it.
@@ -53,6 +56,9 @@ class Effort:
     share: float = 0.1
     leases: int = 0
     grows: bool = False
+
+
+QUICK = Effort()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from relight.recovery.run import Run, run_state
+from relight.recovery.large import hydrate_or_hand_over
+from relight.recovery.run import Run
 from relight.wiring import Region
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Take a recovery's event, or the ECS event of a vector store's task that turned RUNNING."""
     with Region.from_env() as region:
-        return run_state("hydrate", region, Run.parse(event))
+        return hydrate_or_hand_over(region, Run.parse(event), in_recovery=event.get("source") != "aws.ecs")

@@ -104,7 +104,9 @@ class Settings:
     restored. `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the
     connections. `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored
     state; a later one is held for review, and with 0 every one is. `providers` are the LLM providers in order of
-    preference; their keys are in the connections.
+    preference; their keys are in the connections. Snapshots and hydrations of more than `large_bytes` (0: of none) are
+    done by the ECS task `large_task` of `cluster`, in `large_subnets` and `large_groups` (with commas between), and not
+    by a function.
     """
 
     environment: str
@@ -159,6 +161,10 @@ class Settings:
     probe_threshold: int = 3
     providers: tuple[ProviderSpec, ...] = ()
     provider_limits: ProviderLimits = _LIMITS
+    large_bytes: int = 0
+    large_task: str = ""
+    large_subnets: str = ""
+    large_groups: str = ""
 
     @property
     def objectives(self) -> Objectives:

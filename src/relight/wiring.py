@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from relight.providers.opening import OpenedRouter
     from relight.providers.prompts import Prompts
     from relight.providers.router import Degradation
+    from relight.recovery.large import EcsTasks
     from relight.vault.signing import Signer
 
 # One for breakers, and one for incidents.
@@ -245,6 +246,20 @@ class Region:
         store = open_store(self.settings.memory_store, self.connections.memory_dsn)
         self._open.callback(store.close)
         return store
+
+    @property
+    def tasks(self) -> EcsTasks:
+        """Where work goes that is too large for a function."""
+        from relight.recovery.large import EcsTasks
+
+        settings = self.settings
+        return EcsTasks(
+            self.aws("ecs"),
+            cluster=settings.cluster,
+            family=settings.large_task,
+            subnets=settings.large_subnets.split(","),
+            groups=settings.large_groups.split(","),
+        )
 
     @property
     def specs(self) -> tuple[CollectionSpec, ...]:

@@ -13,6 +13,7 @@ from relight_constructs.timeouts import LONGEST_S as LONGEST_S
 from relight_constructs.triggers import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from relight.config import Settings
@@ -49,13 +50,20 @@ class Functions:
         self._key = key
         self._dead_letters = dead_letters
         self._attachment = attachment
-        self._code = self.code("bundle", bundle)
+        self.bundle = self.code("bundle", bundle)
 
     def make(
-        self, verb: str, *, timeout_s: int, networked: bool, at_once: int | None = None, code: Code | None = None
+        self,
+        verb: str,
+        *,
+        timeout_s: int,
+        networked: bool,
+        at_once: int | None = None,
+        code: Code | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Function:
         """Add the function that does `verb`; `networked` when it talks to the region's own servers, or must see what
-        the agent sees. `code` is the region's own bundle unless given."""
+        the agent sees. `code` is the region's own bundle unless given, `more` are variables of its own."""
         return Function(
             self._stack,
             verb,
@@ -63,8 +71,8 @@ class Functions:
                 place=self._stack.home,
                 name=self._stack.names.function(verb),
                 verb=verb,
-                code=code or self._code,
-                environment=self._settings.to_env(),
+                code=code or self.bundle,
+                environment={**self._settings.to_env(), **(more or {})},
                 timeout_s=timeout_s,
                 logs_key=self._key,
                 dead_letters=self._dead_letters,

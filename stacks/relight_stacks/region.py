@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relight.config import Role
+from relight.config import Role, StateKind
 from relight_constructs.balancer import InnerBalancer, LoadBalancer
 from relight_constructs.certificate import Certificate
 from relight_constructs.deadletters import DeadLetters
@@ -19,7 +20,9 @@ from relight_constructs.props import (
     InnerBalancerProps,
     KeyProps,
     NetworkProps,
+    TopicProps,
 )
+from relight_constructs.secret import IncidentsTopic
 from relight_stacks.data import add_data
 from relight_stacks.environment import CapacityKind
 from relight_stacks.functions import Functions
@@ -30,6 +33,7 @@ from relight_stacks.services import AGENT_PORT, add_services, services_called
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
 from relight_stacks.tiers import Waiting
+from relight_stacks.work import add_work
 
 if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
@@ -59,9 +63,13 @@ class AgentStack(HomeStack):
                 alias=names.operations_key_alias,
                 description="Secrets, logs and messages of Relight",
                 for_logs=True,
-                for_alarms=role is Role.STANDBY,
+                for_alarms=True,
                 for_rules=True,
             ),
+        )
+        # An alarm reaches only a topic of its own region; whoever tells of incidents at run time uses the standby's.
+        self.incidents = IncidentsTopic(
+            self, "incidents", TopicProps(place=self.home, name=names.incidents_topic, key=self.key)
         )
         network = environment.network(role)
         self.network = Network(
@@ -84,6 +92,9 @@ class AgentStack(HomeStack):
                 peer_region=names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY),
             ),
         )
+        if self.settings.state_kind is StateKind.SNAPSHOTS:
+            # What is restored joins the group that the functions and the agents may reach.
+            self.settings = replace(self.settings, state_group=self.network.group_id("state"))
         certificate_arn = network.certificate_arn
         if not certificate_arn:
             certificate_arn = Certificate(
@@ -105,6 +116,7 @@ class AgentStack(HomeStack):
             self, "inner", InnerBalancerProps(place=self.home, network=self.network, domain=names.inner_domain)
         )
         self.dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self.home, key=self.key))
+        self.dead_letters.watch(self.incidents)
         self.functions = Functions(
             self,
             settings=self.settings,
@@ -125,6 +137,7 @@ class AgentStack(HomeStack):
                 ttl_s=environment.shape.ttl_s,
             ),
         )
+        self.work = add_work(self)
         keep_points(self)
         if role is Role.STANDBY:
             relight(self, bundles)

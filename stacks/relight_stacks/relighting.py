@@ -1,4 +1,4 @@
-"""The functions of the standby that watch the primary and relight the region, and the machine that calls them."""
+"""What watches the primary and relights the standby, composed from the environment."""
 
 from __future__ import annotations
 
@@ -7,114 +7,62 @@ from typing import TYPE_CHECKING
 from relight.providers.readiness import METRIC as PROVIDER_READY
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import ReadinessAlarm
-from relight_constructs.machine import RecoveryMachine
-from relight_constructs.props import BootRuleProps, ReadinessAlarmProps, RecoveryMachineProps, TopicProps
-from relight_constructs.secret import IncidentsTopic
-from relight_constructs.triggers import HydrateOnBoot
+from relight_constructs.props import ReadinessAlarmProps, RecoveryProps
+from relight_constructs.recovery import Recovery
+from relight_constructs.timeouts import Waits
 from relight_stacks.functions import LONGEST_S
+from relight_stacks.tiers import StateKind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from relight_constructs.secret import IncidentsTopic
+    from relight_stacks.environment import Environment
     from relight_stacks.functions import Bundles
     from relight_stacks.region import AgentStack
 
-# EventBridge Scheduler's shortest rate; the sentinel probes several times within its minute.
-SENTINEL_RATE = "rate(1 minute)"
-SENTINEL_LATE_S = 60
-
 REHEARSE_LATE_S = 3600
 
+# How long a database takes to be promoted at most. A switch of Aurora takes about a minute, a replica of RDS is backed
+# up and restarted, and a backup is restored into a new instance. An existing database is promoted by the function.
+PROMOTION_S = {
+    StateKind.AURORA_GLOBAL: 900.0,
+    StateKind.RDS_REPLICA: 1800.0,
+    StateKind.SNAPSHOTS: 3600.0,
+    StateKind.EXISTING: 300.0,
+}
 
-def relight(stack: AgentStack, bundles: Bundles) -> None:
+
+def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     """Define everything that relights the standby. At run time it needs no control plane outside its own region.
 
-    A function that talks to the region's servers joins its network; the others stay outside, so that they need no
-    endpoints. Every permission of every function is one line here.
+    Further grants go to the `functions` of what is returned.
     """
-    topic = IncidentsTopic(
-        stack, "incidents", TopicProps(place=stack.home, name=stack.names.incidents_topic, key=stack.key)
-    )
-
-    stack.dead_letters.watch(topic)
-
-    assess = stack.functions.make("assess", timeout_s=60, networked=True)
-    stack.data.connections.grant_read(assess)
-    stack.own_vault.grant_restore(assess)
-    stack.signing.grant_check(assess)
-    stack.lease.grant_read(assess)
-    stack.own_vault.grant_record(assess)
-
-    # It waits for the old lease to run out.
-    fence = stack.functions.make("fence", timeout_s=120, networked=False)
-    stack.lease.grant_hold(fence)
-    stack.own_vault.grant_record(fence)
-
-    promote = stack.functions.make("promote", timeout_s=300, networked=True)
-    stack.data.connections.grant_read(promote)
-    stack.lease.grant_read(promote)
-    stack.own_vault.grant_record(promote)
-
-    scale = stack.functions.make("scale", timeout_s=120, networked=False)
-    if stack.services.agent is not None:
-        stack.services.agent.grant_scale(scale)
-    stack.own_vault.grant_record(scale)
-
-    hydrate = stack.functions.make("hydrate", timeout_s=LONGEST_S, networked=True)
-    stack.data.connections.grant_read(hydrate)
-    stack.own_vault.grant_restore(hydrate)
-    stack.own_vault.grant_bring_forward(hydrate)
-    stack.signing.grant_check(hydrate)
-    stack.own_vault.grant_record(hydrate)
-
-    verify = stack.functions.make("verify", timeout_s=300, networked=True)
-    stack.data.connections.grant_read(verify)
-    stack.lease.grant_read(verify)
-    stack.own_vault.grant_record(verify)
-
-    replay = stack.functions.make("replay", timeout_s=LONGEST_S, networked=True)
-    stack.data.connections.grant_read(replay)
-    stack.lease.grant_read(replay)
-    stack.own_vault.grant_record(replay)
-
-    open_gate = stack.functions.make("open-gate", timeout_s=60, networked=True)
-    stack.data.connections.grant_read(open_gate)
-    stack.lease.grant_read(open_gate)
-    stack.own_vault.grant_record(open_gate)
-
-    announce = stack.functions.make("announce", timeout_s=60, networked=False)
-    topic.grant_publish(announce)
-    stack.own_vault.grant_review(announce)
-    stack.own_vault.grant_record(announce)
-
-    # Two sentinels at once would both count the same failures. One takes most of its minute.
-    sentinel = stack.functions.make("sentinel", timeout_s=75, networked=False, at_once=1)
-    stack.lease.grant_read(sentinel)
-    stack.lease.grant_remember(sentinel)
-
-    machine = RecoveryMachine(
+    environment = stack.environment
+    _grant_hydrate(stack)
+    recovery = Recovery(
         stack,
         "recovery",
-        RecoveryMachineProps(
+        RecoveryProps(
             place=stack.home,
             name=stack.names.state_machine,
-            functions={
-                "assess": assess,
-                "fence": fence,
-                "promote": promote,
-                "scale": scale,
-                "hydrate": hydrate,
-                "verify": verify,
-                "replay": replay,
-                "open-gate": open_gate,
-                "announce": announce,
-            },
-            logs_key=stack.key,
+            environment=stack.settings.to_env(),
+            code=stack.functions.bundle,
+            key=stack.key,
+            attachment=stack.network.attachment("functions"),
+            vault=stack.own_vault,
+            lease=stack.lease,
+            signing=stack.signing,
+            connections=stack.data.connections,
+            topic=stack.incidents,
+            rto_s=environment.objectives.rto_s,
+            dead_letters=stack.dead_letters,
+            capacity=() if stack.services.agent is None else (stack.services.agent,),
+            store=stack.services.vector,
+            waits=waits_of(environment, lease_s=stack.settings.lease_ttl_s + stack.settings.lease_margin_s),
+            work=stack.work,
         ),
     )
-    machine.grant_start(sentinel)
-    topic.grant_publish(sentinel)
-    stack.functions.schedule(sentinel, rate=SENTINEL_RATE, late_s=SENTINEL_LATE_S)
 
     # A backup that nobody restores is a hope: this restores one beside the memory, checks it and drops it again.
     rehearse = stack.functions.make("rehearse", timeout_s=LONGEST_S, networked=True)
@@ -123,19 +71,29 @@ def relight(stack: AgentStack, bundles: Bundles) -> None:
     stack.own_vault.grant_rehearse(rehearse)
     stack.signing.grant_check(rehearse)
     rehearse.allow_metrics(METRICS)
-    stack.functions.schedule(rehearse, rate=stack.environment.shape.rehearse, late_s=REHEARSE_LATE_S)
-    HydrateOnBoot(
-        stack,
-        "hydrate-on-boot",
-        BootRuleProps(
-            name=stack.names.boot_rule,
-            service=stack.services.vector,
-            function=hydrate,
-            dead_letters=stack.dead_letters,
-        ),
+    stack.functions.schedule(rehearse, rate=environment.shape.rehearse, late_s=REHEARSE_LATE_S)
+    if environment.providers:
+        _watch_providers(stack, stack.incidents, bundles.providers)
+    return recovery
+
+
+def waits_of(environment: Environment, *, lease_s: float) -> Waits:
+    """What a recovery of the environment waits for."""
+    asked = environment.recovery
+    return Waits(
+        lease_s=lease_s,
+        promotion_s=PROMOTION_S[environment.shape.state],
+        # Fargate's start and an image's pull, and once more where there was no room.
+        capacity_s=max(300.0, environment.objectives.rto_s / 2),
+        approval_s=asked.approval_minutes * 60.0 if asked.approval else 0.0,
     )
-    if stack.environment.providers:
-        _watch_providers(stack, topic, bundles.providers)
+
+
+def _grant_hydrate(stack: AgentStack) -> None:
+    """What the task needs that stands in for the hydrate function; `keep_points` gave it what snapshots need."""
+    stack.own_vault.grant_restore(stack.work)
+    stack.own_vault.grant_bring_forward(stack.work)
+    stack.own_vault.grant_record(stack.work)
 
 
 def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> None:
@@ -148,6 +106,7 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
         "providers", timeout_s=60, networked=True, code=stack.functions.code("providers-bundle", bundle)
     )
     stack.data.connections.grant_read(providers)
+    stack.data.grant_provider_keys(providers)
     providers.allow_metrics(METRICS)
     minutes = stack.environment.provider_check_minutes
     stack.functions.schedule(providers, rate=f"rate({minutes} minutes)", late_s=minutes * 60)

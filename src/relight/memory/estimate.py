@@ -23,6 +23,11 @@ BUILD_S_PER_STEP_AND_DIMENSION = 9e-9
 _BUILT_AFTERWARDS = ("pgvector",)
 
 
+# A point's id, its key in the index and what pages leave free; payloads come on top, and are not known beforehand.
+BYTES_PER_POINT = 100
+BYTES_PER_DIMENSION = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Seconds until the collection serves, and from then on until its index is built; searches are exact meanwhile."""
@@ -44,3 +49,8 @@ def estimate(part: CollectionPart, index: HnswIndex | None) -> Estimate:
     step_s = BUILD_S_PER_STEP + part.embedding.dimension * BUILD_S_PER_STEP_AND_DIMENSION
     effort = index.m / 16 * (index.ef_construction / 64) ** 0.8
     return Estimate(load_s=load_s, index_s=part.points * math.log2(part.points) * step_s * effort)
+
+
+def snapshot_bytes(*, points: int, dimension: int) -> int:
+    """How large a snapshot of that many points is at least; pure."""
+    return points * (BYTES_PER_POINT + BYTES_PER_DIMENSION * dimension)

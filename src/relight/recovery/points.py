@@ -108,6 +108,11 @@ def require_lease(region: Region) -> None:
         )
 
 
+def may_seal(region: Region) -> bool:
+    """Whether the region holds the lease, or nobody can say so."""
+    return not _other_holder(region)
+
+
 def prune_points(region: Region, *, dry_run: bool = False) -> Pruned:
     """Keep the ladder of the region's own vault. See `prune`."""
     return prune(region.vault, **_ladder(region), now=region.clock.now(), dry_run=dry_run)

@@ -36,6 +36,7 @@ class Run:
     decided_at: str = ""
     next_epoch: int | None = None
     failed: bool = False
+    reason: str = ""
     until: float | None = None
 
     @classmethod
@@ -55,6 +56,7 @@ class Run:
             decided_at=str(event.get("at", "")),
             next_epoch=next_epoch,
             failed=bool(event.get("failed")),
+            reason=str(event.get("reason", "")),
         )
 
 

@@ -1,0 +1,60 @@
+"""The same core as an ECS task, for what is too large for a function: `python -P -m relight_lambdas.task VERB`.
+
+It prints the result as JSON, and ends with exit code 1 when the verb failed. Its log is on stderr, a line of JSON
+for each record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from relight.errors import RelightError
+from relight.recovery.points import take_point
+from relight.recovery.run import Run, run_state
+from relight.wiring import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_log = logging.getLogger(__name__)
+
+
+class JsonLines(logging.Formatter):
+    """A record as Lambda writes it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
+        line = {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps(line | error)
+
+
+def do(verb: str, region: Region, run_id: str) -> dict[str, Any]:
+    """Hydrate under the run's own timeline, or take a recovery point."""
+    return run_state("hydrate", region, Run.parse({"run_id": run_id})) if verb == "hydrate" else take_point(region)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb to its end, however long that takes."""
+    parser = argparse.ArgumentParser(prog="relight_lambdas.task")
+    parser.add_argument("verb", choices=["hydrate", "snapshot"])
+    parser.add_argument("--run-id", default="", help="the recovery's run, for hydrate")
+    options = parser.parse_args(argv)
+    lines = logging.StreamHandler()
+    lines.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    try:
+        with Region.from_env() as region:
+            sys.stdout.write(json.dumps(do(options.verb, region, options.run_id), default=str) + "\n")
+    except RelightError:
+        _log.exception("task_failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

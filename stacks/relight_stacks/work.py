@@ -1,0 +1,36 @@
+"""The task that does what is too large for a function, in each region."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight_constructs.props import WorkTaskProps
+from relight_constructs.work import WorkTask
+
+if TYPE_CHECKING:
+    from relight_stacks.region import AgentStack
+
+GIB = 1024**3
+
+
+def add_work(stack: AgentStack) -> WorkTask:
+    """Define it from the agent's image, which holds the library and is in the region already."""
+    environment = stack.environment
+    work = WorkTask(
+        stack,
+        "work",
+        WorkTaskProps(
+            place=stack.home,
+            cluster=stack.names.cluster,
+            family=stack.names.family("work"),
+            image=environment.agent.image.replace("{region}", stack.home.region),
+            environment=stack.settings.to_env(),
+            network=stack.network.attachment("functions"),
+            logs_key=stack.key,
+            above_bytes=environment.large_work.above_gib * GIB,
+            cpu=environment.large_work.cpu,
+            memory=environment.large_work.memory,
+        ),
+    )
+    stack.data.connections.grant_read(work)
+    return work
