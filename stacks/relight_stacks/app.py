@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from relight.config import MemoryStore, Role
 from relight.errors import ConfigError, RelightError
+from relight.objectives import Tier
 from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.functions import Bundles
 from relight_stacks.loading import load_environments, load_named
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="use this vector store instead of the environment's own"
     )
+    parser.add_argument("--tier", type=Tier, metavar="TIER", help="use this tier instead of the environment's own")
     options = parser.parse_args(arguments)
     try:
         named = options.environment
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{name} {given} is not a file", hint="name a zip, or leave it out to build one")
         if options.memory:
             environments = [environment.with_store(options.memory) for environment in environments]
+        if options.tier:
+            environments = [environment.with_tier(options.tier) for environment in environments]
         stores = {environment.memory.store for environment in environments}
         regions = {store: options.bundle or build_bundle(LAMBDA, CACHE, store=store) for store in stores}
         asking = options.providers_bundle or options.bundle or build_bundle(LAMBDA, CACHE, providers=True)
