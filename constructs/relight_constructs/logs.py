@@ -33,6 +33,11 @@ class LogGroup(Construct):
         """A reference to its ARN."""
         return self._group.arn
 
+    @property
+    def resource(self) -> CloudwatchLogGroup:
+        """The group itself, for what must come after it."""
+        return self._group
+
     def grant_write(self, grantee: Grantee) -> None:
         """Write to it."""
         grantee.allow("log", Statement(actions=WRITE_LOG_ACTIONS, resources=(f"{self._computed_arn}:*",)))

@@ -41,6 +41,7 @@ ANY_RESOURCE: dict[str, str] = {
     "logs:ListLogDeliveries": _DELIVERY,
     "logs:PutResourcePolicy": _DELIVERY,
     "logs:UpdateLogDelivery": _DELIVERY,
+    "rds:DescribeDBInstanceAutomatedBackups": "it lists copied backups, whose ids cannot be known beforehand",
     "xray:GetSamplingRules": _XRAY,
     "xray:GetSamplingTargets": _XRAY,
     "xray:PutTelemetryRecords": _XRAY,
@@ -218,7 +219,7 @@ def tls_only(bucket: str) -> str:
 
 def perimeter(prefix: str, *, account: str, own_resources: bool = False, objects: tuple[str, ...] = ()) -> str:
     """An endpoint's own policy: only principals of this account come through, with `own_resources` only to what this
-    account has. `objects` are of AWS's own buckets, which anybody with a signed address may read.
+    account has. `objects` anybody may read, whose address is public or signed.
 
     It says what the endpoint is for and not who may do what, which the principals' own policies do: hence `*`.
     """
@@ -236,7 +237,7 @@ def perimeter(prefix: str, *, account: str, own_resources: bool = False, objects
     if objects:
         statements.append(
             {
-                "Sid": "SignedAddresses",
+                "Sid": "PublicOrSigned",
                 "Effect": "Allow",
                 "Principal": "*",
                 "Action": "s3:GetObject",

@@ -1,11 +1,23 @@
-"""A secret whose value somebody else puts, and the topic that people are told by."""
+"""Secrets whose values are in no state and no JSON, and the topic that people are told by.
+
+A value that is made at deployment is ephemeral: Terraform holds it while it applies, and writes it nowhere. What takes
+it are write-only arguments, which are sent when their version is another than before. cdktf 0.21 knows no ephemeral
+blocks, so they are overrides; Terraform knows them from 1.11 on.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from relight_constructs.access import ENCRYPT_ACTIONS, PUBLISH_ACTIONS
-from relight_constructs.bindings import Construct, SecretsmanagerSecret, SnsTopic
+from relight_constructs.bindings import (
+    Construct,
+    SecretsmanagerSecret,
+    SecretsmanagerSecretReplica,
+    SecretsmanagerSecretVersion,
+    SnsTopic,
+    TerraformStack,
+)
 from relight_constructs.policies import Statement
 
 if TYPE_CHECKING:
@@ -13,17 +25,48 @@ if TYPE_CHECKING:
     from relight_constructs.props import SecretProps, TopicProps
 
 READ_SECRET_ACTIONS = ("secretsmanager:GetSecretValue",)
+WRITE_SECRET_ACTIONS = ("secretsmanager:PutSecretValue",)
+# Letters and digits alone: such a password needs no quoting in a connection string, an address or a configuration.
+PASSWORD_LENGTH = 40
+
+_PASSWORD = "aws_secretsmanager_random_password"  # noqa: S105 - a type's name
+_VALUE = "aws_secretsmanager_secret_version"
 
 
 class Secret(Construct):
-    """Define an encrypted secret without a value, so that no state and no JSON ever holds one."""
+    """Define an encrypted secret; its value is put by whoever operates the environment, unless `generate` or `hold` is
+    called, once."""
 
     def __init__(self, scope: Construct, id_: str, props: SecretProps) -> None:
         super().__init__(scope, id_)
         self._key = props.key
         self._id = id_
         self._secret = SecretsmanagerSecret(
-            self, "secret", name=props.name, description=props.description, kms_key_id=props.key.arn
+            self,
+            "secret",
+            name=props.name,
+            description=props.description,
+            kms_key_id=props.key.arn,
+            replica=None
+            if props.replica is None
+            else [SecretsmanagerSecretReplica(region=props.replica.region, kms_key_id=props.replica.key_alias)],
+        )
+
+    def generate(self, *, version: int) -> str:
+        """Fill it with a password that is made while it is deployed, and again whenever `version` is raised.
+
+        Returns an expression of what the secret holds, for write-only arguments: it is read back from the secret, so
+        that the secret and what takes its value cannot differ, also where an apply was cut off between the two.
+        """
+        made = f"{self._secret.friendly_unique_id}_made"
+        _ephemeral(self, _PASSWORD, made, {"password_length": PASSWORD_LENGTH, "exclude_punctuation": True})
+        self.hold(f"${{ephemeral.{_PASSWORD}.{made}.random_password}}", version=version)
+        return read_back(self, f"{self._secret.friendly_unique_id}_held", self._version.secret_id)
+
+    def hold(self, value: str, *, version: int) -> None:
+        """Fill it with `value`, an expression of ephemeral values; sent again whenever `version` is raised."""
+        self._version = SecretsmanagerSecretVersion(
+            self, "value", secret_id=self._secret.id, secret_string_wo=value, secret_string_wo_version=version
         )
 
     @property
@@ -42,6 +85,28 @@ class Secret(Construct):
                 condition={"StringEquals": {"kms:EncryptionContext:SecretARN": self.arn}},
             ),
         )
+
+    def grant_write(self, grantee: Grantee) -> None:
+        """Replace its value."""
+        grantee.allow(
+            f"write-{self._id}",
+            Statement(actions=WRITE_SECRET_ACTIONS, resources=(self.arn,)),
+            Statement(
+                actions=ENCRYPT_ACTIONS,
+                resources=(self._key.arn,),
+                condition={"StringEquals": {"kms:EncryptionContext:SecretARN": self.arn}},
+            ),
+        )
+
+
+def read_back(scope: Construct, id_: str, secret_id: str) -> str:
+    """An expression of what the secret `secret_id` of the stack's own region holds, for write-only arguments."""
+    _ephemeral(scope, _VALUE, id_, {"secret_id": secret_id})
+    return f"${{ephemeral.{_VALUE}.{id_}.secret_string}}"
+
+
+def _ephemeral(scope: Construct, type_: str, id_: str, body: dict[str, object]) -> None:
+    TerraformStack.of(scope).add_override(f"ephemeral.{type_}.{id_}", body)
 
 
 class IncidentsTopic(Construct):

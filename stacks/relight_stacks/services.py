@@ -246,6 +246,7 @@ def _grant(stack: AgentStack, agent: Agents) -> None:
     """What agents may do, whatever runs them."""
     environment = stack.environment
     stack.data.connections.grant_read(agent)
+    stack.data.grant_provider_keys(agent)
     stack.lease.grant_hold(agent)
     # Its applier reads what the state database has let go of the journal, and says how far memory is behind.
     stack.own_vault.grant_bring_forward(agent)
