@@ -183,8 +183,9 @@ class Network(Construct):
                 "s3",
                 account=place.account,
                 own_resources=True,
-                # Where ECR keeps the layers of images, for which it hands out addresses that it has signed.
-                objects=(f"arn:aws:s3:::prod-{place.region}-starport-layer-bucket/*",),
+                # ECR hands out signed addresses of the bucket in which it keeps the layers of images. Who reaches the
+                # internet may read there what is public or signed; if its host is a bucket of this region, it is here.
+                objects=("*",) if props.nat else (f"arn:aws:s3:::prod-{place.region}-starport-layer-bucket/*",),
             ),
         )
         for service in props.services:

@@ -245,17 +245,17 @@ def test_s3_of_both_regions_is_reached_privately(syntheses: Mapping[str, Synthes
 
 @each_region
 def test_endpoints_are_for_this_account_alone(syntheses: Mapping[str, Synthesis], name: str, part: str) -> None:
-    """Nobody's credentials but the account's own go through them, and to S3 nothing but to the account's own buckets
-    and from where ECR keeps layers."""
+    """Nobody's credentials but the account's own go through them, and to S3 nothing but to the account's own buckets;
+    what is public or signed may be read there, as anywhere on the internet."""
     account = environment_of(name).account
-    for (region, service), body in endpoints(syntheses, name, part).items():
+    for (_, service), body in endpoints(syntheses, name, part).items():
         first, *others = json.loads(body["policy"])["Statement"]
         bound = first["Condition"]["StringEquals"]
         s3 = service.startswith("s3")
         assert bound == {"aws:PrincipalAccount": account} | ({"aws:ResourceAccount": account} if s3 else {})
         assert first["Action"] == f"{'s3' if s3 else ENDPOINTS[service][0]}:*"
-        layers = [f"arn:aws:s3:::prod-{region}-starport-layer-bucket/*"] if service == "s3 gateway" else []
-        assert [item["Resource"] for item in others] == ([layers] if layers else [])
+        read = [(["*"], "s3:GetObject")] if service == "s3 gateway" else []
+        assert [(item["Resource"], item["Action"]) for item in others] == read
         if body["vpc_endpoint_type"] == "Interface":
             assert [group(syntheses, name, part, item) for item in body["security_group_ids"]] == ["endpoints"]
             assert body["private_dns_enabled"] is True
