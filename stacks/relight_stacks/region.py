@@ -88,7 +88,7 @@ class AgentStack(HomeStack):
                 public_subnet_ids=network.public_subnet_ids,
                 route_table_ids=network.route_table_ids,
                 endpoints=network.endpoints,
-                services=services_called(environment),
+                services=services_called(environment, role),
                 peer_region=names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY),
             ),
         )

@@ -178,9 +178,10 @@ def add_services(stack: AgentStack) -> Services:
     return Services(agent=agent, vector=vector, queue=queue)
 
 
-def services_called(environment: Environment) -> tuple[str, ...]:
-    """The endpoints that a region's network needs, S3's aside."""
-    return (*USUAL, *(("rds",) if environment.own_state else ()))
+def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
+    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted."""
+    promotes = environment.own_state and role is Role.STANDBY
+    return (*USUAL, *(("rds",) if promotes else ()))
 
 
 def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
