@@ -101,12 +101,13 @@ class Settings:
     how many other regions must have it. `state_kind` says how the standby's database is promoted. `state_id` is this
     region's own instance or cluster, `state_source` what it follows: the ARN of the instance that is replicated or
     backed up, or the identifier of the global database. `state_group` is the security group of a database that is
-    restored. `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the
-    connections. `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored
-    state; a later one is held for review, and with 0 every one is. `providers` are the LLM providers in order of
-    preference; their keys are in the connections. Snapshots and hydrations of more than `large_bytes` (0: of none) are
-    done by the ECS task `large_task` of `cluster`, in `large_subnets` and `large_groups` (with commas between), and not
-    by a function.
+    restored, `state_backup_days` how long the backups of a promoted one are kept. `provider_keys_secret` is a secret
+    with the keys of LLM providers alone; without it they are in the connections. `hold_timers_after_s` and its like
+    say how late a task of that kind may still be done in a restored state; a later one is held for review, and with
+    0 every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
+    `approval_s` is how long a recovery waits for a person before it changes anything, 0 where it asks nobody.
+    Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task `large_task` of
+    `cluster`, in `large_subnets` and `large_groups` (with commas between), and not by a function.
     """
 
     environment: str
@@ -149,6 +150,7 @@ class Settings:
     state_id: str = ""
     state_source: str = ""
     state_group: str = ""
+    state_backup_days: int = 7
     provider_keys_secret: str = ""
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
     hold_timers_after_s: float = 3600.0
@@ -161,6 +163,7 @@ class Settings:
     probe_threshold: int = 3
     providers: tuple[ProviderSpec, ...] = ()
     provider_limits: ProviderLimits = _LIMITS
+    approval_s: float = 0.0
     large_bytes: int = 0
     large_task: str = ""
     large_subnets: str = ""
@@ -180,6 +183,11 @@ class Settings:
     def peer_region(self) -> str:
         """The other region of the pair."""
         return self.standby_region if self.region == self.primary_region else self.primary_region
+
+    @property
+    def keys_secret(self) -> str:
+        """The secret that has the keys of LLM providers."""
+        return self.provider_keys_secret or self.connections_secret
 
     def url_of(self, region: str) -> str:
         """The address of a region's own endpoint."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
-from relight.config import Connections, Role, Settings
+from relight.config import Connections, Role, Settings, StateKind
+from relight.errors import ConfigError, NotFoundError
 from relight.memory.segments import Archive
 from relight.memory.stores import open_store
 from relight.objectives import Pattern, uploads_to_standby_first
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from relight.providers.prompts import Prompts
     from relight.providers.router import Degradation
     from relight.recovery.large import EcsTasks
+    from relight.recovery.replica import Replica
     from relight.vault.signing import Signer
 
 # One for breakers, and one for incidents.
@@ -75,9 +79,29 @@ class Region:
     def connections(self) -> Connections:
         """The region's connections secret; read once, so a rotated secret needs a new Region."""
         name = self.settings.connections_secret
+        return Connections.from_json(self._secret(name), source=name)
+
+    @cached_property
+    def provider_connections(self) -> Connections:
+        """The connections with the keys of LLM providers, also where these are in a secret of their own, which who asks
+        no provider need not be allowed to read. ConfigError while nobody has put them there."""
+        name = self.settings.provider_keys_secret
+        if not name:
+            return self.connections
+        hint = f'put {{"<name of the provider>": "<key>"}} into the secret {name}'
+        try:
+            keys = json.loads(self._secret(name))
+        except NotFoundError:
+            raise ConfigError(f"the secret {name} has no value yet", hint=hint) from None
+        except ValueError:
+            raise ConfigError(f"the secret {name} does not hold JSON", hint=hint) from None
+        if not isinstance(keys, dict):
+            raise ConfigError(f"the secret {name} does not hold a JSON object", hint=hint)
+        return replace(self.connections, provider_keys=keys)
+
+    def _secret(self, name: str) -> str:
         with aws.translating():
-            text = self.aws("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
-        return Connections.from_json(text, source=name)
+            return str(self.aws("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
 
     @cached_property
     def vault(self) -> Vault:
@@ -207,7 +231,7 @@ class Region:
         return partial(
             open_router,
             settings,
-            self.connections,
+            self.provider_connections,
             clock=self.clock,
             database=self._provider_database,  # opened before the router, and so closed after it
             metrics=self.metrics,
@@ -236,9 +260,47 @@ class Region:
         return Ledger(self.database, epoch=epoch, acknowledge=self.settings.acknowledge, results=VaultResults(vaults))
 
     @cached_property
-    def replica(self) -> PhysicalReplica:
+    def replica(self) -> Replica:
         """The state database as something to promote."""
-        return PhysicalReplica(self.connections.state_dsn)
+        settings, dsn = self.settings, self.connections.state_dsn
+        if settings.state_kind is StateKind.EXISTING:
+            return PhysicalReplica(dsn)
+        # Late: only who promotes such a database asks RDS.
+        from relight.adapters.rds import Rds
+        from relight.recovery.replica_rds import AuroraSecondary, RdsReplica, RestoredBackup
+
+        rds = Rds(self.aws("rds"))
+        if settings.state_kind is StateKind.AURORA_GLOBAL:
+            return AuroraSecondary(
+                dsn,
+                rds,
+                region=settings.region,
+                cluster=settings.state_id,
+                global_cluster=settings.state_source,
+                clock=self.clock,
+            )
+        if settings.state_kind is StateKind.RDS_REPLICA:
+            return RdsReplica(
+                dsn, rds, instance=settings.state_id, backup_days=settings.state_backup_days, clock=self.clock
+            )
+        return RestoredBackup(
+            dsn,
+            rds,
+            instance=settings.state_id,
+            source_arn=settings.state_source,
+            group=settings.state_group,
+            point_at=self._point_state_at,
+            clock=self.clock,
+        )
+
+    def _point_state_at(self, host: str) -> None:
+        """Write another host of the state database into the connections; all else in them stays as it is."""
+        name = self.settings.connections_secret
+        text = self._secret(name)
+        value = json.loads(text)
+        value["state_dsn"] = postgres.with_host(Connections.from_json(text, source=name).state_dsn, host)
+        with aws.translating():
+            self.aws("secretsmanager").put_secret_value(SecretId=name, SecretString=json.dumps(value))
 
     @cached_property
     def store(self) -> VectorStore:

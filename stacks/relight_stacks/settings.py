@@ -63,6 +63,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
             replace(spec, base_url=spec.base_url.replace("{region}", region)) for spec in environment.providers
         ),
         provider_limits=environment.provider_limits,
+        approval_s=environment.recovery.approval_minutes * 60.0 if environment.recovery.approval else 0.0,
     )
 
 
@@ -75,4 +76,5 @@ def _state(environment: Environment, role: Role) -> dict[str, Any]:
     if role is Role.STANDBY and environment.own_state:
         source = names.state if kind is StateKind.AURORA_GLOBAL else names.state_arn
         found |= {"state_kind": kind, "state_id": names.state, "state_source": source}
+        found["state_backup_days"] = environment.database.backup_days
     return found

@@ -150,17 +150,19 @@ def test_a_mistake_in_an_adapter_tells_nothing_of_the_key(caplog: pytest.LogCapt
 
 def test_a_provider_without_its_key_is_not_configured() -> None:
     """fails when the secret lacks a key: the provider and the secret are named, and the others are asked."""
-    found = asyncio.run(
-        check_providers([spec("openai")], open_=partial(open_one, connections=KEYS, secret="relight/demo/connections"))
-    )
+    found = asyncio.run(check_providers([spec("openai")], open_=partial(open_one, connections=KEYS, settings=SETTINGS)))
     assert found[0].fault == "not_configured"
     assert found[0].detail.startswith("provider openai has no key in the secret relight/demo/connections")
+    assert '"provider_keys": {"openai"' in found[0].detail
+    apart = replace(SETTINGS, provider_keys_secret="relight/demo/provider-keys")
+    with pytest.raises(ConfigError, match=r'in the secret relight/demo/provider-keys; put "openai": "…" into it'):
+        open_one(spec("openai"), connections=KEYS, settings=apart)
 
 
 def test_a_model_that_the_sdk_does_not_know_is_refused() -> None:
     """fails when a model's name is wrong, without showing the key."""
     with pytest.raises(ConfigError, match="anthropic-model") as caught:
-        open_one(replace(spec("anthropic"), unlisted=False), connections=KEYS, secret="s")
+        open_one(replace(spec("anthropic"), unlisted=False), connections=KEYS, settings=SETTINGS)
     assert "hunter2" not in str(caught.value)
 
 

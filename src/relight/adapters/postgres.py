@@ -171,6 +171,18 @@ def connect(dsn: str, *, autocommit: bool = False, application_name: str = "reli
     return connection
 
 
+def host_of(dsn: str) -> str:
+    """The host that a DSN names; ConfigError for one that cannot be read."""
+    return _parse(dsn).get("host", "")
+
+
+def with_host(dsn: str, host: str) -> str:
+    """The same DSN with another host; ConfigError for one that cannot be read."""
+    _parse(dsn)
+    moved: str = psycopg2.extensions.make_dsn(dsn, host=host)
+    return moved
+
+
 def _parse(dsn: str) -> dict[str, str]:
     hint = "give a libpq connection string or a postgresql:// address; percent-encode odd characters of the password"
     try:

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from relight.tasks.database import Database
 
 
-def open_one(spec: ProviderSpec, *, connections: Connections, secret: str) -> Provider:
-    """The provider with its key; ConfigError that names the provider and the `secret` that lacks one."""
+def open_one(spec: ProviderSpec, *, connections: Connections, settings: Settings) -> Provider:
+    """The provider with its key; ConfigError that names the provider and the secret that lacks one."""
     key = connections.provider_keys.get(spec.name, "")
     if not key and not spec.keyless:
+        entry = f'"{spec.name}": "…"' if settings.provider_keys_secret else f'"provider_keys": {{"{spec.name}": "…"}}'
         raise ConfigError(
-            f"provider {spec.name} has no key in the secret {secret}",
-            hint=f'put "provider_keys": {{"{spec.name}": "…"}} into it, or set keyless for a server that asks for none',
+            f"provider {spec.name} has no key in the secret {settings.keys_secret}",
+            hint=f"put {entry} into it, or set keyless for a server that asks for none",
         )
     return open_provider(spec, key)
 
@@ -86,9 +87,7 @@ def open_router(
     provider, and where one has no key, no SDK or an unknown model, before anything is started.
     """
     check_specs(settings.providers)
-    providers = [
-        open_one(spec, connections=connections, secret=settings.connections_secret) for spec in settings.providers
-    ]
+    providers = [open_one(spec, connections=connections, settings=settings) for spec in settings.providers]
     names, limits = [spec.name for spec in settings.providers], settings.provider_limits
     breakers = None if database is None else PostgresBreakers(database)
     episodes = None if database is None else PostgresEpisodes(database)
@@ -108,7 +107,7 @@ _TO_DO = {
     Kind.FALLBACK: "Nothing stands still, but answers may be worse than usual. See what is wrong with the first"
     " provider, and whether on its side. It is asked again by itself.",
     Kind.DENIED: "It is left out until it takes its key again. Look at the key, the quota and the bill; a new key goes"
-    " into provider_keys of the secret {secret} in both regions, and the agents are started again.",
+    " into {place} in both regions, and the agents are started again.",
     Kind.RECOVERED: "Nothing is left to do.",
 }
 
@@ -117,7 +116,11 @@ def publish_incident(sns: Callable[[], Any], settings: Settings) -> Callable[[In
     """A `page` that writes to the incidents topic; UnavailableError or DeniedError when it cannot."""
 
     def send(incident: Incident) -> None:
-        to_do = _TO_DO[incident.kind].format(secret=settings.connections_secret)
+        to_do = _TO_DO[incident.kind].format(
+            place=f"the secret {settings.keys_secret}"
+            if settings.provider_keys_secret
+            else f"provider_keys of the secret {settings.connections_secret}"
+        )
         lines = [
             incident.text,
             "",

@@ -111,7 +111,7 @@ def check_region(region: Region, *, timeout_s: float = CHECK_S) -> dict[str, Any
     returned too when it could not be published, and says so; DeniedError when that may not be.
     """
     settings = region.settings
-    open_ = partial(open_one, connections=region.connections, secret=settings.connections_secret)
+    open_ = partial(open_one, connections=region.provider_connections, settings=settings)
     specs = [spec for spec in settings.providers if not spec.ca_file or Path(spec.ca_file).is_file()]
     found = asyncio.run(check_providers(specs, open_=open_, timeout_s=timeout_s))
     result: dict[str, Any] = {
