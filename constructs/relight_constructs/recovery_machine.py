@@ -289,7 +289,9 @@ def definition(
     for name, after in pairwise(names):
         states[name] |= {"Catch": [_catch()], "Next": after}
     states[ANNOUNCE] |= {"End": True}
-    states[PAGE] = _invoke(steps[ANNOUNCE], {"Payload": {"run_id.$": "$.run_id", "failed": True}}, LATER) | {
+    states[PAGE] = _invoke(
+        steps[ANNOUNCE], {"Payload": {"run_id.$": "$.run_id", "failed": True, "error.$": "$.error.Error"}}, LATER
+    ) | {
         "ResultPath": None,
         "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": FAILED}],
         "Next": FAILED,
@@ -357,7 +359,7 @@ def _run_task(large: TaskRun) -> dict[str, Any]:
 
 
 def _ask(step: Step, waits: Waits) -> dict[str, Any]:
-    payload = {"Payload": {"token.$": "$$.Task.Token", "run.$": "$"}}
+    payload = {"Payload": {"token.$": "$$.Task.Token", "within_s": math.ceil(waits.approval_s), "run.$": "$"}}
     return _invoke(step, payload, LATER) | {
         "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
         "TimeoutSeconds": math.ceil(waits.approval_s),

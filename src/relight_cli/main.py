@@ -30,6 +30,7 @@ VERBS = (
     "effects",
     "divergence",
     "recover",
+    "approve",
     "smoke_test",
     "status",
     "gateway",

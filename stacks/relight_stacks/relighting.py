@@ -16,6 +16,7 @@ from relight_stacks.tiers import StateKind
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from relight.config import Settings
     from relight_constructs.secret import IncidentsTopic
     from relight_stacks.environment import Environment
     from relight_stacks.functions import Bundles
@@ -59,7 +60,7 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
             dead_letters=stack.dead_letters,
             capacity=() if stack.services.agent is None else (stack.services.agent,),
             store=stack.services.vector,
-            waits=waits_of(environment, lease_s=stack.settings.lease_ttl_s + stack.settings.lease_margin_s),
+            waits=waits_of(environment, stack.settings),
             work=stack.work,
         ),
     )
@@ -77,15 +78,14 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     return recovery
 
 
-def waits_of(environment: Environment, *, lease_s: float) -> Waits:
+def waits_of(environment: Environment, settings: Settings) -> Waits:
     """What a recovery of the environment waits for."""
-    asked = environment.recovery
     return Waits(
-        lease_s=lease_s,
+        lease_s=settings.lease_ttl_s + settings.lease_margin_s,
         promotion_s=PROMOTION_S[environment.shape.state],
         # Fargate's start and an image's pull, and once more where there was no room.
         capacity_s=max(300.0, environment.objectives.rto_s / 2),
-        approval_s=asked.approval_minutes * 60.0 if asked.approval else 0.0,
+        approval_s=settings.approval_s,
     )
 
 

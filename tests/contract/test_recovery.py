@@ -29,7 +29,7 @@ from relight.tasks.divergence import divergence
 from relight.tasks.ledger import Kind, Ledger, Status
 from relight.tasks.outbox import Relay
 from relight.wiring import Region
-from relight_constructs.recovery_machine import RETRIED_ERRORS
+from relight_constructs.recovery_machine import LATER_ERRORS
 from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import PostgresServer
@@ -383,5 +383,5 @@ def test_a_replay_that_does_not_fit_into_one_invocation_goes_on_in_the_next(
         (event.status, event.detail.get("published"))
         for event in pair.west.timeline("r").events()
         if event.state == "replay" and event.status != "started"
-    ] == [("failed", None), ("done", 3)]
-    assert AgainLaterError.__name__ in RETRIED_ERRORS
+    ] == [("waiting", None), ("done", 3)]
+    assert AgainLaterError.__name__ in LATER_ERRORS

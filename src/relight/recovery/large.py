@@ -93,9 +93,7 @@ def bytes_to_restore(store: VectorStore, vault: Vault, specs: Sequence[Collectio
 def bytes_to_take(store: VectorStore, specs: Sequence[CollectionSpec]) -> int:
     """What a snapshot of all collections has at least."""
     found = [store.describe(spec.name) for spec in specs]
-    return sum(
-        snapshot_bytes(points=item.points, dimension=item.spec.dimension) for item in found if item is not None
-    )
+    return sum(snapshot_bytes(points=item.points, dimension=item.spec.dimension) for item in found if item is not None)
 
 
 def hydrate_or_hand_over(region: Region, run: Run, *, in_recovery: bool) -> dict[str, Any]:

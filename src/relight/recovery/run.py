@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import AgainLaterError, ConfigError, TransientError
 from relight.objectives import Pattern
 from relight.queue.queues import open_queue
 from relight.recovery import states
+from relight.recovery.approval import Question, answer, ask
 from relight.recovery.decide import Policy
-from relight.recovery.sentinel import Watch, publish_page, start_execution, watch
+from relight.recovery.sentinel import START_AGAIN_S, Watch, publish_page, start_execution, watch
 from relight.tasks.ledger import Ledger
 from relight.tasks.timetravel import TimeTravel
 
@@ -29,7 +31,8 @@ PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 class Run:
     """One execution of the recovery state machine. Every state gets the same.
 
-    `until` is when, by the clock's `monotonic`, a state that can go on later must stop, because its process ends.
+    `failed` and `error` are for the page. `until` is when, by the clock's `monotonic`, a state that can go on later
+    must stop, because its process ends.
     """
 
     run_id: str
@@ -37,6 +40,7 @@ class Run:
     next_epoch: int | None = None
     failed: bool = False
     reason: str = ""
+    error: str = ""
     until: float | None = None
 
     @classmethod
@@ -57,6 +61,7 @@ class Run:
             next_epoch=next_epoch,
             failed=bool(event.get("failed")),
             reason=str(event.get("reason", "")),
+            error=str(event.get("error", "")),
         )
 
 
@@ -81,6 +86,32 @@ def run_state(name: str, region: Region, run: Run) -> dict[str, Any]:
     return detail
 
 
+def ask_approval(region: Region, run: Run, *, token: str, within_s: float) -> dict[str, Any]:
+    """Ask people whether the run may go on, and leave the waiting to the state machine."""
+    settings, now = region.settings, region.clock.now()
+    question = Question(
+        run_id=run.run_id, reason=run.reason, asked_at=now, until=now + timedelta(seconds=within_s), token=token
+    )
+    return ask(
+        question,
+        vault=region.vault,
+        sns=region.aws("sns"),
+        topic_arn=settings.incidents_topic_arn,
+        timeline=region.timeline(run.run_id),
+        environment=settings.environment,
+    )
+
+
+def answer_approval(region: Region, question: Question, *, approve: bool) -> dict[str, Any]:
+    """Give a person's answer to the run that waits for it."""
+    return answer(
+        question,
+        approve=approve,
+        stepfunctions=region.aws("stepfunctions"),
+        timeline=region.timeline(question.run_id),
+    )
+
+
 def watch_primary(region: Region) -> Watch:
     """One invocation of the sentinel: watch for most of a minute, so that the next one follows without a gap."""
     settings = region.settings
@@ -103,6 +134,8 @@ def watch_primary(region: Region) -> Watch:
         timeout_s=settings.probe_timeout_s,
         for_s=WATCH_S,
         clock=region.clock,
+        # A run that waits for a person has not fenced either, and is not to be asked for twice.
+        start_again_s=START_AGAIN_S + settings.approval_s,
         must_work=settings.pattern is Pattern.ACTIVE_ACTIVE,
     )
 
@@ -189,6 +222,7 @@ def _announce(region: Region, run: Run) -> dict[str, Any]:
         timeline=region.timeline(run.run_id),
         environment=region.settings.environment,
         failed=run.failed,
+        error=run.error,
     )
 
 

@@ -48,6 +48,7 @@ def watch(
     timeout_s: float,
     for_s: float,
     clock: Clock,
+    start_again_s: float = START_AGAIN_S,
     must_work: bool = False,
 ) -> Watch:
     """Probe the region that holds the lease every `interval_s` for `for_s` seconds, and act on what is decided.
@@ -75,7 +76,7 @@ def watch(
         decision = decide(evidence, policy)
         run_id = ""
         _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-        if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, START_AGAIN_S):
+        if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, start_again_s):
             run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
             recover(run_id, decision, evidence.at)
             history.write(replace(evidence.probes, started_at=evidence.at))

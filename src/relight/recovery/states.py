@@ -187,8 +187,10 @@ def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]
     return {"epoch": lease.epoch}
 
 
-def announce(*, sns: Any, topic_arn: str, timeline: Timeline, environment: str, failed: bool) -> dict[str, Any]:
-    """Tell people what happened, from the run's own timeline."""
+def announce(
+    *, sns: Any, topic_arn: str, timeline: Timeline, environment: str, failed: bool, error: str = ""
+) -> dict[str, Any]:
+    """Tell people what happened, from the run's own timeline; `error` is what the state machine knows beside it."""
     events = timeline.events()
     ends = [event for event in events if event.status in ("done", "failed")]
     took_s = (ends[-1].at - events[0].at).total_seconds() if ends else 0.0
@@ -198,6 +200,7 @@ def announce(*, sns: Any, topic_arn: str, timeline: Timeline, environment: str, 
         "run_id": timeline.run_id,
         "outcome": outcome,
         "seconds": round(took_s, 1),
+        **({"error": error} if error else {}),
         "states": [{"state": event.state, "status": event.status, **event.detail} for event in ends],
     }
     with aws.translating():

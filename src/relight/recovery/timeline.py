@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from relight.errors import AgainLaterError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One entry: a state's start, its end, or its failure."""
+    """One entry: a state's start, its end, its failure, or that it waits for something and ended for now."""
 
     at: datetime
     state: str
@@ -34,13 +36,15 @@ class Timeline:
 
     @contextmanager
     def state(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record that the state started, and then that it is done, with what the body put into the dict, or failed."""
+        """Record that the state started, and then that it is done, with what the body put into the dict, or failed; or
+        that it waits, and is to be called again."""
         detail: dict[str, Any] = {}
         self.record(name, "started")
         try:
             yield detail
         except BaseException as exc:
-            self.record(name, "failed", {"error": f"{type(exc).__name__}: {exc}", **detail})
+            status = "waiting" if isinstance(exc, AgainLaterError) else "failed"
+            self.record(name, status, {"error": f"{type(exc).__name__}: {exc}", **detail})
             raise
         self.record(name, "done", detail)
 
@@ -53,7 +57,10 @@ class Timeline:
     def events(self) -> list[Event]:
         """Every event, oldest first."""
         found = []
-        for key in self._vault.list_keys(f"runs/{self.run_id}/"):
+        prefix = f"runs/{self.run_id}/"
+        for key in self._vault.list_keys(prefix):
+            if "/" in key.removeprefix(prefix):  # what else the run keeps has a folder of its own
+                continue
             value = self._vault.get_json(key)
             found.append(Event(**{**value, "at": datetime.fromisoformat(value["at"])}))
         return sorted(found, key=lambda event: event.at)
