@@ -99,7 +99,11 @@ WAYS: dict[str, tuple[Callable[[Gate], Any], str]] = {
     "scope of sts": (lambda gate: client(gate, "sts", EAST).get_caller_identity(), "scope"),
     "iam": (lambda gate: client(gate, "iam", WEST).list_roles(), "control plane"),
     "route 53": (lambda gate: client(gate, "route53", WEST).list_hosted_zones(), "control plane"),
-    "bucket": (lambda gate: client(gate, "s3", WEST).get_object(Bucket="wire-east", Key="a key/ä+b"), "bucket"),
+    # Read to its end: an answer that is not was not given yet, and is denied too when its region is lost.
+    "bucket": (
+        lambda gate: client(gate, "s3", WEST).get_object(Bucket="wire-east", Key="a key/ä+b")["Body"].read(),
+        "bucket",
+    ),
     "copy source": (copy, "copy source"),
     "presigned v4": (lambda gate: presigned(gate, "s3v4"), "scope"),
     "presigned v2": (lambda gate: presigned(gate, "s3"), "bucket"),
