@@ -42,6 +42,7 @@ from relight_drill.processes import DrillError, Process, ProcessGroup, free_port
 from relight_drill.qdrant import QdrantServer
 from relight_drill.redis import RedisServer
 from relight_drill.route53 import Crowd, HttpProbe, Resolver, Route53Player
+from relight_drill.synthesis import synthesize
 from relight_drill.tools import python_of
 from relight_drill.wire import Gate, darken
 from relight_drill.workload import Callers
@@ -269,21 +270,15 @@ class World:
                 build_bundle(host_target(), bundles, providers=True),
             )
         )
-        out, scratch = self._folder / "cdktf.out", self._folder / "synth"
-        scratch.mkdir()
-        await self._group.run(
-            "synth",
+        return await synthesize(
             [
-                *(sys.executable, "-P", "-m", "relight_stacks.app", "--output", out),
                 *("--environment", self.environment.name, "--tier", self.tier, "--memory", store, "--bundle", bundle),
                 *("--providers-bundle", asking),
             ],
-            log_path=self._folder / "synth.log",
-            timeout_s=COMMAND_S,
-            # What node unpacks goes with the world, even when it is killed half-way.
-            env={**os.environ, "TMPDIR": str(scratch)},
+            cache=Path.cwd() / ".relight" / "stacks",
+            group=self._group,
+            folder=self._folder,
         )
-        return out
 
     async def _start_servers(self) -> None:
         """PostgreSQL with its replica, queues, the emulator behind its gate, and the network between them."""
