@@ -32,8 +32,8 @@ _KEPT = 5
 async def synthesize(arguments: Sequence[str | Path], *, cache: Path, group: ProcessGroup, folder: Path) -> Path:
     """What `python -m relight_stacks.app` writes when it is called with `arguments`: `folder`/cdktf.out.
 
-    That is mostly a link into `cache`, whose entries are named by a hash of all that they were made from. Raises DrillError
-    with what the command said when it fails.
+    That is mostly a link into `cache`, whose entries are named by a hash of all that they were made from. Raises
+    DrillError with what the command said when it fails.
     """
     out, scratch = folder / "cdktf.out", folder / "synth"
     found = cache / await asyncio.to_thread(_digest, arguments)
