@@ -28,9 +28,10 @@ SCENARIO_NAMES = ("standby-boot", "region-loss", "provider-outage")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    names = f"{', '.join(SCENARIO_NAMES)}; may be repeated (default: all)"
+    names = f"{', '.join(SCENARIO_NAMES)}; may be repeated (default: what the tiers differ in, and all of the first)"
     parser.add_argument("--scenario", action="append", metavar="NAME", help=names)
-    parser.add_argument("--tier", type=Tier, default=Tier.INTERNAL, metavar="TIER", help="default: internal")
+    tiers = "may be repeated (default: internal, customer-facing and batch; internal with --scenario)"
+    parser.add_argument("--tier", type=Tier, action="append", metavar="TIER", help=tiers)
     parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="pgvector or qdrant (default: what the environment has)"
     )
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for outcome in run_drill(
             names=args.scenario,
-            tier=args.tier,
+            tiers=args.tier,
             seed=args.seed,
             keep=args.keep,
             memory=args.memory,
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             if args.report is not None:
                 with args.report.open("w") as file:
                     write(outcomes, seed=args.seed, file=file, width=120)
-    missed = [outcome.name for outcome in outcomes if not outcome.met]
+    missed = [f"{outcome.name} of tier {outcome.tier}" for outcome in outcomes if not outcome.met]
     if missed:
         say(f"objectives missed: {', '.join(missed)}")
     return MISSED if missed else DONE

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from relight.errors import ConfigError, RelightError
+from relight.objectives import Tier
 from relight.queue.queues import QueueKind
 from relight_drill.processes import DrillError, ProcessGroup, first_failure
 from relight_drill.scenarios import SCENARIOS
@@ -26,54 +27,65 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from relight.config import MemoryStore
-    from relight.objectives import Tier
     from relight_drill.result import Outcome
     from relight_stacks.environment import Environment
+
+
+# The tiers that are drilled when nobody says which: the first in all scenarios, the others in what differs by tier.
+TIERS = (Tier.INTERNAL, Tier.CUSTOMER_FACING, Tier.BATCH)
 
 
 def run_drill(
     *,
     names: Sequence[str] | None,
-    tier: Tier,
+    tiers: Sequence[Tier] | None,
     seed: int,
     keep: bool,
     memory: MemoryStore | None = None,
     queue: QueueKind = QueueKind.NATS,
 ) -> Iterator[Outcome]:
-    """Run the named scenarios (all by default) one after the other, and give what each measured as soon as it has.
+    """Run scenarios one after the other, and give what each measured as soon as it has.
 
-    `memory` is the vector store that is played instead of the environment's own; `queue` is what holds the tasks.
+    Without `names` the first of `tiers` has all scenarios that it can have, and each other tier those that differ by
+    tier; without `tiers` these are `TIERS`, or the first of them where scenarios are named. `memory` is the vector
+    store that is played instead of the environment's own; `queue` is what holds the tasks.
 
-    Raises ConfigError, before anything runs, for a name that there is no scenario for and a tier that has no standby;
-    DrillError when the drill itself fails, which takes nothing from what was given before. Whatever happens, no process
-    is left behind; the world's folder goes too, unless it is to be kept.
+    Raises ConfigError, before anything runs, for a name that there is no scenario for, a scenario that a tier cannot
+    have, and a tier that has no standby; DrillError when the drill itself fails, which takes nothing from what was
+    given before. Whatever happens, no process is left behind; the world's folder goes too, unless it is to be kept.
     """
     if memory is not None and memory not in PLAYED:
         raise ConfigError(f"memory in {memory.value} cannot be played", hint=f"choose from {', '.join(PLAYED)}")
-    environment = _environment(tier)
-    if memory is not None:
-        environment = environment.with_store(memory)
     unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(SCENARIOS)}")
-    lacking = [name for name, scenario in SCENARIOS.items() if scenario.providers > len(environment.providers)]
-    for name in names or ():
-        if name in lacking:
-            raise ConfigError(
-                f"{name} needs {SCENARIOS[name].providers} LLM providers, and {environment.name} has "
-                f"{len(environment.providers)}",
-                hint="add [[providers]] to the environment, or choose other scenarios",
-            )
-    chosen = names or [name for name in SCENARIOS if name not in lacking]
-    return _outcomes(chosen, environment, queue=queue, seed=seed, keep=keep)
+    environments = [_environment(tier) for tier in dict.fromkeys(tiers or (TIERS[:1] if names else TIERS))]
+    if memory is not None:
+        environments = [environment.with_store(memory) for environment in environments]
+    plan = [
+        (name, environment)
+        for environment in environments
+        for name in names or _usual(environment, first=environment is environments[0])
+    ]
+    for name, environment in plan:
+        if lacks := SCENARIOS[name].lacks(environment):
+            raise ConfigError(f"{name} needs {lacks}", hint="choose other scenarios, or another tier")
+    return _outcomes(plan, queue=queue, seed=seed, keep=keep)
 
 
-def _outcomes(
-    names: Sequence[str], environment: Environment, *, queue: QueueKind, seed: int, keep: bool
-) -> Iterator[Outcome]:
+def _usual(environment: Environment, *, first: bool) -> list[str]:
+    """The scenarios of an environment when none is named."""
+    return [
+        name
+        for name, scenario in SCENARIOS.items()
+        if (first or scenario.differs_by_tier) and not scenario.lacks(environment)
+    ]
+
+
+def _outcomes(plan: Sequence[tuple[str, Environment]], *, queue: QueueKind, seed: int, keep: bool) -> Iterator[Outcome]:
     say = _speaker()
-    for name in names:
-        say(f"{name}: {SCENARIOS[name].summary}")
+    for name, environment in plan:
+        say(f"{name}, tier {environment.tier}: {SCENARIOS[name].summary}")
         folder = Path(tempfile.mkdtemp(prefix="relight-drill-"))
         folder.chmod(0o711)  # the databases' own user has to pass through
         try:
@@ -86,7 +98,7 @@ def _outcomes(
             if ours is None:
                 raise
             raise first_failure(ours) from failures
-        say(f"{name}: {'met' if outcome.met else 'MISSED'}")
+        say(f"{name}, tier {environment.tier}: {'met' if outcome.met else 'MISSED'}")
         yield outcome
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from relight_drill.audit import Audit
     from relight_drill.workload import Callers
     from relight_drill.world import World
+    from relight_stacks.environment import Environment
 
 # The workload: three steps each, before, during and after the fault.
 TASKS_BEFORE, TASKS_AROUND, TASKS_AFTER = 35, 75, 15
@@ -289,16 +290,35 @@ def _summary(world: World, stored: dict[str, Any]) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A scenario and what it is for. It needs an environment with `providers` LLM providers at least."""
+    """A scenario and what it is for.
+
+    It needs an environment with `providers` LLM providers at least and, with `boots`, one whose standby has a vector
+    store that fills itself. What `differs_by_tier` is worth drilling in each.
+    """
 
     run: Callable[[World, Callable[[str], None]], Awaitable[Outcome]]
     summary: str
     providers: int = 0
+    boots: bool = False
+    differs_by_tier: bool = False
+
+    def lacks(self, environment: Environment) -> str:
+        """What the environment lacks for it; empty when it can be run."""
+        if self.providers > len(environment.providers):
+            has = f"{environment.name} has {len(environment.providers)}"
+            return f"{self.providers} LLM providers, and {has}"
+        if self.boots and not environment.shape.hydrates_on_boot:
+            return f"a vector store in the standby, where tier {environment.tier.value!r} has nothing running"
+        return ""
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "standby-boot": Scenario(run=standby_boot, summary="the standby's vector store starts empty and fills itself"),
-    "region-loss": Scenario(run=region_loss, summary="the primary region dies and the standby is relit"),
+    "standby-boot": Scenario(
+        run=standby_boot, summary="the standby's vector store starts empty and fills itself", boots=True
+    ),
+    "region-loss": Scenario(
+        run=region_loss, summary="the primary region dies and the standby is relit", differs_by_tier=True
+    ),
     "provider-outage": Scenario(
         run=provider_outage,
         summary="the first LLM provider is cut off and the agent goes on with the next",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relight_drill.audit import Audit
+    from relight_stacks.environment import Environment
 
 GOOD = Outcome(
     name="region-loss",
@@ -186,14 +187,18 @@ def test_a_failure_beside_others_is_told_alone(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("relight_drill.run._run", fail)
     with pytest.raises(DrillError, match="no server; look"):
-        list(run_drill(names=["region-loss"], tier=Tier.INTERNAL, seed=1, keep=False))
+        list(run_drill(names=["region-loss"], tiers=None, seed=1, keep=False))
 
 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
         (["--scenario", "earthquake"], "there is no scenario 'earthquake'; choose from standby-boot, region-loss"),
-        (["--tier", "batch"], "no environment is of tier 'batch'; there are environments of: internal"),
+        (
+            ["--tier", "sandbox"],
+            "tier 'sandbox' has no standby that could be relit: it is restored by hand; choose from",
+        ),
+        (["--tier", "batch", "--scenario", "standby-boot"], "standby-boot needs a vector store in the standby"),
     ],
 )
 def test_what_there_is_not_is_usage(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,17 +212,42 @@ def test_a_scenario_that_the_environment_is_too_small_for_is_left_out(monkeypatc
     """fails when an outage of a provider is drilled without a second one: left out, or said when it is named."""
     small = replace(load_named("demo"), providers=())
     monkeypatch.setattr("relight_drill.run._environment", lambda _: small)
-    ran: list[str] = []
+    ran = noted(monkeypatch)
+    with pytest.raises(ConfigError, match="provider-outage needs 2 LLM providers, and demo has 0"):
+        run_drill(names=["provider-outage"], tiers=None, seed=1, keep=False)
+    assert len(list(run_drill(names=None, tiers=[Tier.INTERNAL], seed=1, keep=False))) == 2
+    assert ran == [("standby-boot", "internal"), ("region-loss", "internal")]
 
-    async def note(name: str, *_: object, **__: object) -> Outcome:
-        ran.append(name)
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The scenarios that run, none of which does anything, and their tiers."""
+    ran: list[tuple[str, str]] = []
+
+    async def note(name: str, environment: Environment, **_: object) -> Outcome:
+        ran.append((name, environment.tier.value))
         return GOOD
 
     monkeypatch.setattr("relight_drill.run._run", note)
-    with pytest.raises(ConfigError, match="provider-outage needs 2 LLM providers, and demo has 0"):
-        run_drill(names=["provider-outage"], tier=Tier.INTERNAL, seed=1, keep=False)
-    assert len(list(run_drill(names=None, tier=Tier.INTERNAL, seed=1, keep=False))) == 2
-    assert ran == ["standby-boot", "region-loss"]
+    return ran
+
+
+WHOLE = [("standby-boot", "internal"), ("region-loss", "internal"), ("provider-outage", "internal")]
+PLANS: dict[str, tuple[list[str] | None, list[Tier] | None, list[tuple[str, str]]]] = {
+    "nothing": (None, None, [*WHOLE, ("region-loss", "customer-facing"), ("region-loss", "batch")]),
+    "a scenario": (["region-loss"], None, [("region-loss", "internal")]),
+    "a tier": (None, [Tier.BATCH], [("region-loss", "batch"), ("provider-outage", "batch")]),
+    "both, and twice": (["region-loss"], [Tier.BATCH, Tier.INTERNAL, Tier.BATCH], [("region-loss", "batch"), WHOLE[1]]),
+}
+
+
+@pytest.mark.parametrize("said", PLANS)
+def test_what_is_drilled_when_not_all_is_said(said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each tier has what differs by tier, and the first one all that it can have; what is named is all there is."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names, tiers, plan = PLANS[said]
+    ran = noted(monkeypatch)
+    list(run_drill(names=names, tiers=tiers, seed=1, keep=False))
+    assert ran == plan
 
 
 def audited(
