@@ -72,7 +72,7 @@ def acknowledged(region: Region) -> tuple[bool, str]:
     return CHECKS["acknowledged"](region)
 
 
-@pytest.mark.parametrize("by", [*ConfirmBy])
+@pytest.mark.parametrize("by", [ConfirmBy.COMMIT, ConfirmBy.POSITION])
 def test_the_smoke_test_measures_confirmations(
     opened: Callable[..., Region], state_pair: StatePair, by: ConfirmBy
 ) -> None:

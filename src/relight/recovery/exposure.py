@@ -17,19 +17,6 @@ if TYPE_CHECKING:
     from relight.vault.points import PointStatus
     from relight.wiring import Region
 
-# On a replica the age of the newest commit that it has is the most that can be lost. A primary knows how far behind its
-# replicas are: the nearest counts, because that is the one to promote. One that has fallen silent reports no lag any
-# more, and is as far behind as its last word is old. Both are null where it cannot be known, or may not be.
-_LAG = """
-select case when pg_is_in_recovery()
-            then extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-            else (select min(extract(epoch from greatest(
-                             replay_lag,
-                             case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
-                             interval '0')))
-                    from pg_stat_replication where state is not null) end
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
@@ -77,6 +64,6 @@ def _by_point(spec: CollectionSpec, statuses: Sequence[PointStatus], now: dateti
 
 def _lag_s(state: Connection) -> float | None:
     with journal.reading(state) as cursor:
-        cursor.execute(_LAG)
+        cursor.execute("select relight.replica_lag_s()")
         row = cursor.fetchone()
     return None if row is None or row[0] is None else max(0.0, float(row[0]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from relight.config import Acknowledge
-from relight.errors import ConfigError
+from relight.config import Acknowledge, ConfirmBy
+from relight.errors import ConfigError, NotFoundError
 from relight.queue.queues import open_queue
 from relight.recovery.epoch import FIRST, take_first
 from relight.tasks.confirm import Standing
@@ -14,6 +14,16 @@ from relight.tasks.migrate import migrate
 
 if TYPE_CHECKING:
     from relight.wiring import Region
+
+
+_NOBODY = {
+    ConfirmBy.COMMIT: "set synchronous_standby_names to the replica's application_name, or, in the environment file,"
+    ' confirm_by = "position" or acknowledge = "local"',
+    ConfirmBy.POSITION: "in the environment file, count the replicas under confirm_replicas, or set"
+    ' acknowledge = "local"',
+    ConfirmBy.AURORA: "in the environment file, count the other regions of the global database under confirm_replicas,"
+    ' or set acknowledge = "local"',
+}
 
 
 def prepare(region: Region) -> dict[str, Any]:
@@ -29,12 +39,19 @@ def prepare(region: Region) -> dict[str, Any]:
             f"{found[0].region} holds epoch {found[0].epoch}, so this is no first day of {settings.region}",
             hint="this environment is in use; nothing was done",
         )
-    promise = region.database.promise()
+    try:
+        promise = region.database.promise()
+    except NotFoundError as exc:
+        if settings.confirm_by is not ConfirmBy.AURORA:
+            raise
+        raise ConfigError(
+            f'confirm_by = "aurora", and the database of {settings.region} is none: {exc.problem}',
+            hint="look at state_dsn of the connections, or set confirm_by in the environment file",
+        ) from exc
     if settings.acknowledge is Acknowledge.REMOTE and promise.state is Standing.NOBODY:
         raise ConfigError(
             f"{promise.reason} on the primary's side, so no standby would confirm what is acknowledged",
-            hint="set synchronous_standby_names to the replica's application_name, or, in the environment file,"
-            ' confirm_by = "position" or acknowledge = "local"',
+            hint=_NOBODY[settings.confirm_by],
         )
     applied = migrate(region.database)
 

@@ -191,7 +191,8 @@ def read_standbys(row: Sequence[Any], *, by: ConfirmBy, replicas: int) -> Seen:
     Under `COMMIT` the standbys are those that the server itself waits for, and what counts is `write_lsn`, as it does
     for `synchronous_commit = remote_write`. Under `POSITION` it is `flush_lsn`, of all replicas: an asynchronous
     replica is far away, so that its fsync adds little, and what it has flushed outlives the loss of its host too.
-    Clients that only copy the log (a base backup) report no flush.
+    Clients that only copy the log (a base backup) report no flush. Under `AURORA` the row is that of `aurora_standbys`:
+    how far the storage of the other regions has come, of as many as must have it.
     """
     in_recovery, names, written, timeline, unreadable, synchronous, flushed = row
     if in_recovery:
@@ -201,7 +202,8 @@ def read_standbys(row: Sequence[Any], *, by: ConfirmBy, replicas: int) -> Seen:
         needed, positions, kind = _needed(names), synchronous, "synchronous standbys"
         nobody = "" if needed else "synchronous_standby_names is empty"
     else:
-        needed, positions, kind = replicas, flushed, "replicas"
+        kind = "other regions" if by is ConfirmBy.AURORA else "replicas"
+        needed, positions = replicas, flushed
         nobody = "" if needed else "confirm_replicas is 0"
     if nobody:
         return Seen(written=mark, nobody=nobody)

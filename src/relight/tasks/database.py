@@ -75,8 +75,9 @@ class Database:
     nothing of a caller's is ever sent twice. So a call that loses its server raises UnavailableError and may or may not
     have been committed: callers use idempotent statements, and call again.
 
-    Under `confirm_by = POSITION`, `confirm_replicas` of the server's replicas must have a commit; 0 says that it has
-    none, as in a region that was relit, and then a commit counts at once, as it does under `COMMIT` where the server's
+    Under `confirm_by = POSITION`, `confirm_replicas` of the server's replicas must have a commit, under `AURORA` the
+    storage of so many other regions, as `aurora_global_db_status()` says; 0 says that it has none, as in a region that
+    was relit, and then a commit counts at once, as it does under `COMMIT` where the server's
     `synchronous_standby_names` is empty. `promise` says so.
     """
 
@@ -179,7 +180,7 @@ class Database:
         """Commit so many messages to the log, which change no table, as an effect's intent is committed; how long the
         confirmations of this process took. UnconfirmedError when one is not confirmed."""
         for _ in range(times):
-            self.execute(SQL["message"], confirmed=Confirm.ALWAYS)
+            self.execute(self._sql("message"), confirmed=Confirm.ALWAYS)
         return self.confirmations()
 
     def promise_seen(self) -> Promise | None:
@@ -300,8 +301,8 @@ class Database:
         took_s = time.monotonic() - started
         rows, rowcount = cur.fetchall() if cur.description else [], cur.rowcount
         mark = None
-        if wait and self._by is ConfirmBy.POSITION and self._replicas:
-            cur.execute(SQL["written"])
+        if wait and self._by is not ConfirmBy.COMMIT and self._replicas:
+            cur.execute(self._sql("written"))
             mark = Mark(*cur.fetchall()[0])
         return _Done(rows=rows, rowcount=rowcount, waited=wait, confirmed=confirmed, took_s=took_s, mark=mark)
 
@@ -375,10 +376,14 @@ class Database:
         member = self._ready(self._looker, Level.LOCAL, WORD_S, begin=False)
         try:
             with self._deadline(member, WORD_S), member.conn.cursor() as cur:
-                cur.execute(SQL["standbys"])
+                cur.execute(self._sql("standbys"))
                 return read_standbys(cur.fetchall()[0], by=self._by, replicas=self._replicas)
         finally:
             self._looker.give_back(member)
+
+    def _sql(self, name: str) -> str:
+        """The statement, in the words that the server understands."""
+        return SQL[f"aurora_{name}" if self._by is ConfirmBy.AURORA else name]
 
     @property
     def _given_up(self) -> str:

@@ -85,11 +85,8 @@ select (select coalesce(sum(entries), 0)
 
 -- What a reader of the journal saw is flushed: Relight commits nothing with `synchronous_commit = off`.
 -- name: state_position
-select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end::text,
-       case when pg_is_in_recovery()
-            then (select timeline from relight.epochs order by epoch desc limit 1)
-            else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
-       end,
+select relight.log_position()::text,
+       relight.log_timeline(),
        (select max(version) from relight.migrations)
 
 -- name: try_lock
@@ -100,12 +97,9 @@ select pg_advisory_unlock(hashtextextended(%(subject)s, 7232))
 
 -- A point of an older timeline is of this history up to where the first epoch on a newer one began.
 -- name: covers
-select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end
-           >= %(lsn)s::pg_lsn,
+select relight.log_position() >= %(lsn)s::pg_lsn,
        coalesce((select min(started_lsn) from relight.epochs where timeline > %(timeline)s) >= %(lsn)s::pg_lsn,
-                pg_is_in_recovery()
-                or ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
-                   = %(timeline)s)
+                pg_is_in_recovery() or relight.log_timeline() = %(timeline)s)
 
 -- The points that the journal leaves alive, when it is applied up to a position: those alive at its edge, and what the
 -- entries since then made of theirs.

@@ -4,6 +4,56 @@
 
 CREATE SCHEMA relight;
 
+CREATE FUNCTION relight.epoch_start() RETURNS pg_lsn
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if relight.on_aurora() then
+        return relight.log_position();
+    end if;
+    return coalesce(pg_last_wal_replay_lsn(), pg_current_wal_insert_lsn());
+end
+$$;
+
+CREATE FUNCTION relight.epoch_timeline() RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if relight.on_aurora() then
+        return coalesce((select max(timeline) from relight.epochs), 0) + 1;
+    end if;
+    return relight.log_timeline();
+end
+$$;
+
+CREATE FUNCTION relight.log_position() RETURNS pg_lsn
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if relight.on_aurora() then
+        return '0/0'::pg_lsn + pg_snapshot_xmin(pg_current_snapshot())::text::numeric;
+    elsif pg_is_in_recovery() then
+        return pg_last_wal_replay_lsn();
+    end if;
+    return pg_current_wal_flush_lsn();
+end
+$$;
+
+CREATE FUNCTION relight.log_timeline() RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if relight.on_aurora() or pg_is_in_recovery() then
+        return (select timeline from relight.epochs order by epoch desc limit 1);
+    end if;
+    return ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer;
+end
+$$;
+
+CREATE FUNCTION relight.on_aurora() RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN (to_regproc('aurora_global_db_status'::text) IS NOT NULL);
+
 CREATE FUNCTION relight.refuse_stale_epoch() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -17,6 +67,26 @@ begin
             message = format('epoch %s wrote to %s, and the newest is %s', new.epoch, tg_table_name, newest);
     end if;
     return new;
+end
+$$;
+
+CREATE FUNCTION relight.replica_lag_s() RETURNS double precision
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if relight.on_aurora() then
+        return (select min(greatest(durability_lag_in_msec / 1000.0,
+                                    extract(epoch from clock_timestamp() - last_lag_calculation_time)))
+                  from aurora_global_db_status()
+                 where durability_lag_in_msec >= 0);
+    elsif pg_is_in_recovery() then
+        return extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp());
+    end if;
+    return (select min(extract(epoch from greatest(
+                       replay_lag,
+                       case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
+                       interval '0')))
+              from pg_stat_replication where state is not null);
 end
 $$;
 
@@ -62,8 +132,8 @@ CREATE TABLE relight.epochs (
     verified_at timestamp with time zone,
     replayed_at timestamp with time zone,
     opened_at timestamp with time zone,
-    timeline integer DEFAULT ((('x'::text || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)))::bit(32))::integer NOT NULL,
-    started_lsn pg_lsn DEFAULT COALESCE(pg_last_wal_replay_lsn(), pg_current_wal_insert_lsn()) NOT NULL
+    timeline integer DEFAULT relight.epoch_timeline() NOT NULL,
+    started_lsn pg_lsn DEFAULT relight.epoch_start() NOT NULL
 );
 
 CREATE TABLE relight.heartbeat (
