@@ -13,6 +13,7 @@ from fakes import FakeClock
 from moto import mock_aws
 from unit.test_config import SETTINGS
 
+from relight.adapters.aws import client
 from relight.config import Connections
 from relight.errors import ConfigError, ConflictError, NotFoundError
 from relight.recovery.epoch import Lease, LeaseStore
@@ -114,3 +115,10 @@ def test_connections_come_from_the_secret(aws: None) -> None:
     secrets.put_secret_value(SecretId=SETTINGS.connections_secret, SecretString=connections.to_json())
     with Region(SETTINGS) as region:
         assert region.connections == connections
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "us-west-2"])
+def test_s3_is_addressed_by_its_region(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when us-east-1 gets botocore's own default, an address of no region: no private endpoint answers for it."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert client("s3", region).meta.endpoint_url == f"https://s3.{region}.amazonaws.com"
