@@ -1,4 +1,4 @@
-"""The stacks of `demo`, synthesized once for a whole run of the tests and read as JSON."""
+"""The stacks of `demo` and of every example, synthesized once for a whole run of the tests and read as JSON."""
 
 from __future__ import annotations
 
@@ -13,27 +13,41 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("vault", "primary", "standby", "dns")
+# Every environment that is synthesized, and its stacks.
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "demo": ("vault", "primary", "standby", "dns"),
+    "customer-facing": ("vault", "primary", "standby", "dns"),
+    "internal": ("vault", "primary", "standby", "dns"),
+    "batch": ("vault", "primary", "standby", "dns"),
+    "sandbox": ("vault", "primary", "dns"),
+}
+PARTS = ENVIRONMENTS["demo"]
 BUNDLE_BYTES = b"not a bundle, and nothing here reads it"
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """The output of one synthesis."""
+    """The stacks of one environment in the output of a synthesis."""
 
     folder: Path
+    environment: str = "demo"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the environment's stacks are for."""
+        return ENVIRONMENTS[self.environment]
 
     def text(self, part: str) -> str:
         """One stack's JSON as it was written."""
-        return (self.folder / "stacks" / f"demo-{part}" / "cdk.tf.json").read_text()
+        return (self.folder / "stacks" / f"{self.environment}-{part}" / "cdk.tf.json").read_text()
 
     @cached_property
     def stacks(self) -> dict[str, dict[str, Any]]:
         """Every stack by its part."""
-        return {part: json.loads(self.text(part)) for part in PARTS}
+        return {part: json.loads(self.text(part)) for part in self.parts}
 
     def resources(self, type_: str, *, part: str | None = None) -> dict[str, dict[str, Any]]:
         """The resources of a type by `<part>/<path inside the stack>`."""
@@ -79,6 +93,13 @@ def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def synthesis(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path) -> Synthesis:
+def syntheses(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path) -> Mapping[str, Synthesis]:
+    """Each of `ENVIRONMENTS` by its name, from one process."""
+    folder = synthesize(tmp_path_factory.mktemp("synth"), bundle_file, "--environment", "demo", "--examples")
+    return {name: Synthesis(folder, name) for name in ENVIRONMENTS}
+
+
+@pytest.fixture(scope="session")
+def synthesis(syntheses: Mapping[str, Synthesis]) -> Synthesis:
     """The stacks of `demo`."""
-    return Synthesis(synthesize(tmp_path_factory.mktemp("synth"), bundle_file, "--environment", "demo"))
+    return syntheses["demo"]

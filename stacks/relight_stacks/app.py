@@ -12,7 +12,7 @@ from relight.errors import ConfigError, RelightError
 from relight.objectives import Tier
 from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.functions import Bundles
-from relight_stacks.loading import load_environments, load_named
+from relight_stacks.loading import examples_folder, load_environments, load_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,11 +45,14 @@ def synthesize(
         vault = VaultStack(app, environment)
         dns = DnsStack(app, environment)
         roles = Role if environment.shape.standby else (Role.PRIMARY,)
-        for role in roles:
-            region = AgentStack(app, environment, role, bundles=bundle)
-            # The zone and the vaults are found by name, so only the order of a first deployment depends on them.
+        regions = {role: AgentStack(app, environment, role, bundles=bundle) for role in roles}
+        # The zone, the vaults and the primary's database are found by name, so only the order of a first deployment
+        # depends on them. A standby that is deployed without its primary: --ignore-missing-stack-dependencies.
+        for region in regions.values():
             region.add_dependency(vault)
             region.add_dependency(dns)
+        if environment.own_state and Role.STANDBY in regions:
+            regions[Role.STANDBY].add_dependency(regions[Role.PRIMARY])
     app.synth()
     return Path(app.outdir)
 
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--environment", action="append", metavar="NAME", help="synthesize this one only; may be given again"
     )
+    parser.add_argument("--examples", action="store_true", help="synthesize the example of each tier too")
     parser.add_argument(
         "--bundle", type=Path, metavar="ZIP", help="use this zip for the functions instead of building one for Lambda"
     )
@@ -75,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         named = options.environment
         environments = [load_named(name) for name in dict.fromkeys(named)] if named else load_environments()
+        if options.examples:
+            environments += load_environments(examples_folder())
         for name, given in (("--bundle", options.bundle), ("--providers-bundle", options.providers_bundle)):
             if given and not given.is_file():
                 raise ConfigError(f"{name} {given} is not a file", hint="name a zip, or leave it out to build one")

@@ -71,6 +71,11 @@ def environments_folder() -> Path:
     return Path(str(resources.files("relight_stacks"))) / "environments"
 
 
+def examples_folder() -> Path:
+    """The folder of the documented examples, one for each tier. Nothing deploys them."""
+    return environments_folder() / "examples"
+
+
 def load_environments(folder: Path | None = None) -> list[Environment]:
     """Every environment of `folder`, sorted by name.
 
