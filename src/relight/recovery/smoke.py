@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight.config import OnStandbyAway
+from relight.config import OnStandbyAway, StateKind
 from relight.errors import RelightError
 from relight.memory.store import DEGRADED
 from relight.queue.queues import open_queue
@@ -77,6 +77,8 @@ def _state(region: Region) -> tuple[bool, str]:
     position = region.replica.position()
     if position.promoted:
         return True, "accepts writes"
+    if region.settings.state_kind is StateKind.SNAPSHOTS:
+        return True, f"no database yet, and copied backups up to {position.last_commit_at:%Y-%m-%d %H:%M:%SZ}"
     if not position.received_lsn:
         return False, "a replica that has received nothing"
     at = f", last commit at {position.last_commit_at:%H:%M:%SZ}" if position.last_commit_at else ""
@@ -85,6 +87,8 @@ def _state(region: Region) -> tuple[bool, str]:
 
 def _acknowledged(region: Region) -> tuple[bool, str]:
     if not region.replica.position().promoted:
+        if region.settings.state_kind is StateKind.SNAPSHOTS:
+            return True, "what is acknowledged in the primary is here as its backups are copied"
         return True, "commits are confirmed by this replica, where the primary waits for it"
     kept, found = promise_told(region)
     if not kept:
