@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from relight_drill.emulator import Emulator
+from relight_drill.emulator_main import raised
 from relight_drill.processes import DrillError, ProcessGroup
 from relight_drill.tools import python_of
 from relight_drill.wire import workers
@@ -139,9 +140,34 @@ def test_workers_share_the_code_of_their_function(server_group: ProcessGroup, se
 
     (place, worker, files), failed, (again, other, as_many), (elsewhere, *_) = asyncio.run(scenario())
     assert "'fail': 1" in failed["errorMessage"]
+    assert failed["errorType"] == "ValueError"
     assert worker != other
     assert place == again != elsewhere
     assert files == as_many == 2
+
+
+CHAINED = """Traceback (most recent call last):
+  File "handler.py", line 3, in handler
+    one()
+KeyError: 'first'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "handler.py", line 5, in handler
+    raise UnavailableError(said)
+relight.errors.UnavailableError: no answer
+Is the server running: there?
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "name"),
+    [(CHAINED, "UnavailableError"), ("one\n" + CHAINED, "UnavailableError"), ("Worker process died", None), ("", None)],
+)
+def test_a_failure_is_called_by_what_was_raised_last(log: str, name: str | None) -> None:
+    """fails when a state machine would not try again what it tries again on AWS, or would what it does not."""
+    assert raised(log) == name
 
 
 def test_the_drills_own_environment_stays_out_of_functions(
