@@ -11,7 +11,7 @@ from relight.config import MemoryStore, Role
 from relight.errors import ConfigError, RelightError
 from relight.objectives import Tier
 from relight_constructs.bundle import LAMBDA, build_bundle
-from relight_stacks.functions import Bundles
+from relight_stacks.bundles import Bundles
 from relight_stacks.loading import examples_folder, load_environments, load_named
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import AssetType, TerraformAsset
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
     from relight_constructs.key import Key
     from relight_constructs.props import Attachment
     from relight_stacks.stack import HomeStack
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundles:
-    """The zips that functions run: `region` with the driver of the environment's vector store, `providers` with the
-    SDKs of LLM providers."""
-
-    region: Path
-    providers: Path
 
 
 class Functions:

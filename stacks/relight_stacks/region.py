@@ -37,8 +37,8 @@ from relight_stacks.work import add_work
 
 if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
+    from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
-    from relight_stacks.functions import Bundles
 
 
 class AgentStack(HomeStack):

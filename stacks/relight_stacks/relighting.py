@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from relight.config import Settings
     from relight_constructs.secret import IncidentsTopic
+    from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
-    from relight_stacks.functions import Bundles
     from relight_stacks.region import AgentStack
 
 REHEARSE_LATE_S = 3600

@@ -14,8 +14,8 @@ from synthesis import ENVIRONMENTS, Synthesis
 from relight.config import MemoryStore, Role, Settings
 from relight_constructs.nats import PASSWORD
 from relight_stacks.app import synthesize
+from relight_stacks.bundles import Bundles
 from relight_stacks.environment import Capacity, CapacityKind, Environment, Network, Queue
-from relight_stacks.functions import Bundles
 from relight_stacks.loading import load_named
 from relight_stacks.services import VECTOR_SERVERS, counts
 from relight_stacks.settings import settings_for

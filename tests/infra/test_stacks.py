@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def test_a_synthesis_is_deterministic(synthesis: Synthesis, tmp_path: Path) -> N
     """The same input writes the same bytes, in another process and into another folder."""
     bundle = tmp_path / "relight.zip"
     bundle.write_bytes(BUNDLE_BYTES)
-    again = synthesize(tmp_path / "again", bundle, "--environment", "demo")
+    again = synthesize(tmp_path / "again", bundle, "--environment", "demo", "--examples")
 
     def files(folder: Path) -> dict[str, bytes]:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -208,7 +209,8 @@ def test_keys_rotate(synthesis: Synthesis) -> None:
 
 
 def functions(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
-    return {path.split("/")[1]: body for path, body in synthesis.resources("aws_lambda_function").items()}
+    """Each function by its verb; of those that both regions have, the standby's."""
+    return {path.split("/")[-2]: body for path, body in synthesis.resources("aws_lambda_function").items()}
 
 
 def test_functions_run_on_arm_with_python_313(synthesis: Synthesis) -> None:
@@ -255,12 +257,17 @@ def test_every_handler_can_be_imported(synthesis: Synthesis) -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 def test_functions_and_agents_are_told_the_same(synthesis: Synthesis, role: Role) -> None:
-    """The environment of every function and of the agent is the region's settings, and nothing else."""
+    """The environment of every function and of the agent is the region's settings; a function that may hand large work
+    to a task is also told which."""
     settings = settings_for(load_named("demo"), role)
-    for function in synthesis.resources("aws_lambda_function", part=role).values():
+    handing = {"hydrate", "snapshot"}
+    for path, function in synthesis.resources("aws_lambda_function", part=role).items():
         variables = as_block(function["environment"])["variables"]
-        assert Settings.from_env(variables) == settings
-        assert variables == settings.to_env()
+        told = Settings.from_env(variables)
+        large = {name: getattr(told, name) for name in ("large_bytes", "large_task", "large_subnets", "large_groups")}
+        assert all(large.values()) if path.split("/")[-2] in handing else not any(large.values()), path
+        assert told == replace(settings, **large)
+        assert variables == told.to_env()
     assert container(synthesis, role, "agent")["environment"] == [
         {"name": name, "value": value} for name, value in sorted(settings.to_env().items())
     ]
@@ -288,7 +295,7 @@ def test_only_snapshot_and_sentinel_are_held_to_one_at_a_time(synthesis: Synthes
 
 def test_a_function_may_join_the_network_before_it_is_made(synthesis: Synthesis) -> None:
     """Lambda refuses a function whose role may not yet make network interfaces."""
-    policy = synthesis.address_of("aws_iam_role_policy", "standby/hydrate/role/join-network")
+    policy = synthesis.address_of("aws_iam_role_policy", "standby/recovery/hydrate/role/join-network")
     assert policy in functions(synthesis)["hydrate"]["depends_on"]
 
 
@@ -296,9 +303,8 @@ def test_logs_are_encrypted_and_end(synthesis: Synthesis) -> None:
     """Every log group has a key and a retention, and every function writes to its own."""
     groups = synthesis.resources("aws_cloudwatch_log_group")
     assert all(group["retention_in_days"] == 365 and group["kms_key_id"] for group in groups.values())
-    for verb, function in functions(synthesis).items():
-        part = "primary" if verb == "snapshot" else "standby"
-        group = synthesis.address_of("aws_cloudwatch_log_group", f"{part}/{verb}/log/group")
+    for path, function in synthesis.resources("aws_lambda_function").items():
+        group = synthesis.address_of("aws_cloudwatch_log_group", path.replace("/function", "/log/group"))
         assert as_block(function["logging_config"])["log_group"] == f"${{{group}.name}}"
 
 
@@ -309,7 +315,7 @@ def test_logs_are_encrypted_and_end(synthesis: Synthesis) -> None:
     ("path", "rate", "verb", "region"),
     [
         ("primary/snapshot-schedule/schedule", "rate(5 minutes)", "snapshot", "us-east-1"),
-        ("standby/sentinel-schedule/schedule", "rate(1 minute)", "sentinel", "us-west-2"),
+        ("standby/recovery/sentinel-schedule/schedule", "rate(1 minute)", "sentinel", "us-west-2"),
         ("standby/providers-schedule/schedule", "rate(15 minutes)", "providers", "us-west-2"),
     ],
 )
@@ -358,7 +364,7 @@ def test_the_alarm_and_the_function_mean_the_same_metric(synthesis: Synthesis) -
 
 def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:
     """The rule matches a task of the vector service turning RUNNING, and hands its event to hydrate as it is."""
-    rule = synthesis.one("aws_cloudwatch_event_rule", "standby/hydrate-on-boot/rule")
+    rule = synthesis.one("aws_cloudwatch_event_rule", "standby/recovery/on-boot/rule")
     assert json.loads(rule["event_pattern"]) == {
         "source": ["aws.ecs"],
         "detail-type": ["ECS Task State Change"],
@@ -368,11 +374,11 @@ def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:
             "lastStatus": ["RUNNING"],
         },
     }
-    target = synthesis.one("aws_cloudwatch_event_target", "standby/hydrate-on-boot/target")
+    target = synthesis.one("aws_cloudwatch_event_target", "standby/recovery/on-boot/target")
     assert target["arn"] == "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
     assert not {"input", "input_path", "input_transformer"} & set(target)
-    permission = synthesis.one("aws_lambda_permission", "standby/hydrate/on-boot")
-    address = synthesis.address_of("aws_cloudwatch_event_rule", "standby/hydrate-on-boot/rule")
+    permission = synthesis.one("aws_lambda_permission", "standby/recovery/hydrate/on-boot")
+    address = synthesis.address_of("aws_cloudwatch_event_rule", "standby/recovery/on-boot/rule")
     assert (permission["principal"], permission["source_arn"]) == ("events.amazonaws.com", f"${{{address}.arn}}")
 
 
