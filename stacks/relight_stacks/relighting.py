@@ -65,6 +65,9 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
         ),
     )
 
+    stack.data.grant_look(recovery.functions["assess"])
+    stack.data.grant_promote(recovery.functions["promote"])
+
     # A backup that nobody restores is a hope: this restores one beside the memory, checks it and drops it again.
     rehearse = stack.functions.make("rehearse", timeout_s=LONGEST_S, networked=True)
     stack.data.connections.grant_read(rehearse)
