@@ -39,7 +39,6 @@ ENCRYPT_WEST = {"kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-key
 RECORD = {"s3:PutObject standby-vault/runs/*", "kms:GenerateDataKey us-west-2-keys"}
 REVIEW = {"s3:ListBucket standby-vault", "s3:GetObject standby-vault/runs/*", "kms:Decrypt us-west-2-keys"}
 READ_LEASE = {"s3:ListBucket lease", "s3:GetObject lease/lease.json", "kms:Decrypt us-west-2-keys"}
-SIGN = {"kms:Sign us-east-1-keys"}
 REGIONS = {"primary": "us-east-1", "standby": "us-west-2"}
 PUBLISH = {"sns:Publish topic", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
 HOLD_LEASE = READ_LEASE | {"s3:PutObject lease/lease.json"} | ENCRYPT_WEST
@@ -90,23 +89,33 @@ KEEP_RESULTS = {
 } | {f"kms:{action} {region}-keys" for action in ("Decrypt", "GenerateDataKey") for region in REGIONS.values()}
 METRICS = {"cloudwatch:PutMetricData *"}
 PUBLISH_BY_NAME = {"sns:Publish incidents", "kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-keys"}
-# Where the journal goes to, and what is asked of the other region before it goes away.
-ARCHIVE = bring_forward("primary") | {"s3:PutObject primary-vault/journal/*"}
-COVER = bring_forward("standby") | {"s3:GetObject standby-vault/verified/us-west-2/*", "kms:Verify us-east-1-keys"}
+START_WORK = {"ecs:RunTask work", "ecs:ListTasks *", "iam:PassRole work-role", "iam:PassRole work-execution"}
+
+
+def take(role: str) -> set[str]:
+    """Take a point into either vault. The journal goes to the own one, and the other is asked before it goes away."""
+    other, region = next(item for item in REGIONS.items() if item[0] != role)
+    return (
+        READ_SECRET
+        | READ_LEASE
+        | {f"kms:{action} {REGIONS[role]}-keys" for action in ("Sign", "Verify")}
+        | seal("primary-vault")
+        | seal("standby-vault")
+        | bring_forward(role)
+        | {f"s3:PutObject {role}-vault/journal/*"}
+        | bring_forward(other)
+        | {f"s3:GetObject {other}-vault/verified/{region}/*"}
+        | METRICS
+        | ENCRYPT_EAST
+        | ENCRYPT_WEST
+    )
+
+
+def snapshot(role: str) -> set[str]:
+    return take(role) | JOIN_NETWORK | START_WORK
 
 
 TABLE: dict[str, set[str]] = {
-    "snapshot": JOIN_NETWORK
-    | READ_SECRET
-    | READ_LEASE
-    | SIGN
-    | seal("primary-vault")
-    | seal("standby-vault")
-    | ARCHIVE
-    | COVER
-    | METRICS
-    | ENCRYPT_EAST
-    | ENCRYPT_WEST,
     "assess": JOIN_NETWORK | READ_SECRET | restore("standby") | READ_LEASE | RECORD,
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -114,7 +123,7 @@ TABLE: dict[str, set[str]] = {
         f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
     }
     | RECORD,
-    "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | bring_forward("standby") | RECORD,
+    "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | bring_forward("standby") | RECORD | START_WORK,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "replay": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "open-gate": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -132,14 +141,23 @@ TABLE: dict[str, set[str]] = {
 }
 
 # What the functions may do that both regions have.
-IN_EACH = {"prune": prune, "verify-points": verify_points}
+IN_EACH = {"prune": prune, "snapshot": snapshot, "verify-points": verify_points}
+
+# What is beside the recovery in its stack; the others are in the construct.
+BESIDE = {"rehearse", "providers", *IN_EACH}
 
 # What every function has.
 TRACE = {"xray:PutTraceSegments *", "xray:PutTelemetryRecords *"}
+LETTERS = {"sqs:SendMessage dead-letters", "kms:Decrypt operations-key", "kms:GenerateDataKey operations-key"}
+
+
+def inside(verb: str) -> str:
+    """Where a function or a schedule is in its stack."""
+    return verb if verb.removesuffix("-schedule") in BESIDE else f"recovery/{verb}"
 
 
 def base(verb: str) -> set[str]:
-    return TRACE | {f"logs:CreateLogStream log-of-{verb}", f"logs:PutLogEvents log-of-{verb}"}
+    return TRACE | LETTERS | {f"logs:CreateLogStream log-of-{verb}", f"logs:PutLogEvents log-of-{verb}"}
 
 
 def statements_of(synthesis: Synthesis, part: str, role_path: str) -> list[dict[str, Any]]:
@@ -172,13 +190,22 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
         "arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo": "cluster",
         "arn:aws:states:us-west-2:000000000000:stateMachine:relight-demo-recovery": "recovery",
         "arn:aws:sns:us-west-2:000000000000:relight-demo-incidents": "incidents",
+        **{
+            f"arn:aws:sqs:{region}:000000000000:relight-demo-dead-letters": "dead-letters"
+            for region in REGIONS.values()
+        },
+        **{
+            f"arn:aws:ecs:{region}:000000000000:task-definition/relight-demo-work:*": "work"
+            for region in REGIONS.values()
+        },
     }
     if part in ("primary", "standby"):
         named[f"${{{synthesis.address_of('aws_kms_key', f'{part}/key/key')}.arn}}"] = "operations-key"
         for secret in ("connections", "vector-password"):
             named[f"${{{synthesis.address_of('aws_secretsmanager_secret', f'{part}/{secret}/secret')}.arn}}"] = secret
-    if part == "standby":
-        named[f"${{{synthesis.address_of('aws_sns_topic', 'standby/incidents/topic')}.arn}}"] = "topic"
+        named[f"${{{synthesis.address_of('aws_sns_topic', f'{part}/incidents/topic')}.arn}}"] = "topic"
+        for role in ("role", "execution"):
+            named[f"${{{synthesis.address_of('aws_iam_role', f'{part}/work/{role}/role')}.arn}}"] = f"work-{role}"
     for arn, label in named.items():
         if resource == arn or (resource.startswith(f"{arn}/") and arn in (STANDBY_VAULT, PRIMARY_VAULT, LEASE)):
             return label + resource[len(arn) :]
@@ -190,8 +217,7 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
 @pytest.mark.parametrize("verb", sorted(TABLE))
 def test_a_function_may_do_what_the_table_says(synthesis: Synthesis, verb: str) -> None:
     """Fails when a permission is added to a function, or taken from it, anywhere but here."""
-    part = "primary" if verb == "snapshot" else "standby"
-    assert allowed(synthesis, part, f"{verb}/role/role") == TABLE[verb] | base(verb)
+    assert allowed(synthesis, "standby", f"{inside(verb)}/role/role") == TABLE[verb] | base(verb)
 
 
 @pytest.mark.parametrize("verb", sorted(IN_EACH))
@@ -212,9 +238,16 @@ def test_only_pruning_removes_anything(synthesis: Synthesis) -> None:
     assert may == {"prune"}
 
 
+def test_the_task_of_large_memories_may_do_what_it_stands_in_for(synthesis: Synthesis) -> None:
+    """A snapshot in each region, and in the standby a hydration too; as neither is it told to start anything."""
+    assert allowed(synthesis, "primary", "work/role/role") == take("primary")
+    hydrate = READ_SECRET | restore("standby") | bring_forward("standby") | RECORD
+    assert allowed(synthesis, "standby", "work/role/role") == take("standby") | hydrate
+
+
 def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
     """A new function gets its line."""
-    assert {path.split("/")[1] for path in synthesis.resources("aws_lambda_function")} == {*TABLE, *IN_EACH}
+    assert {path.split("/")[-2] for path in synthesis.resources("aws_lambda_function")} == {*TABLE, *IN_EACH}
 
 
 @pytest.mark.parametrize("part", ["primary", "standby"])
@@ -233,7 +266,7 @@ def test_the_vector_database_may_do_nothing(synthesis: Synthesis, part: str) -> 
 
 def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis) -> None:
     """Each function that the definition names, and no other."""
-    got = allowed(synthesis, "standby", "recovery/role/role")
+    got = allowed(synthesis, "standby", "recovery/machine/role/role")
     prefix = "lambda:InvokeFunction arn:aws:lambda:us-west-2:000000000000:function:relight-demo-"
     verbs = {item.removeprefix(prefix) for item in got if item.startswith(prefix)}
     assert verbs == {
@@ -247,14 +280,20 @@ def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis)
         "open-gate",
         "announce",
     }
-    others = {item for item in got if not item.startswith("lambda:")}
-    assert all(item.startswith(("logs:", "xray:")) and item.endswith(" *") for item in others)
+    others = {item for item in got if not item.startswith(("lambda:", "logs:", "xray:"))}
+    tasks = "arn:aws:ecs:us-west-2:000000000000:task/relight-demo/*"
+    rule = "arn:aws:events:us-west-2:000000000000:rule/StepFunctionsGetEventsForECSTaskRule"
+    assert others == {
+        *("ecs:RunTask work", "iam:PassRole work-role", "iam:PassRole work-execution"),
+        *(f"ecs:{action} {tasks}" for action in ("DescribeTasks", "StopTask")),
+        *(f"events:{action} {rule}" for action in ("DescribeRule", "PutRule", "PutTargets")),
+    }
+    assert all(item.endswith(" *") for item in got if item.startswith(("logs:", "xray:")))
 
 
 @pytest.mark.parametrize(
     ("part", "verb"),
     [
-        ("primary", "snapshot"),
         ("standby", "sentinel"),
         ("standby", "rehearse"),
         ("standby", "providers"),
@@ -262,10 +301,11 @@ def test_the_state_machine_may_call_its_own_functions_only(synthesis: Synthesis)
     ],
 )
 def test_a_schedule_may_call_its_own_function_only(synthesis: Synthesis, part: str, verb: str) -> None:
-    """A schedule's role has one permission."""
+    """A schedule's role may do that, or leave a dead letter."""
     region = REGIONS[part]
     arn = f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
-    assert allowed(synthesis, part, f"{verb}-schedule/role/role") == {f"lambda:InvokeFunction {arn}"}
+    path = f"{inside(f'{verb}-schedule')}/role/role"
+    assert allowed(synthesis, part, path) == {f"lambda:InvokeFunction {arn}"} | LETTERS
 
 
 def test_only_actions_with_a_written_reason_are_allowed_everywhere(synthesis: Synthesis) -> None:
@@ -338,7 +378,7 @@ def test_listing_a_vault_is_bound_to_a_prefix(synthesis: Synthesis) -> None:
 
 def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synthesis) -> None:
     """What Lambda needs for itself is denied to the code that it runs."""
-    statements = statements_of(synthesis, "standby", "hydrate/role/role")
+    statements = statements_of(synthesis, "standby", "recovery/hydrate/role/role")
     denied = [statement for statement in statements if statement["Effect"] == "Deny"]
     arn = "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
     assert [statement["Condition"] for statement in denied] == [{"ArnEquals": {"lambda:SourceFunctionArn": arn}}]
@@ -410,16 +450,28 @@ def test_the_logs_of_a_region_may_be_encrypted_with_its_key(synthesis: Synthesis
 
 
 def test_alarms_may_use_the_key_of_the_topic(synthesis: Synthesis) -> None:
-    """An alarm tells nobody, silently, when the key's own policy does not name it; the primary's has no topic."""
+    """An alarm tells nobody, silently, when the key's own policy does not name it."""
     named = {
         part: [item for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "AlarmsPublish"]
         for part in REGIONS
         for key in [synthesis.one("aws_kms_key", f"{part}/key/key")]
     }
-    assert named["primary"] == []
-    [statement] = named["standby"]
-    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-    assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey*"]
+    for (statement,) in named.values():
+        assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+        assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey*"]
+
+
+def test_rules_may_leave_dead_letters(synthesis: Synthesis) -> None:
+    """A rule takes on no role for it: the queue's own policy and its key's let in the environment's rules alone."""
+    for part, region in REGIONS.items():
+        queue = json.loads(synthesis.one("aws_sqs_queue_policy", f"{part}/dead-letters/policy")["policy"])
+        (send,) = (item for item in queue["Statement"] if item["Effect"] == "Allow")
+        assert (send["Principal"], send["Action"]) == ({"Service": "events.amazonaws.com"}, ["sqs:SendMessage"])
+        rules = send["Condition"]["ArnLike"]["aws:SourceArn"]
+        assert rules == f"arn:aws:events:{region}:000000000000:rule/relight-demo-*"
+        key = synthesis.one("aws_kms_key", f"{part}/key/key")
+        (use,) = (item for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "RulesSend")
+        assert use["Action"] == ["kms:Decrypt", "kms:GenerateDataKey*"]
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:

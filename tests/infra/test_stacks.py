@@ -320,11 +320,13 @@ def test_logs_are_encrypted_and_end(synthesis: Synthesis) -> None:
     ],
 )
 def test_schedules(synthesis: Synthesis, path: str, rate: str, verb: str, region: str) -> None:
-    """A schedule calls its function on time, with an empty event, and drops a call that comes too late to matter."""
+    """A schedule calls its function on time, with an empty event, and gives up a call that comes too late to matter."""
     schedule = synthesis.one("aws_scheduler_schedule", path)
     target = as_block(schedule["target"])
     assert (schedule["name"], schedule["schedule_expression"]) == (f"relight-demo-{verb}", rate)
     assert as_block(schedule["flexible_time_window"]) == {"mode": "OFF"}
+    letters = f"arn:aws:sqs:{region}:000000000000:relight-demo-dead-letters"
+    assert as_block(target["dead_letter_config"]) == {"arn": letters}
     assert target["arn"] == f"arn:aws:lambda:{region}:000000000000:function:relight-demo-{verb}"
     assert target["input"] == "{}"
     late_s = as_block(target["retry_policy"])["maximum_event_age_in_seconds"]
