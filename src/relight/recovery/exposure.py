@@ -18,6 +18,26 @@ if TYPE_CHECKING:
     from relight.wiring import Region
 
 
+# On a replica the age of the newest commit that it has is the most that can be lost. A primary knows how far behind its
+# replicas are: the nearest counts, because that is the one to promote. One that has fallen silent reports no lag any
+# more, and is as far behind as its last word is old. All are null where it cannot be known, or may not be.
+_LAG = """
+select case when pg_is_in_recovery()
+            then extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+            else (select min(extract(epoch from greatest(
+                             replay_lag,
+                             case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
+                             interval '0')))
+                    from pg_stat_replication where state is not null) end
+"""
+_LAG_ON_AURORA = """
+select min(greatest(durability_lag_in_msec / 1000.0,
+                    extract(epoch from clock_timestamp() - last_lag_calculation_time)))
+  from aurora_global_db_status()
+ where durability_lag_in_msec >= 0
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """Of one collection. `seconds` is None when everything would be lost, or when it cannot be known; `why` says it."""
@@ -64,6 +84,8 @@ def _by_point(spec: CollectionSpec, statuses: Sequence[PointStatus], now: dateti
 
 def _lag_s(state: Connection) -> float | None:
     with journal.reading(state) as cursor:
-        cursor.execute("select relight.replica_lag_s()")
+        cursor.execute("select to_regproc('aurora_global_db_status') is not null")
+        on_aurora = cursor.fetchone() == (True,)
+        cursor.execute(_LAG_ON_AURORA if on_aurora else _LAG)
         row = cursor.fetchone()
     return None if row is None or row[0] is None else max(0.0, float(row[0]))

@@ -47,24 +47,3 @@ $$;
 alter table relight.epochs
     alter column timeline    set default relight.epoch_timeline(),
     alter column started_lsn set default relight.epoch_start();
-
--- Seconds by which the nearest replica is behind, which is the one to promote; null where it cannot be known, or may not
--- be. On a replica the age of the newest commit that it has is the most that can be lost. One that has fallen silent
--- reports no lag any more, and is as far behind as its last word is old.
-create function relight.replica_lag_s() returns double precision language plpgsql as $$
-begin
-    if relight.on_aurora() then
-        return (select min(greatest(durability_lag_in_msec / 1000.0,
-                                    extract(epoch from clock_timestamp() - last_lag_calculation_time)))
-                  from aurora_global_db_status()
-                 where durability_lag_in_msec >= 0);
-    elsif pg_is_in_recovery() then
-        return extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp());
-    end if;
-    return (select min(extract(epoch from greatest(
-                       replay_lag,
-                       case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
-                       interval '0')))
-              from pg_stat_replication where state is not null);
-end
-$$;

@@ -70,26 +70,6 @@ begin
 end
 $$;
 
-CREATE FUNCTION relight.replica_lag_s() RETURNS double precision
-    LANGUAGE plpgsql
-    AS $$
-begin
-    if relight.on_aurora() then
-        return (select min(greatest(durability_lag_in_msec / 1000.0,
-                                    extract(epoch from clock_timestamp() - last_lag_calculation_time)))
-                  from aurora_global_db_status()
-                 where durability_lag_in_msec >= 0);
-    elsif pg_is_in_recovery() then
-        return extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp());
-    end if;
-    return (select min(extract(epoch from greatest(
-                       replay_lag,
-                       case when replay_lsn < pg_current_wal_flush_lsn() then clock_timestamp() - reply_time end,
-                       interval '0')))
-              from pg_stat_replication where state is not null);
-end
-$$;
-
 CREATE TABLE relight.breakers (
     key text NOT NULL,
     phase text NOT NULL,
