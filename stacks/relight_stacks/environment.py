@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from relight.config import MemoryStore, OnLeaseLost, OnStandbyAway, Role, Settings
+from relight.config import MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.objectives import OBJECTIVES, Objectives, Tier
 from relight_stacks.naming import Names
-from relight_stacks.tiers import CONFIRMING, SHAPES, Confirming, Shape, StateKind
+from relight_stacks.tiers import CONFIRMING, DEFAULTS, SHAPES, Confirming, Shape, StateKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,10 +206,6 @@ class LargeWork:
     above_gib: int = 40
     cpu: int = 2048
     memory: int = 8192
-
-
-# The default of a setting is written down once, in `Settings`.
-DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Settings)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
 from relight.providers.spec import ProviderLimits, ProviderSpec, check_specs
 from relight_stacks.environment import (
-    DEFAULTS,
     FARGATE_SIZES,
     LONGEST_NAME,
     NETWORKS,
@@ -40,7 +39,7 @@ from relight_stacks.environment import (
     Vector,
 )
 from relight_stacks.rules import check
-from relight_stacks.tiers import SHAPES, Routing, StateKind, Waiting
+from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def load_environment(path: Path) -> Environment:
         given=given,
         confirming_given=_confirming(root),
         database=_database(state) if kind is not StateKind.EXISTING else Database(),
-        queue=_queue(root.table("queue", optional=True)),
+        queue=_queue(root.table("queue", optional=True), regions),
         capacity=capacity,
         vaults=_vaults(vault),
         recovery=_recovery(recovery),
@@ -194,7 +193,13 @@ def _agent(table: Table, regions: Regions, capacity: Capacity) -> Agent:
 
 def _vector(table: Table, regions: Regions) -> Vector:
     cpu, memory = _size(table)
-    vector = Vector(image=_image(table, regions), cpu=cpu, memory=memory)
+    default = Vector(image="", cpu=cpu, memory=memory)
+    vector = Vector(
+        image=_image(table, regions),
+        cpu=cpu,
+        memory=memory,
+        storage_gib=table.integer("storage_gib", least=1, most=16_384, default=default.storage_gib),
+    )
     table.done()
     return vector
 
@@ -258,6 +263,11 @@ def _given(*, pattern: Table, state: Table, dns: Table, vault: Table, recovery: 
         found["ttl_s"] = dns.integer("ttl_s", least=1, most=3600)
     if vault.has("replication_time_control"):
         found["replication_time_control"] = vault.flag("replication_time_control", default=True)
+    for name in ("probe_interval_s", "probe_timeout_s"):
+        if recovery.has(name):
+            found[name] = recovery.seconds(name, least=1.0, most=20.0, default=MISSING)
+    if recovery.has("probe_threshold"):
+        found["probe_threshold"] = recovery.integer("probe_threshold", least=1, most=10)
     if recovery.has("rehearse"):
         said = recovery.text("rehearse", _SCHEDULE, "never, or a schedule such as rate(30 days) or cron(0 4 1 * ? *)")
         found["rehearse"] = "" if said == _NEVER else said
@@ -291,16 +301,17 @@ def _database(table: Table) -> Database:
         ),
         # Automated backups are what replicas and copies are made of, so there are some.
         backup_days=table.integer("backup_days", least=1, most=35, default=default.backup_days),
+        password_version=table.integer("password_version", least=1, most=1_000_000, default=default.password_version),
     )
 
 
-def _queue(table: Table) -> Queue:
+def _queue(table: Table, regions: Regions) -> Queue:
     default = Queue()
     if table.flag("existing", default=default.existing):
         table.done()
         return Queue(existing=True)
     queue = Queue(
-        image=table.text("image", re.compile(r"[^\s{}]+"), "the address of a container image", default=default.image),
+        image=_image(table, regions) if table.has("image") else default.image,
         # A single server, or a quorum that outlives the loss of one.
         nodes=table.one_of("nodes", (1, 3), default=default.nodes),
         cpu=(size := _size(table, cpu=default.cpu, memory=default.memory))[0],
@@ -445,6 +456,11 @@ def _network(table: Table, role: Role, account: str, regions: Regions) -> Networ
             )
     network = Network(
         **found,
+        endpoints=table.flag("endpoints", default=default.endpoints),
+        ports=table.integers("ports", least=1, most=65_535, default=default.ports),
+        access_logs_bucket=table.text(
+            "access_logs_bucket", _BUCKET, "the name of a bucket", default=default.access_logs_bucket
+        ),
         certificate_arn=table.text(
             "certificate_arn", arn, f"the ARN of a certificate of account {account} in {region}", default=""
         ),

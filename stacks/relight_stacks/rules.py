@@ -168,6 +168,17 @@ def _images(environment: Environment) -> Iterator[_Found]:
             )
 
 
+def _sentinel(environment: Environment) -> Iterator[_Found]:
+    """A probe is over before the next one."""
+    shape = environment.shape
+    if shape.probe_timeout_s > shape.probe_interval_s:
+        yield (
+            f"recovery.probe_timeout_s = {shape.probe_timeout_s:g} is longer than recovery.probe_interval_s = "
+            f"{shape.probe_interval_s:g}: a silent region would delay the next probe",
+            f"use a probe_timeout_s of {shape.probe_interval_s:g} or less",
+        )
+
+
 def _people(environment: Environment) -> Iterator[_Found]:
     """A person who is to be asked can be reached, and in time."""
     incidents, recovery = environment.incidents, environment.recovery
@@ -190,5 +201,6 @@ _RULES: tuple[Callable[[Environment], Iterator[_Found]], ...] = (
     _keeping,
     _agents,
     _images,
+    _sentinel,
     _people,
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 
-from relight.config import Acknowledge, ConfirmBy
+from relight.config import Acknowledge, ConfirmBy, Settings
 from relight.config import StateKind as StateKind
 from relight.objectives import Tier
+
+# The default of a setting is written down once, in `Settings`.
+DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Settings)}
 
 
 class Waiting(StrEnum):
@@ -40,6 +44,8 @@ class Shape:
 
     `standby` is whether there is a standby stack, with the sentinel and the recovery machine. `rehearse` is a schedule
     expression of EventBridge Scheduler, or empty for none. `replication_time_control` buys S3's promise of 15 minutes.
+    The sentinel probes every `probe_interval_s`, gives up on an answer after `probe_timeout_s`, and believes in a loss
+    after `probe_threshold` failures in a row.
     """
 
     standby: bool
@@ -53,6 +59,9 @@ class Shape:
     ttl_s: int
     rehearse: str
     replication_time_control: bool
+    probe_interval_s: float = DEFAULTS["probe_interval_s"]
+    probe_timeout_s: float = DEFAULTS["probe_timeout_s"]
+    probe_threshold: int = DEFAULTS["probe_threshold"]
 
     @property
     def hydrates_on_boot(self) -> bool:
@@ -76,6 +85,9 @@ SHAPES: dict[Tier, Shape] = {
         ttl_s=10,
         rehearse=MONTHLY,
         replication_time_control=True,
+        # Of two minutes, a promotion may need one.
+        probe_interval_s=5.0,
+        probe_timeout_s=3.0,
     ),
     Tier.INTERNAL: Shape(
         standby=True,

@@ -125,6 +125,18 @@ class Table:
         allowed = f"a whole number from {least} to {most}"
         return int(self._number(key, allowed, default, lambda value: isinstance(value, int) and least <= value <= most))
 
+    def integers(self, key: str, *, least: int, most: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of whole numbers between two, each once."""
+        allowed = f"whole numbers from {least} to {most}, each once"
+        value = self._take(key, allowed, default)
+        if value is default:
+            return default
+        if not isinstance(value, list) or not all(type(item) is int and least <= item <= most for item in value):
+            raise self.error(key, value, allowed)
+        if len(set(value)) != len(value):
+            raise self.error(key, value, allowed)
+        return tuple(value)
+
     def one_of(self, key: str, offered: Sequence[int], default: Any = MISSING) -> int:
         """A whole number of those that are offered."""
         allowed = f"one of {', '.join(map(str, offered))}"
