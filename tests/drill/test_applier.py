@@ -50,8 +50,16 @@ def bucket(name: str, **more: Any) -> dict[str, Any]:
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a type": (
-        {"aws_sqs_queue": {"q": {"name": "q"}}},
-        r"one: the drill does not know the resource type aws_sqs_queue",
+        {"aws_dynamodb_table": {"t": {"name": "t"}}},
+        r"one: the drill does not know the resource type aws_dynamodb_table",
+    ),
+    "an argument of what nothing acts on": (
+        {"aws_vpc": {"v": {"cidr_block": "10.0.0.0/16", "instance_tenancy": "dedicated"}}},
+        r"does not know the argument one: aws_vpc.v.instance_tenancy",
+    ),
+    "an attribute of what nothing acts on": (
+        {"aws_vpc": {"v": {"cidr_block": "10.0.0.0/16"}}, "aws_sns_topic": {"t": {"name": "${aws_vpc.v.owner_id}"}}},
+        r"aws_sns_topic.t uses \$\{aws_vpc.v.owner_id\}",
     ),
     "an argument": (
         {"aws_s3_bucket": {"b": bucket("x", acceleration="Enabled")}},
@@ -143,6 +151,66 @@ def test_references_order_resources_and_regions_are_the_providers(emulator: Emul
         deployment.one("aws_kms_key")
 
 
+def test_what_nothing_acts_on_has_attributes_of_its_own(emulator: Emulator, tmp_path: Path) -> None:
+    """They are made up, of the right form, the same in every run and others elsewhere; also those that are blocks."""
+    proof = "tolist(aws_acm_certificate.c.domain_validation_options).0.resource_record_type"
+    resources = {
+        "aws_lb": {
+            "a": {"name": "lb"},
+            "b": {"name": "lb", "internal": True},
+            "c": {"name": "lb", "provider": "aws.other"},
+        },
+        "aws_acm_certificate": {"c": {"domain_name": "agent.example"}},
+        "aws_sns_topic": {"t": {"name": f"${{{proof}}}-${{aws_lb.a.id}}"}},
+    }
+    first = asyncio.run(apply(emulator, write(tmp_path / "1", resources)))
+    again = asyncio.run(apply(emulator, write(tmp_path / "2", resources)))
+    names = [lb.attributes["dns_name"] for lb in first.of("aws_lb")]
+    assert names == [lb.attributes["dns_name"] for lb in again.of("aws_lb")]
+    assert len(set(names)) == 3
+    assert [first.balancer(WEST), first.balancer(EAST)] == [names[0], names[2]]
+    assert first.balancer(EAST).endswith(f".{EAST}.elb.amazonaws.com")
+    assert first.one("aws_sns_topic").attributes["name"] == f"CNAME-{first.of('aws_lb')[0].attributes['id']}"
+
+
+def test_a_write_only_value_reaches_its_secret_alone(emulator: Emulator, tmp_path: Path) -> None:
+    """An ephemeral password is written into the secret, and is no attribute of anything."""
+    secret = f"applier-{uuid.uuid4().hex[:8]}"
+    resources = {
+        "aws_secretsmanager_secret": {"s": {"name": secret}},
+        "aws_secretsmanager_secret_version": {
+            "v": {
+                "secret_id": "${aws_secretsmanager_secret.s.id}",
+                "secret_string_wo": "${ephemeral.aws_secretsmanager_random_password.p.random_password}",
+                "secret_string_wo_version": 1,
+            }
+        },
+    }
+    password = {"aws_secretsmanager_random_password": {"p": {"password_length": 40, "exclude_punctuation": True}}}
+    deployment = asyncio.run(apply(emulator, write(tmp_path, resources, ephemeral=password)))
+    value = emulator.client("secretsmanager", WEST).get_secret_value(SecretId=secret)["SecretString"]
+    assert len(value) == 40
+    assert value.isalnum()
+    assert value not in json.dumps([dict(item.attributes) for item in deployment.resources if "." not in item.type])
+
+
+def test_one_record_may_be_made_by_two_stacks(emulator: Emulator, tmp_path: Path) -> None:
+    """A record that may be overwritten is, any other is refused; those of a private zone are no names for callers."""
+    zone = f"{uuid.uuid4().hex[:8]}.example"
+    record = {"zone_id": "${aws_route53_zone.z.zone_id}", "name": f"a.{zone}", "type": "CNAME", "ttl": 5}
+    twice = {name: {**record, "records": [f"{name}.example"], "allow_overwrite": True} for name in ("x", "y")}
+    private = {**record, "zone_id": "${aws_route53_zone.p.zone_id}", "records": ["inside.example"]}
+    resources = {
+        "aws_route53_zone": {"z": {"name": zone}, "p": {"name": zone, "vpc": [{"vpc_id": "vpc-1"}]}},
+        "aws_route53_record": {**twice, "p": private},
+    }
+    deployment = asyncio.run(apply(emulator, write(tmp_path / "1", resources)))
+    assert {record.values for record in deployment.records} == {("x.example",), ("y.example",)}
+    del twice["y"]["allow_overwrite"], twice["x"]["allow_overwrite"]
+    with pytest.raises(DrillError, match="already exists"):
+        asyncio.run(apply(emulator, write(tmp_path / "2", {**resources, "aws_route53_record": twice})))
+
+
 @pytest.fixture(scope="module")
 def applied(server_group: ProcessGroup, server_dir: Path, demo_stacks: Path) -> Iterator[tuple[Emulator, Deployment]]:
     """An emulator of its own with the whole environment `demo` applied."""
@@ -172,9 +240,15 @@ def test_the_demo_stacks_are_applied_whole(applied: tuple[Emulator, Deployment])
     assert schedule["ScheduleExpression"] == "rate(5 minutes)"
     assert schedule["Target"]["Arn"] == deployment.functions(EAST)["relight-demo-snapshot"]
     services = {(service.region, service.name) for service in deployment.services}
-    assert services == {(region, name) for region in (EAST, WEST) for name in ("agent", "vector")}
+    assert services == {(region, name) for region in (EAST, WEST) for name in ("agent", "nats-0", "vector")}
+    scaling = emulator.client("application-autoscaling", WEST).describe_scalable_targets(ServiceNamespace="ecs")
+    (target,) = scaling["ScalableTargets"]
+    assert target["ResourceId"] == "service/relight-demo/agent"
     primary = next(check for check in deployment.health_checks if check.fqdn.startswith("primary."))
     assert (primary.type, primary.port, primary.path) == ("HTTPS", 443, "/ready")
+    endpoints = {record.name: record.values for record in deployment.records if record.name.count(".") == 4}
+    for half, region in (("primary", EAST), ("standby", WEST)):
+        assert endpoints[f"{half}.agent.demo.relight.example"] == (deployment.balancer(region),)
     failover = {record.failover: record for record in deployment.records if record.failover}
     assert failover["PRIMARY"].health_check == primary.id
     assert failover["PRIMARY"].ttl <= 10

@@ -16,7 +16,7 @@ def _zone(place: Place, a: Arguments) -> dict[str, Any]:
     # Nobody here asks for the names of a private zone: secrets say where a region's servers are.
     private = bool(a.take("vpc"))
     a.not_emulated("comment", "force_destroy")
-    made = place.client("route53").create_hosted_zone(Name=name, CallerReference=f"{name}-{place.folder.name}")
+    made = place.client("route53").create_hosted_zone(Name=name, CallerReference=f"{name} {a.where}")
     number = made["HostedZone"]["Id"].rpartition("/")[2]
     servers = made.get("DelegationSet", {}).get("NameServers", [])
     return {"id": number, "zone_id": number, "name": name, "name_servers": servers, "private": private}
