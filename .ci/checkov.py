@@ -111,11 +111,12 @@ def run(stacks: Path) -> dict[str, Any]:
 
 
 def synthesize(folder: Path) -> Path:
-    """The stacks of every environment, around a stand-in for the bundle."""
+    """The stacks of every environment and example, around a stand-in for the bundle."""
     bundle = folder / "bundle.zip"
     bundle.write_bytes(b"checkov reads no code")
     output = folder / "cdktf.out"
     command = [sys.executable, "-P", "-m", "relight_stacks.app", "--output", str(output), "--bundle", str(bundle)]
+    command.append("--examples")
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return output / "stacks"
 
