@@ -13,6 +13,8 @@ from relight.objectives import Tier
 from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.bundles import Bundles
 from relight_stacks.loading import examples_folder, load_environments, load_named
+from relight_stacks.promises import keep_promises
+from relight_stacks.rules import check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environments = [environment.with_store(options.memory) for environment in environments]
         if options.tier:
             environments = [environment.with_tier(options.tier) for environment in environments]
+        for environment in environments:
+            check(environment, source=environment.name)
+            keep_promises(environment, source=environment.name)
         stores = {environment.memory.store for environment in environments}
         regions = {store: options.bundle or build_bundle(LAMBDA, CACHE, store=store) for store in stores}
         asking = options.providers_bundle or options.bundle or build_bundle(LAMBDA, CACHE, providers=True)

@@ -1,0 +1,459 @@
+"""What an environment can promise, computed from what it says: the arithmetic behind RTO and RPO. Pure.
+
+Worst cases of what is configured, and figures for what is not. A figure says what it rests on: `measured` in a drill
+on a quiet machine of two cores, `documented` by AWS, or `assumed` where neither is to be had. Drills measure; this only
+shows which environments cannot work, before anything is deployed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, StateKind
+from relight.errors import ConfigError
+from relight.memory.estimate import LOAD_BYTES_PER_S
+from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
+from relight_stacks.environment import CapacityKind
+from relight_stacks.tiers import DEFAULTS, Routing, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from relight_stacks.environment import Environment
+
+
+class Basis(StrEnum):
+    """What a number rests on."""
+
+    SET = "set"
+    """The environment or its tier says so."""
+    MEASURED = "measured"
+    DOCUMENTED = "documented"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One line of a sum. `keys` of the environment's file change it. What passes `beside` a longer line is not
+    counted."""
+
+    what: str
+    seconds: float
+    basis: Basis
+    why: str
+    keys: tuple[str, ...] = ()
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """A sum and the objective that it has to fit into."""
+
+    name: str
+    objective_s: float
+    parts: tuple[Part, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The sum of what is counted."""
+        return sum(part.seconds for part in self.parts if not part.beside)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the sum fits."""
+        return self.seconds <= self.objective_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promises:
+    """What an environment can promise. The RPO is that of the surface that may lose most."""
+
+    detection_s: float
+    rto: Promise
+    rpo: tuple[Promise, ...]
+    not_covered: tuple[str, ...]
+
+    @property
+    def rpo_s(self) -> float:
+        """The most that any surface may lose."""
+        return max(surface.seconds for surface in self.rpo)
+
+    @property
+    def broken(self) -> tuple[Promise, ...]:
+        """Those that cannot be kept."""
+        return tuple(promise for promise in (self.rto, *self.rpo) if not promise.kept)
+
+
+# Route 53's checkers each have a phase of their own, and a connection may take 4 s and its answer 2 s. Source: Route 53
+# developer guide, "How Route 53 determines whether a health check is healthy".
+ROUTE53_ANSWER_S = 6.0
+# Not documented beyond "seconds"; what is left of failovers that others measured (57 s and 72 s).
+ROUTE53_PROPAGATION_S = 10.0
+
+# Drills took 0.3 to 2.4 s for a state; twice that is counted, for distances and cold starts in a network.
+STATE_S = 5.0
+# A sentinel that starts anew between two watches. Drills: 0.6 s.
+SENTINEL_START_S = 5.0
+# EventBridge Scheduler user guide, "Schedule types": all invoke their targets with a precision of 60 s.
+SCHEDULE_PRECISION_S = 60.0
+
+PROMOTION: dict[StateKind, tuple[float, Basis, str]] = {
+    StateKind.EXISTING: (STATE_S, Basis.MEASURED, "a physical replica, promoted by SQL; 1.7 s in a drill"),
+    StateKind.AURORA_GLOBAL: (60.0, Basis.DOCUMENTED, "AWS: a secondary is promoted in under a minute"),
+    StateKind.RDS_REPLICA: (300.0, Basis.DOCUMENTED, 'AWS: "a few minutes" for a read replica; five are counted'),
+    StateKind.SNAPSHOTS: (1500.0, Basis.ASSUMED, "a new instance from copied backups; AWS promises no time"),
+}
+
+START: dict[CapacityKind, tuple[float, Basis, str]] = {
+    CapacityKind.ECS: (57.0, Basis.MEASURED, "by others: Fargate's average for an image of 413 MB"),
+    CapacityKind.EKS: (57.0, Basis.ASSUMED, "on nodes that have room; as long as Fargate takes"),
+    CapacityKind.AUTO_SCALING: (180.0, Basis.ASSUMED, "instances boot and join the load balancer"),
+}
+
+# Without a confirmation, what a replica is behind. No bound is documented for other replicas than Aurora's.
+LAG: dict[StateKind, tuple[float, Basis, str]] = {
+    StateKind.EXISTING: (30.0, Basis.ASSUMED, "the lag of an asynchronous replica in another region"),
+    StateKind.AURORA_GLOBAL: (1.0, Basis.DOCUMENTED, "AWS: typically under a second"),
+    StateKind.RDS_REPLICA: (30.0, Basis.ASSUMED, "the lag of an asynchronous replica in another region"),
+}
+# RDS ships its logs every five minutes; a copy that is late by two more rounds is nothing unusual.
+COPIED_BACKUPS_S = 900.0
+
+# From the beginning of a snapshot to its sealed manifest, for a memory that a function can move.
+SEALING_S = 120.0
+# Without Replication Time Control S3 promises nothing; most objects arrive within 15 minutes, some within hours.
+REPLICATION_S = 3600.0
+
+# By hand: nobody is woken for a sandbox.
+NOTICE_S = 8 * 3600.0
+DEPLOY_S = 3600.0
+
+_GIB = 1024**3
+
+
+def promises(environment: Environment) -> Promises:
+    """The arithmetic of an environment."""
+    rto = _rto(environment)
+    detection_s = sum(part.seconds for part in _detection(environment) if not part.beside)
+    return Promises(
+        detection_s=detection_s if environment.shape.standby else NOTICE_S,
+        rto=Promise(name="RTO", objective_s=environment.objectives.rto_s, parts=tuple(rto)),
+        rpo=tuple(_rpo(environment)),
+        not_covered=tuple(_not_covered(environment)),
+    )
+
+
+def keep_promises(environment: Environment, *, source: str) -> None:
+    """Raise ConfigError where an objective of the tier is out of reach; it says by how much, and what to change."""
+    for promise in promises(environment).broken:
+        counted = sorted((part for part in promise.parts if not part.beside), key=lambda part: -part.seconds)
+        largest = ", ".join(f"{part.what} {part.seconds:.0f} s" for part in counted[:3])
+        keys = dict.fromkeys(key for part in counted for key in part.keys)
+        raise ConfigError(
+            f"{source}: {promise.name} of {promise.objective_s:.0f} s, the objective of tier {environment.tier}, is out "
+            f"of reach: {promise.seconds:.0f} s at worst ({largest})",
+            hint=f"change {', '.join(list(keys)[:4])}, or choose another tier; `relight env check` shows the sum",
+        )
+
+
+def route53_detection_s(environment: Environment) -> float:
+    """From the loss of a region until no caller is given its address."""
+    return _route53_s(environment, environment.shape.primary_threshold)
+
+
+def _route53_s(environment: Environment, threshold: int) -> float:
+    shape = environment.shape
+    looks = shape.check_interval_s * threshold + shape.check_interval_s
+    return looks + ROUTE53_ANSWER_S + ROUTE53_PROPAGATION_S + shape.ttl_s
+
+
+def _detection(environment: Environment) -> Iterator[Part]:
+    """From the loss to the sentinel's decision. Two witnesses must agree, and both begin to count at the loss."""
+    shape = environment.shape
+    ttl_s, margin_s = DEFAULTS["lease_ttl_s"], DEFAULTS["lease_margin_s"]
+    probes_s = shape.probe_interval_s * shape.probe_threshold + shape.probe_timeout_s
+    lease_s = ttl_s + margin_s + shape.probe_interval_s
+    yield Part(
+        what="the sentinel's probes fail",
+        seconds=probes_s,
+        basis=Basis.SET,
+        why=f"{shape.probe_interval_s:g} x {shape.probe_threshold} + {shape.probe_timeout_s:g}: interval, threshold, "
+        "timeout",
+        keys=("recovery.probe_interval_s", "recovery.probe_threshold", "recovery.probe_timeout_s"),
+        beside=lease_s > probes_s,
+    )
+    yield Part(
+        what="the lease runs out",
+        seconds=lease_s,
+        basis=Basis.SET,
+        why=f"{ttl_s:g} + {margin_s:g} + {shape.probe_interval_s:g}: how long it lives, the margin, the next look",
+        keys=("recovery.probe_interval_s",),
+        beside=lease_s <= probes_s,
+    )
+    yield Part(
+        what="the sentinel starts",
+        seconds=SENTINEL_START_S,
+        basis=Basis.ASSUMED,
+        why="where the loss falls between two watches",
+    )
+
+
+def _rto(environment: Environment) -> list[Part]:
+    shape = environment.shape
+    if not shape.standby:
+        return list(_by_hand(environment))
+    recovered = [*_detection(environment), *_recovery(environment)]
+    if shape.routing is Routing.FAILOVER:
+        recovered.append(
+            Part(
+                what="Route 53 believes in the standby",
+                seconds=_route53_s(environment, shape.standby_threshold),
+                basis=Basis.SET,
+                why=_route53_why(environment, shape.standby_threshold),
+                keys=("dns.check_interval_s", "dns.standby_threshold", "dns.ttl_s"),
+            )
+        )
+    # Where both regions serve, the other is in callers' answers already.
+    leaves = Part(
+        what="Route 53 gives up the lost region",
+        seconds=route53_detection_s(environment),
+        basis=Basis.SET,
+        why=_route53_why(environment, shape.primary_threshold),
+        keys=("dns.check_interval_s", "dns.primary_threshold", "dns.ttl_s"),
+    )
+    if leaves.seconds > sum(part.seconds for part in recovered if not part.beside):
+        return [*(replace(part, beside=True) for part in recovered), leaves]
+    return [*recovered, replace(leaves, beside=True)]
+
+
+def _route53_why(environment: Environment, threshold: int) -> str:
+    shape = environment.shape
+    return (
+        f"{shape.check_interval_s} x {threshold} + {shape.check_interval_s} + {ROUTE53_ANSWER_S:g} + "
+        f"{ROUTE53_PROPAGATION_S:g} + {shape.ttl_s}: interval and threshold, phase, answer, propagation, TTL"
+    )
+
+
+def _recovery(environment: Environment) -> Iterator[Part]:
+    """From the decision to the open gate."""
+    yield _state("assess")
+    if environment.recovery.approval:
+        yield Part(
+            what="a person approves",
+            seconds=environment.recovery.approval_minutes * 60.0,
+            basis=Basis.SET,
+            why="as long as they may take",
+            keys=("recovery.approval_minutes", "recovery.approval"),
+        )
+    yield _state("fence")
+    seconds, basis, why = PROMOTION[environment.shape.state]
+    yield Part(what="promote", seconds=seconds, basis=basis, why=why, keys=("state.kind",))
+    scale, hydrate = _scale(environment), _hydrate(environment)
+    yield replace(scale, beside=scale.seconds < hydrate.seconds)
+    yield replace(hydrate, beside=hydrate.seconds <= scale.seconds)
+    for verb in ("verify", "replay", "open the gate"):
+        yield _state(verb)
+
+
+def _state(verb: str) -> Part:
+    return Part(what=verb, seconds=STATE_S, basis=Basis.MEASURED, why="0.3 to 2.4 s in drills; twice that is counted")
+
+
+def _scale(environment: Environment) -> Part:
+    if environment.shape.waiting is Waiting.FULL:
+        return Part(
+            what="scale", seconds=STATE_S, basis=Basis.MEASURED, why="all agents run; 1.2 s in a drill to see that"
+        )
+    seconds, basis, why = START[environment.capacity.kind]
+    return Part(
+        what="scale: agents start",
+        seconds=STATE_S + seconds,
+        basis=basis,
+        why=f"{STATE_S:g} + {seconds:g}: {why}",
+        keys=("pattern.standby", "capacity.kind"),
+    )
+
+
+def _hydrate(environment: Environment) -> Part:
+    if environment.shape.hydrates_on_boot:
+        return Part(
+            what="hydrate",
+            seconds=STATE_S,
+            basis=Basis.MEASURED,
+            why="memory is filled, and brought forward; 0.3 s in a drill",
+        )
+    return _fill(environment)
+
+
+def _fill(environment: Environment) -> Part:
+    """An empty vector store starts, and is filled as far as its volume goes."""
+    start_s = START[CapacityKind.ECS][0]
+    gib = environment.vector.storage_gib
+    # What is too large for a function is moved by a task, which has to start too.
+    tasks = 2 if gib > environment.large_work.above_gib else 1
+    load_s = gib * _GIB / LOAD_BYTES_PER_S
+    return Part(
+        what="hydrate: the vector store starts and is filled",
+        seconds=STATE_S + tasks * start_s + load_s,
+        basis=Basis.MEASURED,
+        why=f"{STATE_S:g} + {tasks} x {start_s:g} + {load_s:.0f}: containers start, and "
+        f"{gib} GiB, the whole volume, at 110 MB/s",
+        keys=("vector.storage_gib", "pattern.standby"),
+    )
+
+
+def _by_hand(environment: Environment) -> Iterator[Part]:
+    yield Part(what="somebody notices", seconds=NOTICE_S, basis=Basis.ASSUMED, why="nobody is woken", keys=("tier",))
+    yield Part(
+        what="the standby's stack is deployed",
+        seconds=DEPLOY_S,
+        basis=Basis.ASSUMED,
+        why='with tier = "batch", and then `relight recover`',
+        keys=("tier",),
+    )
+    seconds, basis, why = PROMOTION[environment.shape.state]
+    yield Part(what="promote", seconds=seconds, basis=basis, why=why, keys=("state.kind",))
+    yield _fill(environment)
+    for verb in ("assess", "fence", "verify", "replay", "open the gate"):
+        yield _state(verb)
+    yield Part(
+        what="the record is moved",
+        seconds=ROUTE53_PROPAGATION_S + environment.shape.ttl_s,
+        basis=Basis.ASSUMED,
+        why=f"{ROUTE53_PROPAGATION_S:g} + {environment.shape.ttl_s}: propagation and TTL",
+        keys=("dns.ttl_s",),
+    )
+
+
+def _rpo(environment: Environment) -> Iterator[Promise]:
+    """What each surface may lose of what was acknowledged."""
+    objective_s = environment.objectives.rpo_s
+    state = _state_loss(environment)
+    yield Promise(name="RPO of state", objective_s=objective_s, parts=(state,))
+    for collection in environment.memory.collections:
+        if collection.journalled:
+            parts: tuple[Part, ...] = (replace(state, why=f"its journal is in the state: {state.why}"),)
+        else:
+            parts = tuple(_point_age(environment))
+        yield Promise(name=f"RPO of memory {collection.name!r}", objective_s=objective_s, parts=parts)
+    rebuilt = replace(state, why=f"it is rebuilt from the state: {state.why}")
+    yield Promise(name="RPO of queue", objective_s=objective_s, parts=(rebuilt,))
+
+
+def _state_loss(environment: Environment) -> Part:
+    kind = environment.shape.state
+    if kind is StateKind.SNAPSHOTS:
+        return Part(
+            what="copied backups are behind",
+            seconds=COPIED_BACKUPS_S,
+            basis=Basis.DOCUMENTED,
+            why="typically 5 minutes, and AWS promises none; three times that is counted",
+            keys=("state.kind",),
+        )
+    if environment.acknowledge is Acknowledge.REMOTE:
+        by = {
+            ConfirmBy.COMMIT: "the commit waits for the synchronous standby",
+            ConfirmBy.POSITION: "the replica's position is looked at after the commit",
+            ConfirmBy.AURORA: "Aurora's own position of the other region is looked at after the commit",
+        }[environment.confirm_by]
+        return Part(
+            what="acknowledged is in the standby",
+            seconds=0.0,
+            basis=Basis.SET,
+            why=by,
+            keys=("acknowledge",),
+        )
+    seconds, basis, why = LAG[kind]
+    return Part(
+        what="the replica is behind",
+        seconds=seconds,
+        basis=basis,
+        why=f'{why}; acknowledge = "local"',
+        keys=("acknowledge", "state.kind"),
+    )
+
+
+def _point_age(environment: Environment) -> Iterator[Part]:
+    """How old the newest eligible point may be in the region that would restore it."""
+    minutes = environment.shape.snapshot_minutes
+    yield Part(
+        what="since the last snapshot",
+        seconds=minutes * 60.0,
+        basis=Basis.SET,
+        why=f"every {minutes} minutes",
+        keys=("pattern.snapshot_minutes", "memory.collections.journalled"),
+    )
+    yield Part(what="a snapshot is made", seconds=SEALING_S, basis=Basis.ASSUMED, why="until its manifest is sealed")
+    if uploads_to_standby_first(environment.objectives):
+        return
+    promised = environment.shape.replication_time_control and not environment.vaults.other
+    yield Part(
+        what="it is replicated",
+        seconds=REPLICATION_TIME_CONTROL_S if promised else REPLICATION_S,
+        basis=Basis.DOCUMENTED if promised else Basis.ASSUMED,
+        why="S3 Replication Time Control's promise" if promised else "nobody promises a time",
+        keys=("vault.replication_time_control",),
+    )
+
+
+def _not_covered(environment: Environment) -> Iterator[str]:
+    """What the arithmetic leaves out, in sentences."""
+    shape = environment.shape
+    yield "a loss of both regions at once"
+    if shape.standby:
+        yield (
+            f"EventBridge Scheduler is precise to {SCHEDULE_PRECISION_S:g} s: a watch that begins late while the "
+            "region dies costs up to that much more"
+        )
+        yield "resolvers and clients that keep an address for longer than its TTL"
+        yield "capacity that is not to be had: reserve it in the standby where that must not happen"
+    if shape.state is StateKind.EXISTING:
+        yield "the state database and its replication, which are yours"
+    if environment.queue.existing:
+        yield "the queue's servers, which are yours; what was in the queue is rebuilt"
+    if environment.capacity.kind is not CapacityKind.ECS:
+        yield f"how quickly {environment.capacity.kind} starts agents: it is yours, and the figure is assumed"
+    if any(network.vpc_id for network in environment.networks.values()):
+        yield "what else is in a network of your own: its routes, its endpoints, its rules"
+    if environment.on_standby_away is OnStandbyAway.PROCEED and environment.acknowledge is Acknowledge.REMOTE:
+        yield 'while the standby is away: with on_standby_away = "proceed" the RPO is suspended, and that is shown'
+    if any(not collection.journalled for collection in environment.memory.collections):
+        yield "between two snapshots, what is written to a collection that is not journalled"
+    if environment.acknowledge is Acknowledge.LOCAL:
+        yield 'what the figures of lag do not know: with acknowledge = "local" drills and alarms say what is lost'
+    if not environment.providers:
+        yield "LLM providers: none is named, so nothing tries whether the standby could ask them"
+    yield "a mistake that is replicated, such as a deleted table: `relight restore --before TIME` is for that"
+
+
+def to_json(found: Promises) -> Mapping[str, object]:
+    """The arithmetic as JSON holds it."""
+
+    def promise(item: Promise) -> dict[str, object]:
+        return {
+            "name": item.name,
+            "objective_s": item.objective_s,
+            "seconds": round(item.seconds, 1),
+            "kept": item.kept,
+            "parts": [
+                {
+                    "what": part.what,
+                    "seconds": round(part.seconds, 1),
+                    "basis": part.basis.value,
+                    "why": part.why,
+                    "keys": list(part.keys),
+                    "counted": not part.beside,
+                }
+                for part in item.parts
+            ],
+        }
+
+    return {
+        "detection_s": found.detection_s,
+        "rto": promise(found.rto),
+        "rpo_s": found.rpo_s,
+        "rpo": [promise(item) for item in found.rpo],
+        "not_covered": list(found.not_covered),
+    }
