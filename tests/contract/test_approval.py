@@ -21,7 +21,7 @@ from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
 from relight_cli.console import DONE, FAILED
 from relight_cli.main import main
-from relight_constructs.recovery_machine import APPROVE, VERBS, Step, definition
+from relight_constructs.recovery_machine import APPROVE, VERBS, Step, TaskRun, definition
 from relight_constructs.timeouts import Waits
 from relight_drill.processes import wait_until
 from relight_lambdas.approve import handler
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.servers
 
 REGION = "us-west-2"
 
-# Stands in for every function: it only keeps the events that the state machine called it with.
+# Stands in for every function: it only keeps the events that the state machine called it with. What it answers is
+# hydrate's for a memory that is too large.
 KEEPER = """
 import json, os, time, botocore.session
 
@@ -43,6 +44,7 @@ def handler(event, context):
     s3 = botocore.session.get_session().create_client("s3", region_name="us-west-2")
     key = f"calls/{time.time_ns()}-{os.environ['VERB']}"
     s3.put_object(Bucket=os.environ["BUCKET"], Key=key, Body=json.dumps(event))
+    return {"large": True}
 """
 
 
@@ -73,13 +75,13 @@ class Machine:
 
     def called(self, verb: str) -> dict[str, Any]:
         """The event of the first call of a function, as soon as there is one."""
-        self._until(lambda: verb in dict(self.calls()), f"a call of {verb}")
+        self.until(lambda: verb in dict(self.calls()), f"a call of {verb}")
         return next(event for name, event in self.calls() if name == verb)
 
     def ended(self, execution: str) -> dict[str, Any]:
         """How the execution ended, as soon as it has."""
         states = self.emulator.client("stepfunctions", REGION)
-        self._until(lambda: states.describe_execution(executionArn=execution)["status"] != "RUNNING", "the end")
+        self.until(lambda: states.describe_execution(executionArn=execution)["status"] != "RUNNING", "the end")
         return dict(states.describe_execution(executionArn=execution))
 
     def told(self) -> list[dict[str, Any]]:
@@ -94,7 +96,9 @@ class Machine:
         vault = Vault(self.emulator.client("s3", REGION), self.bucket, region=REGION)
         return [(item.state, item.status) for item in Timeline(vault, run_id, clock=SystemClock()).events()]
 
-    def _until(self, true: Callable[[], bool], what: str) -> None:
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait until something is there."""
+
         async def found() -> bool:
             return true()
 
@@ -102,8 +106,8 @@ class Machine:
 
 
 @pytest.fixture
-def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Machine]:
-    """Deploys a machine that waits so many seconds for an answer."""
+def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
+    """Deploys a machine that waits for what it is told, and hydrates by a task where it is told of one."""
     name = f"approval-{secrets.token_hex(4)}"
     iam, sns, sqs = (emulator.client(service, REGION) for service in ("iam", "sns", "sqs"))
     emulator.client("s3", REGION).create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -156,8 +160,8 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[[flo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     aws._session.cache_clear()  # an earlier test may have made it with credentials of its own
 
-    def deployed(approval_s: float) -> Machine:
-        document = definition(steps, waits=Waits(approval_s=approval_s), whole_s=600)
+    def deployed(waits: Waits, *, large: TaskRun | None = None) -> Machine:
+        document = definition(steps, waits=waits, whole_s=600, large=large)
         machine = emulator.client("stepfunctions", REGION).create_state_machine(
             name=name, roleArn=role, definition=json.dumps(document)
         )
@@ -167,11 +171,11 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[[flo
 
 
 def test_a_recovery_goes_on_once_a_person_has_approved(
-    deploy: Callable[[float], Machine], capsys: pytest.CaptureFixture[str]
+    deploy: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is fenced before; the topic says how to answer; the verb shows what is asked, and its answer lets the
     waiting execution run to its end."""
-    machine = deploy(600)
+    machine = deploy(Waits(approval_s=600))
     execution = machine.start("r1")
     event = machine.called("approve")
     assert handler(event, None)["asked"] == "r1"
@@ -202,10 +206,10 @@ def test_a_recovery_goes_on_once_a_person_has_approved(
 
 
 def test_a_refused_recovery_fences_nobody_and_pages(
-    deploy: Callable[[float], Machine], capsys: pytest.CaptureFixture[str]
+    deploy: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The execution fails with the refusal, and the page says so."""
-    machine = deploy(600)
+    machine = deploy(Waits(approval_s=600))
     execution = machine.start("r2")
     handler(machine.called("approve"), None)
     assert main(["approve", "r2", "--refuse", "--yes", "--json"]) == DONE
@@ -218,10 +222,10 @@ def test_a_refused_recovery_fences_nobody_and_pages(
 
 
 def test_a_recovery_that_nobody_answers_ends_and_pages(
-    deploy: Callable[[float], Machine], capsys: pytest.CaptureFixture[str]
+    deploy: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An answer that comes too late is refused, and the verb says what to do instead."""
-    machine = deploy(1)
+    machine = deploy(Waits(approval_s=1))
     execution = machine.start("r3")
     handler(machine.called("approve"), None)
     ended = machine.ended(execution)
@@ -232,9 +236,9 @@ def test_a_recovery_that_nobody_answers_ends_and_pages(
 
 
 def test_a_run_that_asks_nothing_cannot_be_approved(
-    deploy: Callable[[float], Machine], capsys: pytest.CaptureFixture[str]
+    deploy: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error names the run, and where the right one is to be found."""
-    deploy(600)
+    deploy(Waits(approval_s=600))
     assert main(["approve", "r4", "--yes"]) == FAILED
     assert "the run 'r4' has asked for no approval; the incidents topic names" in capsys.readouterr().err
