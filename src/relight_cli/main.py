@@ -33,6 +33,7 @@ VERBS = (
     "approve",
     "smoke_test",
     "status",
+    "env",
     "gateway",
 )
 

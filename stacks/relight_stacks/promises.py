@@ -19,7 +19,7 @@ from relight_stacks.environment import CapacityKind
 from relight_stacks.tiers import DEFAULTS, Routing, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from relight_stacks.environment import Environment
 
@@ -152,8 +152,8 @@ def keep_promises(environment: Environment, *, source: str) -> None:
         largest = ", ".join(f"{part.what} {part.seconds:.0f} s" for part in counted[:3])
         keys = dict.fromkeys(key for part in counted for key in part.keys)
         raise ConfigError(
-            f"{source}: {promise.name} of {promise.objective_s:.0f} s, the objective of tier {environment.tier}, is out "
-            f"of reach: {promise.seconds:.0f} s at worst ({largest})",
+            f"{source}: {promise.name} of {promise.objective_s:.0f} s, the objective of tier {environment.tier}, is "
+            f"out of reach: {promise.seconds:.0f} s at worst ({largest})",
             hint=f"change {', '.join(list(keys)[:4])}, or choose another tier; `relight env check` shows the sum",
         )
 
@@ -428,7 +428,7 @@ def _not_covered(environment: Environment) -> Iterator[str]:
     yield "a mistake that is replicated, such as a deleted table: `relight restore --before TIME` is for that"
 
 
-def to_json(found: Promises) -> Mapping[str, object]:
+def to_json(found: Promises) -> dict[str, object]:
     """The arithmetic as JSON holds it."""
 
     def promise(item: Promise) -> dict[str, object]:

@@ -1,0 +1,154 @@
+"""Explain an environment's file, or list those that there are.
+
+`check FILE` shows the pattern, what RTO and RPO the environment can promise and the sum behind each, what the standby
+costs in a month (an estimate), and what is not covered. It deploys and asks nothing. Exit code 0: the objectives of the
+tier can be met; 1: the file is refused, and the error says why; 3: an objective is out of reach.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relight.errors import ConfigError
+from relight_cli.console import DONE, FAILED, MISSED, say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from relight_stacks.costs import Estimate
+    from relight_stacks.environment import Environment
+    from relight_stacks.promises import Promise, Promises
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="explain a file: what it promises, why, and what it costs")
+    check.add_argument("file", metavar="FILE", type=Path, help="a TOML file, or the name of a shipped environment")
+    listing = actions.add_parser("list", help="the environments that there are, and the examples")
+    for action in (check, listing):
+        action.add_argument("--json", action="store_true", help="print JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain or list; what is printed is on stdout."""
+    return _check(args) if args.action == "check" else _list(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    # Late, as in every verb: the command line answers --help at once.
+    from relight_stacks import costs, promises
+    from relight_stacks.loading import load_environment
+
+    path = _path(args.file)
+    try:
+        environment = load_environment(path)
+    except ConfigError as exc:
+        if args.json:
+            print(json.dumps({"file": str(path), "refused": exc.problem, "hint": exc.hint}, indent=2))
+        say(f"relight env: {exc}")
+        return FAILED
+    found, cost = promises.promises(environment), costs.estimate(environment)
+    if args.json:
+        print(
+            json.dumps(
+                {"file": str(path)} | _summary(environment) | promises.to_json(found) | {"cost": costs.to_json(cost)},
+                indent=2,
+            )
+        )
+    else:
+        for line in _explained(environment, found, cost):
+            print(line)
+    try:
+        promises.keep_promises(environment, source=str(path))
+    except ConfigError as exc:
+        say(f"relight env: {exc}")
+        return MISSED
+    return DONE
+
+
+def _path(given: Path) -> Path:
+    """The file, or the shipped environment or example of that name."""
+    from relight_stacks.loading import environments_folder, examples_folder
+
+    if given.suffix or given.is_file():
+        return given
+    known = [folder / f"{given}.toml" for folder in (environments_folder(), examples_folder())]
+    return next((path for path in known if path.is_file()), given)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from relight_stacks.loading import environments_folder, examples_folder, load_environments
+
+    folders = {"deployed": environments_folder(), "example": examples_folder()}
+    rows = [
+        {"kind": kind} | _summary(environment) | {"file": str(folder / f"{environment.name}.toml")}
+        for kind, folder in folders.items()
+        for environment in load_environments(folder)
+    ]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return DONE
+    for row in rows:
+        regions = f"{row['primary']} → {row['standby']}"
+        print(f"{row['name']:<16} {row['tier']:<16} {row['pattern']:<13} {regions:<28} {row['kind']}")
+    return DONE
+
+
+def _summary(environment: Environment) -> dict[str, Any]:
+    from relight.objectives import PATTERNS
+
+    return {
+        "name": environment.name,
+        "tier": environment.tier.value,
+        "pattern": PATTERNS[environment.tier].value,
+        "primary": environment.regions.primary,
+        "standby": environment.regions.standby,
+        "state": environment.shape.state.value,
+        "routing": environment.shape.routing.value,
+    }
+
+
+def _explained(environment: Environment, found: Promises, cost: Estimate) -> Iterator[str]:
+    from relight_stacks.costs import PRICES_OF
+
+    about = _summary(environment)
+    shape = environment.shape
+    yield f"{about['name']}: tier {about['tier']}, {about['pattern']}, {about['primary']} → {about['standby']}"
+    waits = f"standby {shape.waiting}" if shape.standby else "no standby"
+    rehearsal = f"rehearsed on {shape.rehearse}" if shape.rehearse else "not rehearsed"
+    points = f"a point every {shape.snapshot_minutes} min"
+    yield f"  {waits}, state {shape.state}, dns {shape.routing}, {points}, {rehearsal}"
+    yield ""
+    yield from _sum(found.rto)
+    yield f"  of that until the loss is noticed: {found.detection_s:.0f} s"
+    for promise in found.rpo:
+        yield ""
+        yield from _sum(promise)
+    yield ""
+    yield f"What the standby costs in a month: about {cost.rounded} USD"
+    yield f"  an estimate: list prices of us-east-1 in {PRICES_OF}, without discounts, and without what is below"
+    for line in cost.lines:
+        amount = "not known" if line.monthly is None else f"{line.monthly:,.2f}"
+        price = "no price in the table" if line.price is None else f"{line.price:.4g} each"
+        yield f"  {amount:>10}  {line.what} ({line.quantity:,.0f} {line.unit}, {price})"
+    yield "  and for what is used, in USD:"
+    for unit in cost.per_unit:
+        yield f"  {unit.price:>10}  a {unit.unit}: {unit.what}"
+    yield ""
+    yield "Not covered:"
+    for sentence in found.not_covered:
+        yield f"  - {sentence}"
+
+
+def _sum(promise: Promise) -> Iterator[str]:
+    verdict = "can be met" if promise.kept else "OUT OF REACH"
+    yield f"{promise.name}: {promise.seconds:.0f} s at worst, the objective is {promise.objective_s:.0f} s: {verdict}"
+    for part in promise.parts:
+        amount = f"({part.seconds:.0f})" if part.beside else f"{part.seconds:.0f}"
+        yield f"  {amount:>7} s  {part.what} [{part.basis}] {part.why}"
+    if any(part.beside for part in promise.parts):
+        yield "  what is in brackets passes beside something longer, and is not counted"

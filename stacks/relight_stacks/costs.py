@@ -1,0 +1,283 @@
+"""What a standby costs in a month, estimated from what an environment says and a dated table of list prices. Pure.
+
+An estimate: list prices of us-east-1, no discounts, no taxes, 730 hours. What depends on use has its price for a unit
+and no amount. Prices change, and other regions have others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relight.config import Role, StateKind
+from relight_constructs.endpoints import USUAL
+from relight_stacks.environment import CapacityKind
+from relight_stacks.tiers import Routing, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relight_stacks.environment import Environment
+
+# USD, us-east-1, on demand. Source: the price pages of AWS.
+PRICES_OF = "2026-11"
+HOURS = 730
+
+FARGATE_VCPU_HOUR = 0.04048
+FARGATE_GIB_HOUR = 0.004445
+EBS_GIB_MONTH = 0.08
+BALANCER_HOUR = 0.0225
+NAT_HOUR = 0.045
+ENDPOINT_HOUR = 0.01
+PUBLIC_ADDRESS_HOUR = 0.005
+KEY_MONTH = 1.0
+SECRET_MONTH = 0.40
+ZONE_MONTH = 0.50
+CHECK_MONTH = 0.50
+# HTTPS is an option of a health check, and so is the fast interval.
+CHECK_OPTION_MONTH = 1.0
+ROUTING_CONTROLS_HOUR = 2.50
+LAMBDA_GIB_SECOND = 0.0000133334
+ALARM_MONTH = 0.10
+RDS_STORAGE_GIB_MONTH = 0.115
+RDS_BACKUP_GIB_MONTH = 0.095
+AURORA_STORAGE_GIB_MONTH = 0.10
+
+# An hour of a PostgreSQL instance in one zone.
+RDS_HOUR: dict[str, float] = {
+    "db.t4g.micro": 0.016,
+    "db.t4g.small": 0.032,
+    "db.t4g.medium": 0.065,
+    "db.t4g.large": 0.129,
+    "db.m6g.large": 0.159,
+    "db.m6g.xlarge": 0.318,
+    "db.m6g.2xlarge": 0.636,
+    "db.r6g.large": 0.225,
+    "db.r6g.xlarge": 0.450,
+    "db.r6g.2xlarge": 0.899,
+    "db.r6g.4xlarge": 1.798,
+}
+AURORA_HOUR: dict[str, float] = {
+    "db.t4g.medium": 0.073,
+    "db.t4g.large": 0.146,
+    "db.r6g.large": 0.260,
+    "db.r6g.xlarge": 0.519,
+    "db.r6g.2xlarge": 1.038,
+    "db.r6g.4xlarge": 2.076,
+}
+
+# For what is used, whatever that comes to.
+PER_UNIT: dict[str, tuple[float, str]] = {
+    "points and journal in the standby's vault": (0.023, "GB and month"),
+    "between the regions": (0.02, "GB"),
+}
+PER_UNIT_OF_A_STANDBY: dict[str, tuple[float, str]] = {
+    "through the NAT gateway, and again for the internet": (0.045, "GB"),
+    "through an interface endpoint": (0.01, "GB"),
+    "logs": (0.50, "GB"),
+    "requests of the load balancer": (0.008, "capacity unit and hour"),
+}
+RTC_GB = 0.015
+AURORA_WRITES_MILLION = 0.20
+
+# As many as the stacks have; a customer's own come on top.
+ALARMS = 10
+# The sentinel's memory, and how much of each minute it watches.
+SENTINEL_GIB = 1.0
+SENTINEL_SHARE = 55 / 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """So many units at a price each; `monthly` is None where the table has no price."""
+
+    what: str
+    quantity: float
+    unit: str
+    price: float | None
+
+    @property
+    def monthly(self) -> float | None:
+        """USD in a month."""
+        return None if self.price is None else self.quantity * self.price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitLine:
+    """What depends on use, for one unit."""
+
+    what: str
+    price: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A standby in a month, in USD."""
+
+    lines: tuple[Line, ...]
+    per_unit: tuple[UnitLine, ...]
+
+    @property
+    def monthly(self) -> float:
+        """The sum of the lines that have a price."""
+        return sum(line.monthly or 0.0 for line in self.lines)
+
+    @property
+    def rounded(self) -> int:
+        """The sum to two figures, which is what an estimate is worth."""
+        places = max(0, len(str(int(self.monthly))) - 2)
+        return int(round(self.monthly, -places))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What the table has no price for."""
+        return tuple(line.what for line in self.lines if line.price is None)
+
+
+def estimate(environment: Environment) -> Estimate:
+    """What the standby costs, beside the primary: with tier sandbox, what is in its region all the same."""
+    lines = [*_everywhere(environment)]
+    if environment.shape.standby:
+        lines += [*_waiting(environment), *_reached(environment), *_watching(environment)]
+    lines += _state(environment)
+    return Estimate(lines=tuple(lines), per_unit=tuple(_per_unit(environment)))
+
+
+def _everywhere(environment: Environment) -> Iterator[Line]:
+    # The vault's and the signing key's replica; a standby has one for its secrets, and copied backups have one.
+    keys = 2 + environment.shape.standby + (environment.shape.state is StateKind.SNAPSHOTS)
+    yield Line(what="KMS keys", quantity=keys, unit="keys", price=KEY_MONTH)
+    if environment.shape.standby:
+        secrets = 4 if environment.composes_connections and environment.providers else 3
+        yield Line(what="secrets", quantity=secrets, unit="secrets", price=SECRET_MONTH)
+
+
+def _waiting(environment: Environment) -> Iterator[Line]:
+    """What runs while nothing is wrong."""
+    waiting, agent, vector, queue = (
+        environment.shape.waiting,
+        environment.agent,
+        environment.vector,
+        environment.queue,
+    )
+    if waiting is Waiting.NONE:
+        return
+    full = waiting is Waiting.FULL
+    running: list[tuple[str, int, int, int]] = []
+    if environment.capacity.kind is CapacityKind.ECS:
+        running.append(("agents", agent.replicas if full else 1, agent.cpu, agent.memory))
+    running.append(("vector store", 1, vector.cpu, vector.memory))
+    if not queue.existing:
+        running.append(("queue", queue.nodes if full else 1, queue.cpu, queue.memory))
+    for what, count, cpu, memory in running:
+        vcpus, gib = count * cpu / 1024, count * memory / 1024
+        yield Line(
+            what=f"{what}: {count} on Fargate",
+            quantity=HOURS,
+            unit=f"hours of {vcpus:g} vCPU and {gib:g} GiB",
+            price=vcpus * FARGATE_VCPU_HOUR + gib * FARGATE_GIB_HOUR,
+        )
+    nodes = 0 if queue.existing else queue.nodes if full else 1
+    volumes = vector.storage_gib + nodes * queue.storage_gib
+    yield Line(what="volumes of the vector store and the queue", quantity=volumes, unit="GiB", price=EBS_GIB_MONTH)
+
+
+def _reached(environment: Environment) -> Iterator[Line]:
+    """The network, and the names."""
+    network, shape = environment.network(Role.STANDBY), environment.shape
+    zones = len(network.private_subnet_ids) if network.vpc_id else len(network.zones)
+    yield Line(what="load balancers, outer and inner", quantity=2 * HOURS, unit="hours", price=BALANCER_HOUR)
+    gateways = 0 if network.vpc_id or not network.nat else zones if shape.waiting is Waiting.FULL else 1
+    if gateways:
+        yield Line(what=f"NAT gateways: {gateways}", quantity=gateways * HOURS, unit="hours", price=NAT_HOUR)
+    if network.endpoints:
+        # S3 of the other region too, and RDS where there is something to promote.
+        count = len(USUAL) + 1 + environment.own_state
+        yield Line(
+            what=f"interface endpoints: {count} in {zones} zones",
+            quantity=count * zones * HOURS,
+            unit="hours",
+            price=ENDPOINT_HOUR,
+        )
+    yield Line(what="public addresses", quantity=(zones + gateways) * HOURS, unit="hours", price=PUBLIC_ADDRESS_HOUR)
+    if shape.routing is not Routing.SINGLE:
+        options = 2 if shape.check_interval_s == 10 else 1
+        yield Line(
+            what="Route 53 health checks",
+            quantity=2,
+            unit="checks",
+            price=CHECK_MONTH + options * CHECK_OPTION_MONTH,
+        )
+    yield Line(what="zones, public and inner", quantity=2, unit="zones", price=ZONE_MONTH)
+    if environment.routing_controls:
+        yield Line(what="ARC routing controls", quantity=HOURS, unit="hours", price=ROUTING_CONTROLS_HOUR)
+
+
+def _watching(environment: Environment) -> Iterator[Line]:
+    yield Line(
+        what="the sentinel, on Lambda",
+        quantity=HOURS * 3600 * SENTINEL_SHARE * SENTINEL_GIB,
+        unit="GiB-seconds",
+        price=LAMBDA_GIB_SECOND,
+    )
+    yield Line(what="alarms", quantity=ALARMS + len(environment.providers), unit="alarms", price=ALARM_MONTH)
+
+
+def _state(environment: Environment) -> Iterator[Line]:
+    database, kind = environment.database, environment.shape.state
+    if kind is StateKind.SNAPSHOTS:
+        yield Line(
+            what="copied backups, as large as the database",
+            quantity=database.storage_gib,
+            unit="GiB",
+            price=RDS_BACKUP_GIB_MONTH,
+        )
+    elif kind is not StateKind.EXISTING:
+        aurora = kind is StateKind.AURORA_GLOBAL
+        yield Line(
+            what=f"state database: {database.instance_class}",
+            quantity=HOURS,
+            unit="hours",
+            price=(AURORA_HOUR if aurora else RDS_HOUR).get(database.instance_class),
+        )
+        yield Line(
+            what="its storage",
+            quantity=database.storage_gib,
+            unit="GiB",
+            price=AURORA_STORAGE_GIB_MONTH if aurora else RDS_STORAGE_GIB_MONTH,
+        )
+
+
+def _per_unit(environment: Environment) -> Iterator[UnitLine]:
+    used = PER_UNIT | PER_UNIT_OF_A_STANDBY if environment.shape.standby else PER_UNIT
+    for what, (price, unit) in used.items():
+        yield UnitLine(what=what, price=price, unit=unit)
+    if environment.shape.replication_time_control and not environment.vaults.other:
+        yield UnitLine(what="Replication Time Control", price=RTC_GB, unit="GB")
+    if environment.shape.state is StateKind.AURORA_GLOBAL:
+        yield UnitLine(what="writes that Aurora replicates", price=AURORA_WRITES_MILLION, unit="million")
+
+
+def to_json(found: Estimate) -> dict[str, object]:
+    """The estimate as JSON holds it."""
+    return {
+        "estimate": True,
+        "prices_of": PRICES_OF,
+        "prices_in": "us-east-1",
+        "currency": "USD",
+        "monthly": round(found.monthly, 2),
+        "rounded": found.rounded,
+        "unknown": list(found.unknown),
+        "lines": [
+            {
+                "what": line.what,
+                "quantity": round(line.quantity, 2),
+                "unit": line.unit,
+                "price": line.price,
+                "monthly": None if line.monthly is None else round(line.monthly, 2),
+            }
+            for line in found.lines
+        ],
+        "per_unit": [{"what": line.what, "price": line.price, "unit": line.unit} for line in found.per_unit],
+    }
