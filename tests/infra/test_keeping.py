@@ -1,0 +1,88 @@
+"""What makes recovery points is the same in both regions, and what a function cannot end in time is a task's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from relight.config import Role, Settings
+from relight.recovery.large import CONTAINER
+from relight_constructs.work import CONTAINER as DEFINED
+from relight_constructs.work import ENTRY_POINT
+from relight_stacks.loading import load_named
+from relight_stacks.settings import settings_for
+
+if TYPE_CHECKING:
+    from synthesis import Synthesis
+
+REGIONS = {"primary": "us-east-1", "standby": "us-west-2"}
+EACH = pytest.mark.parametrize("part", sorted(REGIONS))
+
+
+def block(value: Any) -> Any:
+    """A nested block that may appear once."""
+    return value[0] if isinstance(value, list) else value
+
+
+@EACH
+def test_points_are_taken_in_each_region_and_one_at_a_time(synthesis: Synthesis, part: str) -> None:
+    """The one that does not hold the lease seals nothing; relit, it goes on without a deployment."""
+    snapshot = synthesis.one("aws_lambda_function", f"{part}/snapshot/function")
+    assert snapshot["reserved_concurrent_executions"] == 1
+    schedule = synthesis.one("aws_scheduler_schedule", f"{part}/snapshot-schedule/schedule")
+    assert schedule["schedule_expression"] == "rate(5 minutes)"
+
+
+@EACH
+def test_people_are_told_when_no_point_is_sealed(synthesis: Synthesis, part: str) -> None:
+    """By the topic of the function's own region, looking at as long as lies between two points."""
+    alarm = synthesis.one("aws_cloudwatch_metric_alarm", f"{part}/snapshot-errors/alarm")
+    assert (alarm["namespace"], alarm["metric_name"], alarm["period"]) == ("AWS/Lambda", "Errors", 300)
+    assert alarm["dimensions"] == {"FunctionName": "relight-demo-snapshot"}
+    topic = synthesis.address_of("aws_sns_topic", f"{part}/incidents/topic")
+    assert alarm["alarm_actions"] == [f"${{{topic}.arn}}"]
+
+
+@EACH
+def test_people_are_told_of_dead_letters(synthesis: Synthesis, part: str) -> None:
+    """The queue that every function of the stack leaves its letters in is encrypted with the region's own key."""
+    queue = synthesis.one("aws_sqs_queue", f"{part}/dead-letters/queue")
+    assert queue["kms_master_key_id"] == f"${{{synthesis.address_of('aws_kms_key', f'{part}/key/key')}.arn}}"
+    arn = f"arn:aws:sqs:{REGIONS[part]}:000000000000:{queue['name']}"
+    for function in synthesis.resources("aws_lambda_function", part=part).values():
+        assert block(function["dead_letter_config"]) == {"target_arn": arn}
+    alarm = synthesis.one("aws_cloudwatch_metric_alarm", f"{part}/dead-letters/waiting/alarm")
+    assert alarm["dimensions"] == {"QueueName": queue["name"]}
+    assert (alarm["metric_name"], alarm["threshold"]) == ("ApproximateNumberOfMessagesVisible", 1)
+
+
+@EACH
+def test_what_is_large_is_done_by_the_agents_image(synthesis: Synthesis, part: str) -> None:
+    """It holds the library, and is in the region's registry. The task is told what the region's agents are told, has a
+    disk, and writes nowhere else than to it."""
+    definition = synthesis.one("aws_ecs_task_definition", f"{part}/work/task")
+    (container,) = json.loads(definition["container_definitions"])
+    environment = load_named("demo")
+    assert container["image"] == environment.agent.image.replace("{region}", REGIONS[part])
+    assert (container["name"], container["entryPoint"]) == (DEFINED, list(ENTRY_POINT))
+    assert container["readonlyRootFilesystem"] is True
+    told = {item["name"]: item["value"] for item in container["environment"]}
+    assert Settings.from_env(told) == settings_for(environment, Role(part)), "a task hands over to no other"
+    assert block(definition["ephemeral_storage"]) == {"size_in_gib": 50}
+    assert CONTAINER == DEFINED, "what is started and what is defined have one name"
+
+
+@EACH
+def test_functions_start_the_task_that_is_defined(synthesis: Synthesis, part: str) -> None:
+    """In the network of the functions, which reaches the region's own servers."""
+    path = "snapshot" if part == "primary" else "recovery/hydrate"
+    function = synthesis.one("aws_lambda_function", f"{part}/{path}/function")
+    variables = block(function["environment"])["variables"]
+    definition = synthesis.one("aws_ecs_task_definition", f"{part}/work/task")
+    assert variables["RELIGHT_LARGE_TASK"] == definition["family"]
+    assert variables["RELIGHT_LARGE_BYTES"] == str(load_named("demo").large_work.above_gib * 1024**3)
+    network = block(function["vpc_config"])
+    assert variables["RELIGHT_LARGE_SUBNETS"].split(",") == network["subnet_ids"]
+    assert variables["RELIGHT_LARGE_GROUPS"].split(",") == network["security_group_ids"]
