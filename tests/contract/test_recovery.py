@@ -15,7 +15,7 @@ from servers import StatePair, start_pair
 from unit.test_config import SETTINGS
 
 from relight.adapters import aws, postgres
-from relight.config import Connections, Role
+from relight.config import ConfirmBy, Connections, Role
 from relight.errors import AgainLaterError, ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
 from relight.memory.store import CollectionSpec
@@ -273,8 +273,14 @@ def test_the_first_day_is_only_once(pair: Pair) -> None:
         cur.execute("alter system set synchronous_standby_names = ''")
         cur.execute("select pg_reload_conf()")
     pair.east.database.close()
-    with Region(EAST) as east, pytest.raises(ConfigError, match="synchronous_standby_names is empty"):
-        prepare(east)
+    refused = {
+        "synchronous_standby_names is empty": EAST,
+        "count the replicas under confirm_replicas": replace(EAST, confirm_by=ConfirmBy.POSITION, confirm_replicas=0),
+        'confirm_by = "aurora", and the database of us-east-1 is none': replace(EAST, confirm_by=ConfirmBy.AURORA),
+    }
+    for problem, settings in refused.items():
+        with Region(settings) as east, pytest.raises(ConfigError, match=problem):
+            prepare(east)
 
 
 def test_the_smoke_test_changes_nothing_and_names_what_is_wrong(pair: Pair) -> None:
