@@ -21,6 +21,7 @@ SERVICES = (
     *("logs", "monitoring", "route53", "ec2"),
 )
 SECRET_KEY = "test"  # noqa: S105 - the emulator's own, and it listens on loopback only
+LONGEST_CALL_S = 900  # Lambda's own limit
 _MAIN = Path(__file__).with_name("emulator_main.py")
 
 
@@ -103,9 +104,10 @@ class Emulator:
             return self._clients[service, region]
 
     def _make_client(self, service: str, region: str) -> Any:
+        # Who gives up on a slow function calls it again, and it runs twice, or has the second call refused.
         config = Config(
             connect_timeout=3,
-            read_timeout=30,
+            read_timeout=LONGEST_CALL_S if service == "lambda" else 30,
             retries={"mode": "standard", "total_max_attempts": 3},
             signature_version="s3v4" if service == "s3" else None,
             s3={"addressing_style": "path"},

@@ -170,6 +170,12 @@ def test_a_failure_is_called_by_what_was_raised_last(log: str, name: str | None)
     assert raised(log) == name
 
 
+def test_a_function_that_takes_its_time_is_called_once(server_group: ProcessGroup, server_dir: Path) -> None:
+    """fails when a client gives up before Lambda would, and calls again: it would run twice, or be refused."""
+    client = Emulator(server_group, server_dir / "slow").client("lambda", REGION)
+    assert client.meta.config.read_timeout >= 900
+
+
 def test_the_drills_own_environment_stays_out_of_functions(
     monkeypatch: pytest.MonkeyPatch, server_group: ProcessGroup, server_dir: Path
 ) -> None:
