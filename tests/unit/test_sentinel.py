@@ -17,7 +17,7 @@ from relight.errors import UnavailableError
 from relight.recovery.decide import Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
 from relight.recovery.evidence import ProbeHistory, probe
-from relight.recovery.sentinel import Watch, watch
+from relight.recovery.sentinel import START_AGAIN_S, Watch, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,9 @@ class Leases:
         return self.kept.lease, "tag"
 
 
-def run(kept: Kept, clock: FakeClock, url: str, *, must_work: bool = False) -> tuple[Watch, list[str], list[Decision]]:
+def run(
+    kept: Kept, clock: FakeClock, url: str, *, must_work: bool = False, start_again_s: float = START_AGAIN_S
+) -> tuple[Watch, list[str], list[Decision]]:
     started: list[str] = []
     paged: list[Decision] = []
     policy = Policy(probe_threshold=3, recovery_s=20, primary_region="us-east-1", lease_margin_s=2)
@@ -65,6 +67,7 @@ def run(kept: Kept, clock: FakeClock, url: str, *, must_work: bool = False) -> t
         for_s=60,
         clock=clock,
         must_work=must_work,
+        start_again_s=start_again_s,
     )
     return done, started, paged
 
@@ -137,6 +140,17 @@ def test_one_recovery_is_started_and_not_two() -> None:
     clock.sleep(120)
     _, third, _ = run(kept, clock, DEAD)
     assert len(third) == 1
+
+
+def test_no_other_run_is_started_while_one_waits_for_a_person() -> None:
+    """Until somebody has approved nothing is fenced, and the primary looks lost all the time."""
+    clock = FakeClock()
+    kept = Kept(lease(clock, -10), ProbeHistory(region="us-east-1", ever_answered=True))
+    assert len(run(kept, clock, DEAD, start_again_s=1800 + START_AGAIN_S)[1]) == 1
+    clock.sleep(1800)
+    assert run(kept, clock, DEAD, start_again_s=1800 + START_AGAIN_S)[1] == []
+    clock.sleep(START_AGAIN_S)
+    assert len(run(kept, clock, DEAD, start_again_s=1800 + START_AGAIN_S)[1]) == 1
 
 
 def test_a_standby_that_serves_nobody_pages() -> None:
