@@ -88,9 +88,15 @@ def test_the_page_on_deploying_names_what_the_stacks_make(tmp_path: Path) -> Non
 
 ACCOUNT = 'account = "000000000000"'
 TIER = 'tier = "internal"'
-SUBNETS = '["subnet-0e0a0000000000001", "subnet-0e0a0000000000002"]'
-BALANCER = '"agent-0000000000.us-east-1.elb.amazonaws.com"'
-GROUP = '"arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/agent/0000000000000001"'
+VPC = """[network.primary]
+vpc_id = "vpc-0e0a0000000000001"
+private_subnet_ids = ["subnet-0e0a0000000000001", "subnet-0e0a0000000000002"]
+public_subnet_ids = ["subnet-0e0a0000000000003", "subnet-0e0a0000000000004"]
+route_table_ids = ["rtb-0e0a0000000000001"]
+"""
+CIDR = 'cidr = "10.1.0.0/16"'
+PRIMARY = f"[network.primary]\n{CIDR}\n"
+STATE = 'kind = "existing"'
 STORE = 'store = "pgvector"'
 MODEL = 'embedding_model = "wordllama-l2-supercat-256"'
 IMAGE = '"000000000000.dkr.ecr.{region}.amazonaws.com/agent:1"'
@@ -133,7 +139,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (TIER, f"{TIER}\nhold_timers_after_s = inf", ["hold_timers_after_s = inf", "from 0 to"]),
     (TIER, f'{TIER}\nconfirm_by = "hope"', ["confirm_by = 'hope'", "one of commit, position"]),
     (TIER, f'{TIER}\non_standby_away = "maybe"', ["on_standby_away = 'maybe'", "one of wait, proceed"]),
-    (TIER, f"{TIER}\nconfirm_replicas = 0", ["confirm_replicas = 0", "from 1 to 10"]),
+    (TIER, f"{TIER}\nconfirm_replicas = 11", ["confirm_replicas = 11", "from 0 to 10"]),
     (TIER, f'{TIER}\nconfirm_timeout_s = "5"', ["confirm_timeout_s = '5'", "from 0.1 to 60"]),
     (TIER, f"{TIER}\nteir = 1", ["teir = 1 is not a key", "tier"]),
     ('domain = "relight.example"', 'domain = "Relight"', ["domain = 'Relight'", "lower case"]),
@@ -158,15 +164,67 @@ BAD: list[tuple[str, str, list[str]]] = [
     (IMAGE, '""', ["agent.image = ''", "container image"]),
     (IMAGE, '"a.us-east-1.example/agent:1"', ["agent.image", "us-east-1", "write {region}"]),
     (IMAGE, '"{account}/agent:1"', ["agent.image", "no placeholder but {region}"]),
-    (SUBNETS, "[]", ["network.primary.subnet_ids = []", "at least one"]),
-    (SUBNETS, '"subnet-0e0a0000000000001"', ["network.primary.subnet_ids", "a list"]),
-    (SUBNETS, '["vpc-1"]', ["network.primary.subnet_ids = ['vpc-1']", "subnet-0123456789abcdef0"]),
-    (SUBNETS, '["subnet-12345678", "subnet-12345678"]', ["network.primary.subnet_ids", "each once"]),
-    ('["sg-0e0a0000000000001"]', '["subnet-1"]', ["network.primary.security_group_ids", "sg-0123456789abcdef0"]),
-    (BALANCER, '"https://x.example"', ["network.primary.load_balancer_dns_name", "DNS name"]),
-    (GROUP, '"arn:aws:sns:us-east-1:1:x"', ["network.primary.target_group_arn", "account 000000000000 in us-east-1"]),
-    (GROUP, GROUP.replace("us-east-1", "eu-west-1"), ["network.primary.target_group_arn", "in us-east-1"]),
-    ("[network.standby]", "[network.spare]", ["network.standby is missing", "a table"]),
+    (PRIMARY, VPC.replace("vpc-", "net-"), ["network.primary.vpc_id = 'net-", "vpc-0123456789abcdef0"]),
+    (
+        PRIMARY,
+        VPC.partition("private")[0],
+        ["network.primary.private_subnet_ids is missing", "subnet-0123456789abcdef0"],
+    ),
+    (PRIMARY, VPC.replace('["rtb-0e0a0000000000001"]', "[]"), ["network.primary.route_table_ids = []", "at least one"]),
+    (PRIMARY, VPC.replace("subnet-0e0a0000000000003", "sg-1"), ["network.primary.public_subnet_ids", "subnet-0123"]),
+    (PRIMARY, VPC.replace("0000002", "0000001"), ["network.primary.private_subnet_ids", "each once"]),
+    (PRIMARY, VPC.replace(', "subnet-0e0a0000000000002"', ""), ["network.primary.private_subnet_ids", "two zones"]),
+    (PRIMARY, f"{VPC}{CIDR}", ["network.primary.cidr = '10.1.0.0/16' is not a key", "vpc_id"]),
+    (CIDR, 'cidr = "10.1.0.1/16"', ["network.primary.cidr = '10.1.0.1/16'", "host bits set"]),
+    (CIDR, 'cidr = "10.1.0.0/24"', ["network.primary.cidr = '10.1.0.0/24'", "from /16 to /22"]),
+    (CIDR, 'cidr = "8.8.0.0/16"', ["network.primary.cidr = '8.8.0.0/16'", "a private range"]),
+    (CIDR, 'zones = ["a"]', ["network.primary.zones = ['a']", "two zones at least"]),
+    (CIDR, 'zones = ["us-east-1a", "us-east-1b"]', ["network.primary.zones", "letters"]),
+    (CIDR, "ports = [0]", ["network.primary.ports = [0]", "from 1 to 65535"]),
+    (CIDR, "ports = [true]", ["network.primary.ports = [True]", "whole numbers"]),
+    (
+        CIDR,
+        'certificate_arn = "arn:aws:acm:us-west-2:000000000000:certificate/x"',
+        ["network.primary.certificate_arn", "account 000000000000 in us-east-1"],
+    ),
+    ("[network.standby]", "[network.spare]", ["network.spare = a table is not a key", "primary, standby"]),
+    (STATE, 'kind = "mongodb"', ["state.kind = 'mongodb'", "aurora-global, rds-replica, snapshots, existing"]),
+    (STATE, f"{STATE}\nstorage_gib = 100", ["state.storage_gib is not a key", "allowed here: kind"]),
+    (STATE, 'kind = "rds-replica"\nstorage_gib = 5', ["state.storage_gib = 5", "from 20 to 65536"]),
+    (STATE, 'kind = "rds-replica"\ninstance_class = "large"', ["state.instance_class = 'large'", "db.r6g.large"]),
+    (STATE, f'{STATE}\npassword = "hunter2"', ["state.password is not a key"]),
+    ("[queue]\nnodes = 1", "[queue]\nnodes = 2", ["queue.nodes = 2", "one of 1, 3"]),
+    ("[queue]\nnodes = 1", "[queue]\nexisting = true\nnodes = 1", ["queue.nodes = 1 is not a key", "existing"]),
+    ("[queue]", '[pattern]\nstandby = "half"\n[queue]', ["pattern.standby = 'half'", "full, pilot, none"]),
+    ("[queue]", "[pattern]\nsnapshot_minutes = 1\n[queue]", ["pattern.snapshot_minutes = 1", "from 5 to 1440"]),
+    ("[queue]", '[capacity]\nkind = "eks"\n[queue]', ["capacity.cluster is missing", "the name of the cluster"]),
+    ("[queue]", '[capacity]\ncluster = "x"\n[queue]', ["capacity.cluster = 'x' is not a key", "kind"]),
+    ("[queue]", '[vault]\nlock = "forever"\n[queue]', ["vault.lock = 'forever'", "none, governance, compliance"]),
+    (
+        "[queue]",
+        '[vault.standby]\nendpoint = "http://r2.example.com"\nbucket = "points"\n[queue]',
+        ["vault.standby.endpoint = 'http://r2.example.com'", "https://host"],
+    ),
+    (
+        "[queue]",
+        '[vault.standby]\nendpoint = "https://r2.example.com"\nbucket = "points"\nsecret = "hunter2"\n[queue]',
+        ["vault.standby.secret is not a key"],
+    ),
+    ("[queue]", "[dns]\ncheck_interval_s = 20\n[queue]", ["dns.check_interval_s = 20", "one of 10, 30"]),
+    ("[queue]", '[dns]\nrouting = "geo"\n[queue]', ["dns.routing = 'geo'", "failover, weighted, latency, single"]),
+    ("[queue]", "[dns]\nprimary_threshold = 11\n[queue]", ["dns.primary_threshold = 11", "from 1 to 10"]),
+    ("[queue]", '[recovery]\nrehearse = "monthly"\n[queue]', ["recovery.rehearse = 'monthly'", "rate(30 days)"]),
+    (
+        "[queue]",
+        '[recovery]\nrehearse = "cron(0 4 1 * 2 *)"\n[queue]',
+        ["recovery.rehearse = 'cron(0 4 1 * 2 *)'", "cron(0 4 1 * ? *)"],
+    ),
+    ("[queue]", "[recovery]\napproval_minutes = 0\n[queue]", ["recovery.approval_minutes = 0", "from 1 to 1440"]),
+    ("[queue]", '[incidents]\npagerduty = "hunter2"\n[queue]', ["incidents.pagerduty", "true or false"]),
+    ("[queue]", '[incidents]\nrouting_key = "hunter2"\n[queue]', ["incidents.routing_key is not a key", "pagerduty"]),
+    ("[queue]", '[incidents]\nemails = ["me"]\n[queue]', ["incidents.emails = ['me']", "on-call@example.com"]),
+    ("[queue]", "[large_work]\ncpu = 2048\nmemory = 2048\n[queue]", ["large_work.memory = 2048", "from 4096 to"]),
+    ("[regions]", 'read_only = "no"\n[regions]', ["read_only = 'no'", "true or false"]),
     (
         "[network.primary]",
         "[network.third]\na = 1\n\n[network.primary]",

@@ -1,0 +1,254 @@
+"""Values that are each allowed and contradict each other are refused: the values, the rule, and what to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relight.config import Acknowledge, ConfirmBy, Role, StateKind
+from relight.errors import ConfigError
+from relight.objectives import Tier
+from relight_stacks.environment import Environment, Network
+from relight_stacks.loading import environments_folder, examples_folder, load_environment, load_environments, load_named
+from relight_stacks.promises import keep_promises
+from relight_stacks.rules import check, contradictions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = {path.stem: path.read_text() for path in examples_folder().glob("*.toml")}
+CUSTOMER, INTERNAL, BATCH, SANDBOX = "customer-facing", "internal", "batch", "sandbox"
+DNS = 'routing = "failover"'
+
+# The example, what is replaced in it by what, and the words of the refusal.
+BAD: list[tuple[str, str, str, list[str]]] = [
+    (
+        CUSTOMER,
+        'standby = "full"',
+        'standby = "pilot"',
+        ['pattern.standby = "pilot" is less than active-active has', 'use "full"'],
+    ),
+    (INTERNAL, 'standby = "pilot"', 'standby = "none"', ['"none" is less than warm standby has', 'use "pilot"']),
+    (INTERNAL, DNS, 'routing = "single"', ['dns.routing = "single" would leave callers', "use failover"]),
+    (INTERNAL, DNS, 'routing = "weighted"', ['"weighted" sends callers to both regions', 'use "failover"']),
+    (BATCH, DNS, 'routing = "latency"', ['"latency" sends callers to both regions', "only one serves"]),
+    (INTERNAL, "ttl_s = 10", "ttl_s = 60", ["dns.ttl_s = 60 outlives dns.check_interval_s = 10", "10 or less"]),
+    (BATCH, "ttl_s = 30", "ttl_s = 31", ["dns.ttl_s = 31 outlives dns.check_interval_s = 30", "30 or less"]),
+    (SANDBOX, "[queue]", '[pattern]\nstandby = "pilot"\n[queue]', ['"pilot" needs a standby', "choose tier batch"]),
+    (SANDBOX, "[queue]", '[dns]\nrouting = "failover"\n[queue]', ['dns.routing = "failover" needs a standby']),
+    (SANDBOX, "[queue]", "[dns]\nrouting_controls = true\n[queue]", ["dns.routing_controls = true needs a standby"]),
+    (
+        SANDBOX,
+        "[queue]",
+        '[recovery]\nrehearse = "rate(30 days)"\n[queue]',
+        ['rehearse = "rate(30 days)" needs a stand'],
+    ),
+    (SANDBOX, "[queue]", "[recovery]\napproval = true\n[queue]", ["recovery.approval = true needs a standby"]),
+    (BATCH, "[regions]", 'acknowledge = "remote"\n[regions]', ['acknowledge = "remote" waits for a replica', "local"]),
+    (
+        BATCH,
+        "[regions]",
+        'confirm_by = "commit"\n[regions]',
+        ['confirm_by = "commit"', "there is none", "leave both out"],
+    ),
+    (BATCH, "[regions]", "confirm_replicas = 1\n[regions]", ["confirm_replicas = 1 waits for a replica", "leave both"]),
+    (
+        INTERNAL,
+        "[regions]",
+        'confirm_by = "commit"\n[regions]',
+        ["a synchronous standby", "replication is asynchronous"],
+    ),
+    (
+        INTERNAL,
+        "[regions]",
+        "confirm_replicas = 0\n[regions]",
+        ["confirm_replicas = 0 waits for nobody", "leave it out"],
+    ),
+    (
+        INTERNAL,
+        'cidr = "10.40.0.0/16"',
+        'cidr = "10.30.4.0/22"',
+        ["network.primary.cidr = 10.30.0.0/16", "network.standby.cidr = 10.30.4.0/22 overlap", "ranges apart"],
+    ),
+    (INTERNAL, "lock_days = 7", "lock_days = 373", ["vault.lock_days = 373", "end after 372 days", "372 or less"]),
+    (
+        SANDBOX,
+        'lock = "none"',
+        'lock = "governance"\nlock_days = 8',
+        ["vault.lock_days = 8", "keep_daily = 7", "end after 7 days", "keep_daily = 8 or more"],
+    ),
+    (
+        INTERNAL,
+        "lock_days = 7",
+        "\n".join(f'[vault.{role}]\nendpoint = "https://r2.example.com"\nbucket = "points"' for role in Role),
+        ["both the bucket points", "a vault of its own"],
+    ),
+    (
+        CUSTOMER,
+        "most = 18",
+        "most = 4",
+        ["capacity.most = 4 is less than agent.replicas = 6", "use 6 or more"],
+    ),
+    (
+        INTERNAL,
+        "{region}.amazonaws.com/assistant",
+        "eu-north-1.amazonaws.com/assistant",
+        ["agent.image", "one region's registry", "write {region}"],
+    ),
+    (
+        INTERNAL,
+        "approval = true",
+        "approval = true\nprobe_interval_s = 2\nprobe_timeout_s = 3",
+        ["probe_timeout_s = 3 is longer than recovery.probe_interval_s = 2", "2 or less"],
+    ),
+    (
+        CUSTOMER,
+        'slack_channel = "C0EXAMPLE1"',
+        "",
+        ["incidents.slack_team is given without slack_channel", "give both"],
+    ),
+    (
+        INTERNAL,
+        'emails = ["platform-oncall@example.com"]\npagerduty = true',
+        "",
+        ["approval = true asks a person", "[incidents] reaches nobody"],
+    ),
+]
+
+# The same, for what no sum of the tier's parts can keep.
+OUT_OF_REACH: list[tuple[str, str, str, list[str]]] = [
+    (CUSTOMER, "approval = false", "approval = true", ["RTO of 120 s", "a person approves 1800 s", "approval_minutes"]),
+    (
+        CUSTOMER,
+        'kind = "aurora-global"',
+        'kind = "rds-replica"',
+        ["RTO of 120 s", "promote 300 s", "change state.kind"],
+    ),
+    (INTERNAL, "approval_minutes = 3", "approval_minutes = 8", ["RTO of 900 s", "a person approves 480 s"]),
+    (INTERNAL, 'kind = "rds-replica"', 'kind = "snapshots"', ["RTO of 900 s", "promote 1500 s", "state.kind"]),
+    (
+        INTERNAL,
+        'embedding_model = "titan-embed-text-v2"',
+        'embedding_model = "titan-embed-text-v2"\njournalled = false',
+        ["RPO of memory 'notes' of 300 s", "since the last snapshot 300 s", "pattern.snapshot_minutes"],
+    ),
+    (
+        BATCH,
+        'embedding_model = "titan-embed-text-v2"',
+        'embedding_model = "titan-embed-text-v2"\njournalled = false',
+        ["RPO of memory 'documents' of 3600 s", "since the last snapshot 3600 s", "memory.collections.journalled"],
+    ),
+    (BATCH, "memory = 2048", "memory = 2048\nstorage_gib = 300", ["RTO of 3600 s", "filled", "vector.storage_gib"]),
+    (
+        CUSTOMER,
+        "approval = false",
+        "approval = false\nprobe_threshold = 10",
+        ["RTO of 120 s", "probes fail 53 s", "recovery.probe_interval_s"],
+    ),
+]
+
+
+def edited(folder: Path, example: str, old: str, new: str) -> Path:
+    text = EXAMPLES[example]
+    assert old in text
+    path = folder / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(("example", "old", "new", "words"), BAD, ids=[f"{i}-{e}" for i, (e, *_) in enumerate(BAD)])
+def test_a_contradiction_is_refused(tmp_path: Path, example: str, old: str, new: str, words: list[str]) -> None:
+    """One clear error: the file, the values, the rule that they break, and what to change."""
+    path = edited(tmp_path, example, old, new)
+    with pytest.raises(ConfigError) as refused:
+        load_environment(path)
+    message = str(refused.value)
+    for word in [str(path), *words]:
+        assert word in message
+    assert refused.value.hint
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("example", "old", "new", "words"), OUT_OF_REACH, ids=[f"{i}-{e}" for i, (e, *_) in enumerate(OUT_OF_REACH)]
+)
+def test_an_objective_out_of_reach_is_refused(
+    tmp_path: Path, example: str, old: str, new: str, words: list[str]
+) -> None:
+    """The file can be read and explained; a synthesis fails, and says which numbers to change."""
+    path = edited(tmp_path, example, old, new)
+    environment = load_environment(path)
+    with pytest.raises(ConfigError) as refused:
+        keep_promises(environment, source=str(path))
+    message = str(refused.value)
+    for word in [str(path), f"tier {environment.tier}", *words]:
+        assert word in message
+
+
+def test_an_environment_may_tighten(tmp_path: Path) -> None:
+    """More than the tier has is taken: a full standby, a quicker database, a shorter interval, more rehearsals."""
+    path = edited(tmp_path, BATCH, 'standby = "none"', 'standby = "pilot"')
+    text = path.read_text().replace('kind = "snapshots"', 'kind = "rds-replica"')
+    text = text.replace("check_interval_s = 30\nttl_s = 30", "check_interval_s = 10\nttl_s = 5")
+    path.write_text(text.replace("snapshot_minutes = 60", "snapshot_minutes = 15"))
+    environment = load_environment(path)
+    keep_promises(environment, source="mine")
+    assert (environment.shape.check_interval_s, environment.shape.ttl_s, environment.shape.snapshot_minutes) == (
+        10,
+        5,
+        15,
+    )
+    assert (environment.acknowledge, environment.confirm_replicas) == (Acknowledge.REMOTE, 1)
+
+
+def test_what_confirms_follows_from_where_the_state_is(tmp_path: Path) -> None:
+    """A file that is silent gets what its database can do."""
+    expected = {
+        StateKind.EXISTING: (Acknowledge.REMOTE, ConfirmBy.COMMIT, 1),
+        StateKind.RDS_REPLICA: (Acknowledge.REMOTE, ConfirmBy.POSITION, 1),
+        StateKind.AURORA_GLOBAL: (Acknowledge.REMOTE, ConfirmBy.AURORA, 1),
+        StateKind.SNAPSHOTS: (Acknowledge.LOCAL, ConfirmBy.POSITION, 0),
+    }
+    demo = (environments_folder() / "demo.toml").read_text()
+    for kind, (acknowledge, by, replicas) in expected.items():
+        path = tmp_path / "mine.toml"
+        path.write_text(demo.replace('kind = "existing"', f'kind = "{kind}"'))
+        found = load_environment(path)
+        assert (found.acknowledge, found.confirm_by, found.confirm_replicas) == (acknowledge, by, replicas)
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_demo_makes_sense_in_every_tier(tier: Tier) -> None:
+    """The drill takes demo and another tier: nothing contradicts, and every objective is within reach."""
+    environment = load_named("demo").with_tier(tier)
+    assert list(contradictions(environment)) == []
+    keep_promises(environment, source="demo")
+
+
+def test_every_example_keeps_its_promises() -> None:
+    """There is one of each tier, it contradicts nothing, and it can do what its tier promises."""
+    found = load_environments(examples_folder())
+    assert sorted(environment.tier for environment in found) == sorted(Tier)
+    for environment in found:
+        assert environment.name == environment.tier.value
+        check(environment, source=environment.name)
+        keep_promises(environment, source=environment.name)
+
+
+def test_examples_are_examples() -> None:
+    """Nobody's account, domain or address: they could be deployed by mistake."""
+    for environment in load_environments(examples_folder()):
+        assert len(set(environment.account)) == 1
+        assert environment.domain.endswith(".example.com")
+        assert all(address.endswith("@example.com") for address in environment.incidents.emails)
+        assert environment.providers
+
+
+def test_networks_of_ones_own_may_have_any_range() -> None:
+    """What Relight does not make it cannot know: no overlap is seen where a region's network exists already."""
+    demo = load_named("demo")
+    existing = Network(vpc_id="vpc-0e0a0000000000001")
+    values = {name: getattr(demo, name) for name in ("name", "account", "tier", "domain", "regions", "agent", "vector")}
+    mixed = Environment(**values, networks={Role.PRIMARY: existing, Role.STANDBY: Network()}, given=demo.given)
+    assert list(contradictions(mixed)) == []
