@@ -16,6 +16,8 @@ from relight_constructs import access
 from relight_constructs.policies import ANY_RESOURCE, Statement, policy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from synthesis import Synthesis
 
 STANDBY_VAULT = "arn:aws:s3:::relight-demo-vault-000000000000-us-west-2"
@@ -308,10 +310,11 @@ def test_a_schedule_may_call_its_own_function_only(synthesis: Synthesis, part: s
     assert allowed(synthesis, part, path) == {f"lambda:InvokeFunction {arn}"} | LETTERS
 
 
-def test_only_actions_with_a_written_reason_are_allowed_everywhere(synthesis: Synthesis) -> None:
-    """Fails when a policy allows `*` for an action whose reason is not in ANY_RESOURCE."""
+def test_only_actions_with_a_written_reason_are_allowed_everywhere(syntheses: Mapping[str, Synthesis]) -> None:
+    """Fails when a policy of any environment allows `*` for an action whose reason is not in ANY_RESOURCE."""
     seen = set()
-    for item in synthesis.resources("aws_iam_role_policy").values():
+    policies = [item for made in syntheses.values() for item in made.resources("aws_iam_role_policy").values()]
+    for item in policies:
         for statement in json.loads(item["policy"])["Statement"]:
             if statement["Effect"] == "Allow" and "*" in statement["Resource"]:
                 seen.update(statement["Action"])

@@ -229,6 +229,7 @@ def test_the_sdks_are_in_no_other_bundle(bundle: Path, providers_bundle: Path) -
 CHECKED = """
 import json, sys, time
 from functools import partial
+from types import SimpleNamespace
 import asyncio
 from relight.config import Connections
 from relight.providers.opening import open_one
@@ -242,7 +243,8 @@ specs = [
     ProviderSpec(name="c", api=Api.COMPATIBLE, model="m", base_url=address, keyless=True),
 ]
 keys = Connections(state_dsn="a", memory_dsn="b", queue_url="c", provider_keys={"a": "k", "b": "k"})
-found = asyncio.run(check_providers(specs, open_=partial(open_one, connections=keys, secret="s"), timeout_s=5))
+settings = SimpleNamespace(provider_keys_secret="", keys_secret="s")
+found = asyncio.run(check_providers(specs, open_=partial(open_one, connections=keys, settings=settings), timeout_s=5))
 outside = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", None) or "")]
 assert not outside, outside
 print(json.dumps([[item.fault for item in found], time.process_time()]))
