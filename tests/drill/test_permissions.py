@@ -53,6 +53,9 @@ UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
 FUNCTIONS = ("snapshot", "sentinel", "rehearse", "providers", *STATES)
 OF_EACH = ("verify-points", "prune")
 EACH = tuple((verb, role) for role in Role for verb in OF_EACH)
+# The standby's snapshot function seals nothing without the lease, which it has after a recovery only. It is not called
+# here, and may do what the primary's may, with the regions exchanged.
+MIRRORED = "snapshot"
 AGENTS = tuple(f"agent of the {role}" for role in Role)
 
 # A function's worker starts anew after every failure, which takes the processor and not the emulator.
@@ -64,6 +67,8 @@ UNSEEN = {
     ("*", "kms:GenerateDataKey"): "as above",
     ("log", "logs:*"): "Lambda writes a function's log under its role; the emulator keeps none that way",
     ("trace", "xray:*"): "Lambda sends traces under the role; the emulator sends none",
+    ("dead-letters", "sqs:SendMessage"): "Lambda sends what it gives up under the role; the emulator sends it itself",
+    ("start-work", "*"): "for a memory that is too large for a function; the contract's tests have one",
     ("join-network", "ec2:*"): "Lambda joins the network under the role; the handler is denied all of it",
     ("seal-*", "s3:AbortMultipartUpload"): "for a snapshot of more than one part whose upload breaks off",
     ("archive-*", "s3:GetObject"): "to compare with what a killed run put there; the contract's tests do so",
@@ -267,7 +272,15 @@ class Walk:
                     )
                     cur.execute("update relight.journal set at = at - interval '1 day'")
                 settle(state)
-            self._invoke("snapshot", Role.PRIMARY)
+            while True:
+                try:
+                    self._invoke("snapshot", Role.PRIMARY)
+                except DrillError as exc:
+                    # The one before sealed its point before it was refused, and that was less than a second ago.
+                    if "another snapshot of this second was first" not in str(exc):
+                        raise
+                else:
+                    return
 
         @contextmanager
         def standby_away() -> Iterator[None]:
@@ -472,9 +485,25 @@ def test_every_deployed_function_is_tried(stage: Stage, found: dict[str, dict[Pe
         for role in Role
         for function in world.emulator.client("lambda", world.region(role)).list_functions()["Functions"]
     ]
-    verbs = (*FUNCTIONS, *(verb for verb, _ in EACH))
+    verbs = (*FUNCTIONS, MIRRORED, *(verb for verb, _ in EACH))
     assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in verbs)
     assert found.keys() == {*WHO}
+
+
+def test_the_standbys_snapshot_mirrors_the_primarys(stage: Stage, found: dict[str, dict[Permission, str]]) -> None:
+    """fails when a relit region may do more, or less, to take points than the primary may."""
+    world = stage.world
+    lambdas = world.emulator.client("lambda", world.region(Role.STANDBY))
+    configuration = lambdas.get_function_configuration(FunctionName=world.environment.names.function(MIRRORED))
+    role = DeployedRole(world.emulator.client("iam", world.region(Role.STANDBY)), configuration["Role"])
+    exchanged = str.maketrans({"\x01": "standby-vault", "\x02": "primary-vault"})
+
+    def mirrored(permission: Permission) -> tuple[str, int, str]:
+        policy = permission.policy.replace("primary-vault", "\x01").replace("standby-vault", "\x02")
+        return policy.translate(exchanged), permission.statement, permission.action
+
+    own = sorted((item.policy, item.statement, item.action) for item in role.permissions())
+    assert own == sorted(mirrored(permission) for permission in found[MIRRORED])
 
 
 def test_what_cannot_be_seen_exists(found: dict[str, dict[Permission, str]]) -> None:
