@@ -28,11 +28,13 @@ VERBS = (
     "replay",
     "tasks",
     "effects",
+    "read_only",
     "divergence",
     "recover",
     "approve",
     "smoke_test",
     "status",
+    "bootstrap",
     "env",
     "gateway",
 )
