@@ -1,14 +1,17 @@
-"""Restore the newest point beside the memory and check it. Runs on a schedule in the standby."""
+"""Restore a point into the store that runs for this alone, and check it. A state of the machine that rehearses."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from relight.recovery.rehearsal import rehearse_region
+from relight.recovery.rehearsal_place import rehearse_there
 from relight.wiring import Region
 
 
-def handler(_event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Return how it went; a rehearsal that failed is a failed invocation, because those are watched."""
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Return how it went; a rehearsal that failed is a failed state, because those are watched.
+
+    The event has the store's `address`, and in `input` the execution's own, which may name a `point`.
+    """
     with Region.from_env() as region:
-        return rehearse_region(region).or_raise().to_json()
+        return rehearse_there(region, event["address"], point=event["input"].get("point")).or_raise().to_json()

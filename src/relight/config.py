@@ -105,9 +105,13 @@ class Settings:
     with the keys of LLM providers alone; without it they are in the connections. `hold_timers_after_s` and its like
     say how late a task of that kind may still be done in a restored state; a later one is held for review, and with
     0 every one is. `providers` are the LLM providers in order of preference; their keys are in the connections.
-    `approval_s` is how long a recovery waits for a person before it changes anything, 0 where it asks nobody.
+    With `read_only` nothing new is begun: no task, no side effect, no memory. `approval_s` is how long a recovery waits
+    for a person before it changes anything, 0 where it asks nobody.
     Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task `large_task` of
     `cluster`, in `large_subnets` and `large_groups` (with commas between), and not by a function.
+    `rehearsal_machine_arn` is the state machine that rehearses in a place of its own, where there is one. What works
+    there is told the place: the service `rehearsal_service` of `rehearsal_cluster`, the secret of its password, and
+    `rehearsal_form`, a connection string with `{host}` and `{password}` in it.
     """
 
     environment: str
@@ -164,10 +168,16 @@ class Settings:
     providers: tuple[ProviderSpec, ...] = ()
     provider_limits: ProviderLimits = _LIMITS
     approval_s: float = 0.0
+    read_only: bool = False
     large_bytes: int = 0
     large_task: str = ""
     large_subnets: str = ""
     large_groups: str = ""
+    rehearsal_machine_arn: str = ""
+    rehearsal_cluster: str = ""
+    rehearsal_service: str = ""
+    rehearsal_secret: str = ""
+    rehearsal_form: str = ""
 
     @property
     def objectives(self) -> Objectives:
@@ -225,6 +235,8 @@ def _required(item: Any) -> bool:
 
 
 def _render(value: Any) -> str:
+    if isinstance(value, bool):
+        return json.dumps(value)
     # Lambda takes 4 KB of variables in all: of providers, what is at its default is left out.
     if isinstance(value, ProviderLimits):
         return json.dumps(_chosen(value), sort_keys=True)
@@ -332,6 +344,10 @@ def _parse(name: str, text: str, kind: Any) -> Any:
         return _parse_limits(name, text)
     if get_origin(kind) is tuple:
         return _parse_collections(name, text)
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ConfigError(f"{name}={text!r} is not true or false", hint="correct the variable and start again")
+        return text == "true"
     try:
         if issubclass(kind, StrEnum):
             return kind(text)

@@ -103,6 +103,11 @@ class Region:
         with aws.translating():
             return str(self.aws("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
 
+    def rehearsal_dsn(self, address: str) -> str:
+        """How to reach the store at `address`, which runs for rehearsals alone, by the password that it began with."""
+        settings = self.settings
+        return settings.rehearsal_form.format(host=address, password=self._secret(settings.rehearsal_secret))
+
     @cached_property
     def vault(self) -> Vault:
         """The region's own vault."""
@@ -161,6 +166,7 @@ class Region:
             confirm_by=settings.confirm_by,
             confirm_replicas=settings.confirm_replicas,
             on_standby_away=settings.on_standby_away,
+            read_only=settings.read_only,
             clock=self.clock,
         )
         self._open.callback(database.close)

@@ -327,6 +327,11 @@ class Environment:
         """How many agents run at once at most."""
         return self.capacity.most or 2 * self.agent.replicas
 
+    @property
+    def rehearsed(self) -> bool:
+        """Whether points are restored on a schedule, in a place of their own."""
+        return self.shape.standby and bool(self.shape.rehearse)
+
     def network(self, role: Role) -> Network:
         """The network of the region deployed as `role`."""
         return self.networks[role]

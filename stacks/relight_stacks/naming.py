@@ -35,7 +35,7 @@ class Names:
         return self.primary_region if role is Role.PRIMARY else self.standby_region
 
     def stack(self, part: str) -> str:
-        """The id of the stack for `part`: vault, primary, standby or dns."""
+        """The id of the stack for `part`: vault, primary, standby, dns or rehearsal."""
         return f"{self.environment}-{part}"
 
     def state_bucket(self, region: str) -> str:
@@ -157,6 +157,26 @@ class Names:
     def state_machine_arn(self) -> str:
         """Its ARN."""
         return f"arn:aws:states:{self.standby_region}:{self.account}:stateMachine:{self.state_machine}"
+
+    @property
+    def rehearsal(self) -> str:
+        """What every name of the place for rehearsals starts with; its cluster and its state machine are called so."""
+        return f"{self.prefix}-rehearsal"
+
+    @property
+    def rehearsal_machine_arn(self) -> str:
+        """The ARN of the state machine that rehearses."""
+        return f"arn:aws:states:{self.standby_region}:{self.account}:stateMachine:{self.rehearsal}"
+
+    @property
+    def rehearsal_key_alias(self) -> str:
+        """The alias of the key that encrypts what is in the place for rehearsals."""
+        return f"alias/{self.rehearsal}"
+
+    @property
+    def rehearsal_password_secret(self) -> str:
+        """The secret that the store of a rehearsal takes its password from."""
+        return f"relight/{self.environment}/rehearsal-password"
 
     @property
     def incidents_topic(self) -> str:

@@ -55,6 +55,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         confirm_replicas=environment.confirm_replicas if role is Role.PRIMARY else environment.confirm_replicas_relit,
         on_standby_away=environment.on_standby_away,
         **_state(environment, role),
+        rehearsal_machine_arn=names.rehearsal_machine_arn if environment.rehearsed and role is Role.STANDBY else "",
         on_lease_lost=environment.on_lease_lost,
         probe_interval_s=environment.shape.probe_interval_s,
         probe_timeout_s=environment.shape.probe_timeout_s,
@@ -66,6 +67,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
             replace(spec, base_url=spec.base_url.replace("{region}", region)) for spec in environment.providers
         ),
         provider_limits=environment.provider_limits,
+        read_only=environment.read_only,
         approval_s=environment.recovery.approval_minutes * 60.0 if environment.recovery.approval else 0.0,
     )
 

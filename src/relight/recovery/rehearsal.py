@@ -7,12 +7,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from relight.clock import point_id
+from relight.clock import parse_time, point_id
 from relight.errors import IntegrityError, RelightError
 from relight.memory.scratch import Check, scratch
 from relight.memory.stores import open_store
 from relight.recovery.metrics import CloudWatchMetrics
-from relight.vault.points import newest_eligible, status_of
+from relight.vault.points import newest_eligible, oldest_id, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORDS = "rehearsals/"
+AGE = "RehearsalAgeSeconds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,3 +158,26 @@ def rehearse_region(
             dsn=dsn,
             point=point,
         )
+
+
+def seconds_since_good(*, vault: Vault, clock: Clock) -> float:
+    """How long ago the newest rehearsal in the vault's region was that went well.
+
+    Before the first one it counts from the oldest point that is there; without any there is nothing to rehearse, and it
+    is 0.
+    """
+    for key in sorted(vault.list_keys(RECORDS), reverse=True):
+        record = vault.get_json(key)
+        if record["ok"] is True:
+            return (clock.now() - parse_time(record["at"])).total_seconds()
+    oldest = oldest_id(vault)
+    return 0.0 if oldest is None else (clock.now() - parse_time(oldest)).total_seconds()
+
+
+def publish_age(region: Region) -> dict[str, Any]:
+    """Put that as a metric, which an alarm looks at: a rehearsal that nobody began would tell nobody."""
+    settings = region.settings
+    age_s = seconds_since_good(vault=region.vault, clock=region.clock)
+    metrics = CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region)
+    metrics.put({AGE: age_s})
+    return {"age_s": round(age_s)}

@@ -100,6 +100,12 @@ def newest_id(vault: Vault) -> str | None:
     return max(sealed, default=None)
 
 
+def oldest_id(vault: Vault) -> str | None:
+    """The oldest sealed point, eligible or not."""
+    sealed = [key.split("/")[1] for key in vault.list_keys(PREFIX) if key.endswith(f"/{MANIFEST}")]
+    return min((id_ for id_ in sealed if is_id(id_)), default=None)
+
+
 def survey(vault: Vault) -> Iterator[PointStatus]:
     """Every point of `vault`, newest first; manifests are fetched as the caller advances."""
     found: dict[str, dict[str, StoredObject]] = {}
