@@ -7,7 +7,8 @@ RelightError
 │   │   └── QueueLostError   the queue is gone, or is not the one that was filled
 │   ├── AgainLaterError      it says itself when
 │   │   ├── ProvidersDownError   no LLM provider can be asked now
-│   │   └── WouldDegradeError    the first one cannot, and the caller would rather wait
+│   │   ├── WouldDegradeError    the first one cannot, and the caller would rather wait
+│   │   └── ReadOnlyModeError    an operator wants nothing to be begun now
 │   ├── StreamCutError       an LLM's answer ended in the middle, after its beginning was given out
 │   └── UnconfirmedError     committed here, but not confirmed in the standby within the bound
 ├── PermanentError           the same call will fail again
@@ -89,6 +90,20 @@ class ProvidersDownError(AgainLaterError):
 
 class WouldDegradeError(AgainLaterError):
     """The first LLM provider cannot be asked now, and the caller would rather wait than have another's answer."""
+
+
+class ReadOnlyModeError(AgainLaterError):
+    """An operator, or the environment, wants nothing to be begun now: reads are answered, and this was not one."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        hint: str = "ask whoever switched it on; `relight read-only show` says since when",
+        wait_s: float = 1.0,
+        waits_for: str = "",
+    ) -> None:
+        super().__init__(problem, hint=hint, wait_s=wait_s, waits_for=waits_for)
 
 
 class StreamCutError(TransientError):

@@ -21,6 +21,7 @@ from relight.memory.hydrate import usable
 from relight.memory.journal import SQL, START, Op, Position, Write
 from relight.memory.reader import Reader
 from relight.memory.scratch import scratch
+from relight.tasks.read_only import mend
 from relight.vault.points import survey
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ def cut(
             return []
         id_ = f"restore-{point_id(clock.now())}-{secrets.token_hex(3)}"
         with database.transaction(confirmed=True, within_s=CUT_S) as cursor:
+            # To be read-only is how one keeps others from writing more of what is taken back.
+            mend(cursor)
             cursor.execute(SQL["begin_cut"], {"within_ms": int(CUT_S * 1000)})
             [(epoch, *_)] = cursor.fetchall()
             _wait_until_oldest(cursor, clock)

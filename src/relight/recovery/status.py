@@ -19,6 +19,7 @@ from relight.providers.shared import PostgresBreakers, PostgresEpisodes
 from relight.recovery.evidence import probe
 from relight.recovery.exposure import vector_exposure
 from relight.recovery.smoke import CHECKS, promise_told
+from relight.tasks.read_only import read_only
 from relight.tasks.sql import statements
 from relight.vault.points import NoPointError, newest_eligible
 
@@ -86,6 +87,7 @@ def look(primary: Region, standby: Region, *, ask_standby: Callable[[], Mapping[
     yield _line("service", lambda: _service(primary))
     for role, region in ((Role.PRIMARY, primary), (Role.STANDBY, standby)):
         yield _line(f"{role} endpoint", lambda region=region: _endpoint(region, acts=region is acting))  # type: ignore[misc]
+    yield _line("writes", lambda: _writes(acting))
     yield _line("promise", lambda: _promise(acting))
     yield _line("replica", lambda: _replica(other))
     yield _line("recovery point", lambda: _point(other))
@@ -168,6 +170,18 @@ def _promise(acting: Region) -> _Found:
     if settings.confirm_replicas < 0 and settings.confirm_by is ConfirmBy.POSITION:
         raise ConfigError("the number of replicas is not in RELIGHT_* of the other region", hint="use --environment")
     return *promise_told(acting), {}
+
+
+def _writes(acting: Region) -> _Found:
+    """Whether anything new is begun."""
+    found = read_only(acting.database)
+    if found is not None:
+        since = lasting((acting.clock.now() - found.since).total_seconds())
+        data = {"read_only": True, "since": found.since, "reason": found.reason}
+        return False, f"nothing has been begun for {since}: {found.reason}; `relight read-only off` ends that", data
+    if acting.settings.read_only:
+        return False, "nothing is begun: the environment says read_only = true", {"read_only": True}
+    return True, "tasks, side effects and memories are taken", {"read_only": False}
 
 
 def _replica(other: Region) -> _Found:

@@ -79,6 +79,9 @@ class Database:
     storage of so many other regions, as `aurora_global_db_status()` says; 0 says that it has none, as in a region that
     was relit, and then a commit counts at once, as it does under `COMMIT` where the server's
     `synchronous_standby_names` is empty. `promise` says so.
+
+    With `read_only` nothing new is begun through it (ReadOnlyModeError), whatever the database itself says; see
+    `read_only`.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Database:
         confirm_by: ConfirmBy = ConfirmBy.COMMIT,
         confirm_replicas: int = 1,
         on_standby_away: OnStandbyAway = OnStandbyAway.WAIT,
+        read_only: bool = False,
         size: int = 16,
         clock: Clock | None = None,
     ) -> None:
@@ -96,6 +100,9 @@ class Database:
         self._by = confirm_by
         self._replicas = confirm_replicas
         self._on_away = on_standby_away
+        self._first_words = f"set idle_in_transaction_session_timeout = '{IDLE_S:g}s'"
+        if read_only:
+            self._first_words += "; set relight.read_only = 'on'"
         self._watchdog = Watchdog()
         self._pool = Pool(dsn, size=size)
         # Positions are asked for on a connection of their own: those of the pool may all be in use by who waits.
@@ -241,7 +248,7 @@ class Database:
         # Not one message of two statements: the setting would be part of the transaction, and end with it.
         words = [f"set synchronous_commit = {level}"] if member.level is not level else []
         if member.level is None:
-            words = [f"set idle_in_transaction_session_timeout = '{IDLE_S:g}s'; {words[0]}"]
+            words = [f"{self._first_words}; {words[0]}"]
         if words or begin:
             with self._deadline(member, min(within_s, WORD_S)), member.conn.cursor() as cur:
                 for word in [*words, "begin"] if begin else words:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from relight.tasks.results import Results
 
 SQL = statements("relight.tasks.sql", "ledger.sql")
+READ_ONLY = statements("relight.tasks.sql", "read_only.sql")
 # A task that was claimed this often and never ended may be what ends its workers; already so often when its message too
 # was handed out time and again.
 MAX_ATTEMPTS = 20
@@ -191,6 +192,12 @@ class Ledger:
     def ping(self) -> None:
         """Return when the state database answers."""
         self.database.execute(SQL["ping"])
+
+    def refuses(self) -> str | None:
+        """Why nothing is begun now, in an operator's or the environment's words; None while tasks may be started and
+        claimed."""
+        reason: str | None = self.database.execute(READ_ONLY["reason"]).rows[0][0]
+        return reason
 
     def tasks(self, statuses: Iterable[Status], *, limit: int = 100) -> list[Task]:
         """Tasks in these statuses, oldest first, without their payloads and results.

@@ -16,6 +16,7 @@ from relight.errors import (
     NotFoundError,
     PermanentError,
     QueueLostError,
+    ReadOnlyModeError,
     RelightError,
     StaleEpochError,
     UnavailableError,
@@ -56,9 +57,9 @@ class Worker:
     handler raises, the ledger has the reason, and when to try again, before the message is acknowledged. A queue that
     fails is connected to again; one that lost its store is filled again from the ledger.
 
-    `may_work` is the region's gate: while it says no, nothing is fetched and nothing published. `threads` are what
-    functions run in; the worker's own calls have others, so that handlers that take long keep no claim from being
-    renewed.
+    `may_work` is the region's gate: while it says no, nothing is fetched and nothing published; nor is it while the
+    state database, or the environment, says that all is read-only. `threads` are what functions run in; the worker's
+    own calls have others, so that handlers that take long keep no claim from being renewed.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Worker:
         self._calls = ThreadPoolExecutor(2 * concurrency + 4, thread_name_prefix="relight-worker")
         self._relay = Relay(ledger, threads=self._calls)
         self._ledger_is_away = False
+        self._is_read_only = False
         self._running: set[asyncio.Task[None]] = set()
 
     def announce(self) -> None:
@@ -128,12 +130,16 @@ class Worker:
 
     async def _serve(self, queue: TaskQueue) -> None:
         await self._call(check_schema, self._ledger.database)
+        await self._look_whether_read_only()
         incarnation = await queue.ensure()
         _heed_cancellation()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._relay.run(queue, incarnation=incarnation, may_publish=self._may_work))
+            group.create_task(self._relay.run(queue, incarnation=incarnation, may_publish=self._may_begin))
             group.create_task(self._fetch(queue))
             group.create_task(self._look_after(queue, incarnation))
+
+    def _may_begin(self) -> bool:
+        return self._may_work() and not self._is_read_only
 
     async def _fetch(self, queue: TaskQueue) -> None:
         while True:
@@ -147,6 +153,10 @@ class Worker:
                 continue
             if self._ledger_is_away:
                 await self._look_for_ledger()
+                continue
+            if self._is_read_only:
+                await asyncio.sleep(_RECONNECT_S)
+                await self._look_whether_read_only()
                 continue
             for delivery in await queue.fetch(free, timeout_s=1.0):
                 # Outside the group: a queue that fails must not end what is being worked on.
@@ -163,10 +173,22 @@ class Worker:
         else:
             self._ledger_is_away = False
 
+    async def _look_whether_read_only(self) -> None:
+        """While nothing may be begun nothing is fetched, as above."""
+        try:
+            reason = await self._call(self._ledger.refuses)
+        except RelightError as exc:
+            self._ledger_is_away = True
+            _log.warning("ledger_failed", extra={"error": str(exc)})
+            return
+        if (reason is not None) != self._is_read_only:
+            _log.warning("worker_read_only" if reason else "worker_begins_again", extra={"reason": reason or ""})
+        self._is_read_only = reason is not None
+
     async def _look_after(self, queue: TaskQueue, incarnation: str) -> None:
         """Publish again what the queue lost, and see to what it gave up."""
         while True:
-            if self._may_work():
+            if self._may_begin():
                 age_s = await queue.age_s()
                 try:
                     returned = await self._call(self._ledger.return_lost, incarnation=incarnation, age_s=age_s)
@@ -202,6 +224,8 @@ class Worker:
                 await delivery.nak(again_s)
         except RelightError as exc:
             self._ledger_is_away = self._ledger_is_away or isinstance(exc, UnavailableError)
+            if isinstance(exc, ReadOnlyModeError):
+                await self._look_whether_read_only()
             _log.warning("delivery_failed", extra={"task_id": delivery.task_id, "error": str(exc)})
             with suppress(RelightError):
                 await delivery.nak(self._retry.after(delivery.deliveries, chance=self._chance))

@@ -54,6 +54,36 @@ CREATE FUNCTION relight.on_aurora() RETURNS boolean
     LANGUAGE sql STABLE
     RETURN (to_regproc('aurora_global_db_status'::text) IS NOT NULL);
 
+CREATE FUNCTION relight.read_only_reason() RETURNS text
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+    case coalesce(current_setting('relight.read_only', true), '')
+        when 'on' then
+            return 'the settings say so (read_only)';
+        when 'off' then
+            return null;
+        else
+            return (select reason from relight.read_only);
+    end case;
+end
+$$;
+
+CREATE FUNCTION relight.refuse_read_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    reason text := relight.read_only_reason();
+begin
+    if reason is not null then
+        raise exception using
+            errcode = 'RL003',
+            message = format('nothing is begun in %s while all is read-only: %s', tg_table_name, reason);
+    end if;
+    return new;
+end
+$$;
+
 CREATE FUNCTION relight.refuse_stale_epoch() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -212,6 +242,14 @@ CREATE TABLE relight.provider_episodes (
     CONSTRAINT provider_episodes_stage_check CHECK ((stage = ANY (ARRAY['begun'::text, 'due'::text, 'raised'::text])))
 );
 
+CREATE TABLE relight.read_only (
+    one boolean DEFAULT true NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT read_only_one_check CHECK (one),
+    CONSTRAINT read_only_reason_check CHECK ((reason <> ''::text))
+);
+
 CREATE TABLE relight.steps (
     task_id text NOT NULL,
     key text NOT NULL,
@@ -285,6 +323,9 @@ ALTER TABLE ONLY relight.migrations
 ALTER TABLE ONLY relight.provider_episodes
     ADD CONSTRAINT provider_episodes_pkey PRIMARY KEY (key);
 
+ALTER TABLE ONLY relight.read_only
+    ADD CONSTRAINT read_only_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY relight.steps
     ADD CONSTRAINT steps_pkey PRIMARY KEY (task_id, key);
 
@@ -305,15 +346,25 @@ CREATE INDEX tasks_queued ON relight.tasks USING btree (queued_in, queued_at) WH
 
 CREATE INDEX tasks_running ON relight.tasks USING btree (lease_until) WHERE (status = 'running'::text);
 
+CREATE TRIGGER claims_read_only BEFORE UPDATE ON relight.tasks FOR EACH ROW WHEN (((new.status = 'running'::text) AND (new.claimed_by IS DISTINCT FROM old.claimed_by))) EXECUTE FUNCTION relight.refuse_read_only();
+
 CREATE TRIGGER effects_epoch BEFORE INSERT OR UPDATE ON relight.effects FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
+
+CREATE TRIGGER effects_read_only BEFORE INSERT ON relight.effects FOR EACH STATEMENT EXECUTE FUNCTION relight.refuse_read_only();
 
 CREATE TRIGGER journal_cuts_epoch BEFORE INSERT ON relight.journal_cuts FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
 
 CREATE TRIGGER journal_epoch BEFORE INSERT ON relight.journal FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
 
+CREATE TRIGGER journal_read_only BEFORE INSERT ON relight.journal FOR EACH STATEMENT EXECUTE FUNCTION relight.refuse_read_only();
+
+CREATE TRIGGER resending_read_only BEFORE UPDATE ON relight.effects FOR EACH ROW WHEN ((new.sending > old.sending)) EXECUTE FUNCTION relight.refuse_read_only();
+
 CREATE TRIGGER steps_epoch BEFORE INSERT OR UPDATE ON relight.steps FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
 
 CREATE TRIGGER tasks_epoch BEFORE INSERT OR UPDATE ON relight.tasks FOR EACH ROW EXECUTE FUNCTION relight.refuse_stale_epoch();
+
+CREATE TRIGGER tasks_read_only BEFORE INSERT ON relight.tasks FOR EACH STATEMENT EXECUTE FUNCTION relight.refuse_read_only();
 
 ALTER TABLE ONLY relight.effects
     ADD CONSTRAINT effects_task_id_fkey FOREIGN KEY (task_id) REFERENCES relight.tasks(id);
