@@ -189,6 +189,16 @@ class VaultRef(BucketRef):
             self._key(WRITE_KEY_ACTIONS),
         )
 
+    def grant_rehearsed(self, grantee: Grantee) -> None:
+        """See how rehearsals went, and which points there are, of which nothing is read."""
+        grantee.allow(
+            f"rehearsed-{self.label}",
+            self._listing(POINTS),
+            self._listing(REHEARSALS),
+            self._objects(REVIEW_ACTIONS, f"{REHEARSALS}*"),
+            self._key(READ_KEY_ACTIONS),
+        )
+
     @property
     def _findings(self) -> str:
         return f"{FINDINGS}{self.region}/*"
@@ -244,12 +254,16 @@ class TopicRef:
     account: str
     key_alias: str
 
+    @property
+    def arn(self) -> str:
+        """Its ARN."""
+        return f"arn:aws:sns:{self.region}:{self.account}:{self.name}"
+
     def grant_publish(self, grantee: Grantee) -> None:
         """Tell people."""
-        topic = f"arn:aws:sns:{self.region}:{self.account}:{self.name}"
         grantee.allow(
             "publish",
-            Statement(actions=PUBLISH_ACTIONS, resources=(topic,)),
+            Statement(actions=PUBLISH_ACTIONS, resources=(self.arn,)),
             Statement(
                 actions=ENCRYPT_ACTIONS,
                 resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),

@@ -46,6 +46,7 @@ class Function(Construct):
     def __init__(self, scope: Construct, id_: str, props: FunctionProps) -> None:
         super().__init__(scope, id_)
         self.name = props.name
+        self.verb = props.verb
         self.timeout_s = props.timeout_s
         self.arn = f"arn:aws:lambda:{props.place.region}:{props.place.account}:function:{props.name}"
         self._role = Role(self, "role", name=props.place.role_name(props.verb), trust=trust_lambda())
@@ -110,7 +111,7 @@ class Function(Construct):
 
     def grant_invoke(self, grantee: Grantee) -> None:
         """Call the function."""
-        grantee.allow(f"invoke-{self.node.id}", Statement(actions=INVOKE_ACTIONS, resources=(self.arn,)))
+        grantee.allow(f"invoke-{self.verb}", Statement(actions=INVOKE_ACTIONS, resources=(self.arn,)))
 
     def admit(self, id_: str, *, service: str, source_arn: str) -> None:
         """Let an AWS service that takes on no role call the function, on behalf of `source_arn` alone."""

@@ -36,3 +36,30 @@ class Startable(Protocol):
     def name(self) -> str:
         """Its name."""
         ...
+
+
+class Invocable(Protocol):
+    """Something that a schedule calls: a function, or a state machine. `verb` names what it does."""
+
+    @property
+    def arn(self) -> str:
+        """Its ARN."""
+        ...
+
+    @property
+    def verb(self) -> str:
+        """What it does, in a word that names roles."""
+        ...
+
+    def grant_invoke(self, grantee: Grantee) -> None:
+        """Call it."""
+        ...
+
+
+class Tellable(Protocol):
+    """A topic that people are told by."""
+
+    @property
+    def arn(self) -> str:
+        """Its ARN."""
+        ...

@@ -30,11 +30,9 @@ from relight_constructs.props import LOG_RETENTION_DAYS, Attachment
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
-    from relight_constructs.props import NetworkProps
+    from collections.abc import Mapping
 
-# Who is in a region's network. Each has a security group of its own, to which nothing is admitted but what is said, and
-# which nothing leaves but what is said. `inner` is the load balancer that gives the servers their names.
-GROUPS = ("agent", "balancer", "endpoints", "functions", "inner", "queue", "state", "vector")
+    from relight_constructs.props import NetworkProps
 
 # Who calls AWS.
 CALLERS = ("agent", "functions", "queue", "vector")
@@ -71,17 +69,18 @@ class Network(Construct):
                 description=f"Relight: {group}",
                 vpc_id=self.vpc_id,
             )
-            for group in GROUPS
+            for group in props.groups
         }
         if props.endpoints:
             self._make_endpoints()
         else:
             # Whose endpoints there are, and what they admit, is not known.
-            for group in CALLERS:
+            for group in self._callers:
                 self.let_out(group, port=HTTPS)
 
     def _make_vpc(self) -> None:
-        """Two subnets a zone, a private and a public one; the range is cut into sixteen equal parts."""
+        """A private subnet in each zone, and a public one where there are any; the range is cut into sixteen equal
+        parts."""
         props = self._props
         vpc = Vpc(
             self,
@@ -95,29 +94,15 @@ class Network(Construct):
         # A default group admits its members to each other; nothing joins it, and it admits nothing.
         DefaultSecurityGroup(self, "default-group", vpc_id=vpc.id)
         self._log_flows()
-        gateway = InternetGateway(self, "gateway", vpc_id=vpc.id)
-        public = RouteTable(
-            self,
-            "public-routes",
-            vpc_id=vpc.id,
-            route=[RouteTableRoute(cidr_block="0.0.0.0/0", gateway_id=gateway.id)],
-        )
         parts = list(ipaddress.ip_network(props.cidr).subnets(prefixlen_diff=4))
-        private_ids, public_ids, tables = [], [], []
-        nat: NatGateway | None = None
-        for number, zone in enumerate(props.zones):
-            place = f"{props.place.region}{zone}"
+        zones = {zone: f"{props.place.region}{zone}" for zone in props.zones}
+        public_ids, nats = self._make_public({zone: str(parts[number + 8]) for number, zone in enumerate(zones)})
+        private_ids, tables = [], []
+        for number, (zone, place) in enumerate(zones.items()):
             inner = Subnet(
                 self, f"private-{zone}", vpc_id=vpc.id, cidr_block=str(parts[number]), availability_zone=place
             )
-            outer = Subnet(
-                self, f"public-{zone}", vpc_id=vpc.id, cidr_block=str(parts[number + 8]), availability_zone=place
-            )
-            if props.nat and (nat is None or props.nat_per_zone):
-                address = Eip(self, f"nat-{zone}-address", domain="vpc", depends_on=[gateway])
-                nat = NatGateway(
-                    self, f"nat-{zone}", subnet_id=outer.id, allocation_id=address.allocation_id, depends_on=[gateway]
-                )
+            nat = nats.get(zone)
             table = RouteTable(
                 self,
                 f"private-{zone}-routes",
@@ -126,13 +111,46 @@ class Network(Construct):
                 route=[] if nat is None else [RouteTableRoute(cidr_block="0.0.0.0/0", nat_gateway_id=nat.id)],
             )
             RouteTableAssociation(self, f"private-{zone}-association", subnet_id=inner.id, route_table_id=table.id)
-            RouteTableAssociation(self, f"public-{zone}-association", subnet_id=outer.id, route_table_id=public.id)
             private_ids.append(inner.id)
-            public_ids.append(outer.id)
             tables.append(table.id)
         self.private_subnet_ids = tuple(private_ids)
-        self.public_subnet_ids = tuple(public_ids)
+        self.public_subnet_ids = public_ids
         self.route_table_ids = tuple(tables)
+
+    def _make_public(self, ranges: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, NatGateway]]:
+        """The public subnets, and by zone the gateway through which its private subnet reaches the internet."""
+        props = self._props
+        if not props.public:
+            return (), {}
+        gateway = InternetGateway(self, "gateway", vpc_id=self.vpc_id)
+        routes = RouteTable(
+            self,
+            "public-routes",
+            vpc_id=self.vpc_id,
+            route=[RouteTableRoute(cidr_block="0.0.0.0/0", gateway_id=gateway.id)],
+        )
+        subnet_ids = []
+        nats: dict[str, NatGateway] = {}
+        nat: NatGateway | None = None
+        for zone, cidr in ranges.items():
+            outer = Subnet(
+                self,
+                f"public-{zone}",
+                vpc_id=self.vpc_id,
+                cidr_block=cidr,
+                availability_zone=f"{props.place.region}{zone}",
+            )
+            RouteTableAssociation(self, f"public-{zone}-association", subnet_id=outer.id, route_table_id=routes.id)
+            subnet_ids.append(outer.id)
+            if not props.nat:
+                continue
+            if nat is None or props.nat_per_zone:
+                address = Eip(self, f"nat-{zone}-address", domain="vpc", depends_on=[gateway])
+                nat = NatGateway(
+                    self, f"nat-{zone}", subnet_id=outer.id, allocation_id=address.allocation_id, depends_on=[gateway]
+                )
+            nats[zone] = nat
+        return tuple(subnet_ids), nats
 
     def _log_flows(self) -> None:
         place = self._props.place
@@ -200,7 +218,7 @@ class Network(Construct):
                 region=props.peer_region,
                 policy=perimeter("s3", account=place.account, own_resources=True),
             )
-        for group in CALLERS:
+        for group in self._callers:
             self.admit(group, to="endpoints", port=HTTPS)
             # The gateway endpoint is a route, whose addresses a group lets out to like any other.
             VpcSecurityGroupEgressRule(
@@ -236,12 +254,17 @@ class Network(Construct):
         )
 
     def group_id(self, group: str) -> str:
-        """A reference to the id of one of `GROUPS`."""
+        """A reference to the id of one of the network's groups."""
         return self._groups[group].id
 
+    @property
+    def _callers(self) -> tuple[str, ...]:
+        """Who of the groups calls AWS."""
+        return tuple(group for group in CALLERS if group in self._props.groups)
+
     def attachment(self, group: str, *, zone: int | None = None) -> Attachment:
-        """The private subnets, or the one of them that `zone` counts to, and one of `GROUPS`: what a task or a function
-        joins."""
+        """The private subnets, or the one of them that `zone` counts to, and one of the groups: what a task or a
+        function joins."""
         subnets = self.private_subnet_ids
         if zone is not None:
             subnets = (subnets[zone % len(subnets)],)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from relight_constructs.endpoints import USUAL
+from relight_constructs.lifecycle import Ladder
 from relight_constructs.timeouts import USUAL_WAITS, Waits
 
 if TYPE_CHECKING:
@@ -17,12 +19,17 @@ if TYPE_CHECKING:
     from relight_constructs.deadletters import DeadLetters
     from relight_constructs.failover import RoutingControls, Zone
     from relight_constructs.function import Function
-    from relight_constructs.grants import Readable, Scalable, Startable
-    from relight_constructs.key import Key
+    from relight_constructs.grants import Invocable, Readable, Scalable, Startable, Tellable
+    from relight_constructs.key import Key, ReplicaKey
     from relight_constructs.network import Network
     from relight_constructs.secret import IncidentsTopic, Secret
     from relight_constructs.services import Cluster, Service
+    from relight_constructs.vault import Vault
     from relight_constructs.work import WorkTask
+
+# Who is in a region's network. Each has a security group of its own, to which nothing is admitted but what is said, and
+# which nothing leaves but what is said. `inner` is the load balancer that gives the servers their names.
+GROUPS = ("agent", "balancer", "endpoints", "functions", "inner", "queue", "state", "vector")
 
 # Long enough to see a year's worth of incidents, and what auditors ask for.
 LOG_RETENTION_DAYS = 365
@@ -44,7 +51,8 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyProps:
     """A key that rotates every year and can be deleted only after 30 days. `for_logs` lets CloudWatch Logs use it,
-    `for_alarms` CloudWatch's alarms, `for_rules` EventBridge's rules."""
+    `for_alarms` CloudWatch's alarms, `for_rules` EventBridge's rules. One of `multi_region` can have replicas in other
+    regions, and cannot be made so later."""
 
     place: Place
     alias: str
@@ -52,6 +60,18 @@ class KeyProps:
     for_logs: bool = False
     for_alarms: bool = False
     for_rules: bool = False
+    multi_region: bool = False
+    provider: TerraformProvider | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaKeyProps:
+    """A replica, in `place`, of `source`, a key of several regions in another one."""
+
+    place: Place
+    alias: str
+    description: str
+    source: Key | ReplicaKey
     provider: TerraformProvider | None = None
 
 
@@ -65,16 +85,52 @@ class SigningKeyProps:
     replica_provider: TerraformProvider
 
 
+class Lock(StrEnum):
+    """How a vault's objects are locked against deletion."""
+
+    NONE = "none"
+    GOVERNANCE = "governance"
+    """Only who has `s3:BypassGovernanceRetention` ends a lock early; no grant of Relight gives it."""
+    COMPLIANCE = "compliance"
+    """Nobody ends a lock early, not the account's root user either."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultProps:
-    """A vault. Objects under `points/` end after `points_expire_days`, later than the oldest rung of any retention
-    ladder; earlier versions end after `earlier_versions_expire_days`, the time in which a deletion can be undone."""
+    """A vault in `place`, which is where `provider` is.
+
+    Each object is locked for `lock_days` from when it is put, as `lock` says; and for as long a deletion can be undone,
+    whatever `lock` says. `ladder` is what prunes keep: it says when points move to cheaper storage, and when the
+    bucket itself ends them. Large results of steps end after `results_days`, 0 for never. With `key_of`, the vault of
+    the other region, the key is a replica of that one's.
+    """
 
     place: Place
     ref: VaultRef
     provider: TerraformProvider | None = None
-    points_expire_days: int = 400
-    earlier_versions_expire_days: int = 30
+    key_of: Vault | None = None
+    lock: Lock = Lock.GOVERNANCE
+    lock_days: int = 7
+    ladder: Ladder = Ladder()
+    results_days: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lock_days < 1:
+            raise ValueError(f"lock_days={self.lock_days}; s3 counts in days, use 1 or more")
+        if self.results_days < 0:
+            raise ValueError(f"results_days={self.results_days}; use 1 or more, or 0 for never")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicationAlarmsProps:
+    """Tell `topic`, in the region of the vault `own`, when what `peer` has put arrives later than `late_s`, or what
+    `own` has put could not be replicated."""
+
+    place: Place
+    own: VaultRef
+    peer: VaultRef
+    late_s: int
+    topic: IncidentsTopic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +138,7 @@ class LeaseProps:
     """The bucket of the epoch and the lease, encrypted with the key of the vault beside it."""
 
     ref: LeaseRef
-    key: Key
+    key: Key | ReplicaKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +164,8 @@ class NetworkProps:
 
     With `nat`, what is in a private subnet reaches the internet: through one gateway, which dies with its zone, or
     through one in each zone. `services` are names of endpoints; with a `peer_region`, its S3 is reached privately too.
-    Without `endpoints` none is made, because the existing network has them.
+    Without `endpoints` none is made, because the existing network has them. Without `public` there are no public
+    subnets, and no way to the internet or from it. `groups` are the security groups that there are.
     """
 
     place: Place
@@ -124,6 +181,12 @@ class NetworkProps:
     endpoints: bool = True
     services: tuple[str, ...] = USUAL
     peer_region: str = ""
+    public: bool = True
+    groups: tuple[str, ...] = GROUPS
+
+    def __post_init__(self) -> None:
+        if self.nat and not self.public:
+            raise ValueError("nat=True with public=False; a NAT gateway needs a public subnet: use nat=False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,13 +317,13 @@ class DeadLettersProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleProps:
-    """Call `function` at `rate` with an empty event. A call that is not delivered within `late_s` goes to
-    `dead_letters`: the next one does the same work."""
+    """Call `function`, which may be a state machine, at `rate` with an empty event. A call that is not delivered within
+    `late_s` goes to `dead_letters`: the next one does the same work."""
 
     place: Place
     name: str
     rate: str
-    function: Function
+    function: Invocable
     late_s: int
     dead_letters: DeadLetters
 
@@ -454,7 +517,7 @@ class MetricAlarmProps:
     namespace: str
     metric: str
     dimensions: Mapping[str, str]
-    topic: IncidentsTopic
+    topic: Tellable
     statistic: str = "Sum"
     comparison: str = "GreaterThanOrEqualToThreshold"
     threshold: float = 1

@@ -28,7 +28,7 @@ _HYDRATE_LATE_S = 3600
 
 
 class Schedule(Construct):
-    """Define a schedule that calls one function or leaves a dead letter, and may do nothing else."""
+    """Define a schedule that calls one function or state machine or leaves a dead letter, and may do nothing else."""
 
     def __init__(self, scope: Construct, id_: str, props: ScheduleProps) -> None:
         super().__init__(scope, id_)
@@ -36,7 +36,7 @@ class Schedule(Construct):
         role = Role(
             self,
             "role",
-            name=place.role_name(f"{props.function.node.id}-schedule"),
+            name=place.role_name(f"{props.function.verb}-schedule"),
             trust=trust("scheduler.amazonaws.com", account=place.account),
         )
         props.function.grant_invoke(role)
