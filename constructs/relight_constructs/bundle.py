@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 PACKAGES = ("relight", "relight_lambdas")
 
 # The AWS services that the handlers call, by their botocore names; the definitions of all others are 95 % of botocore.
-SERVICES = ("cloudwatch", "ecs", "kms", "rds", "s3", "secretsmanager", "sns", "stepfunctions", "sts")
+SERVICES = (
+    *("application-autoscaling", "autoscaling", "cloudwatch", "ecs", "eks", "kms", "rds", "s3", "secretsmanager"),
+    *("sns", "stepfunctions", "sts"),
+)
 
 REQUIREMENTS = "bundle-requirements.txt"
 # Qdrant's client brings numpy and gRPC; the others' drivers are what all functions need anyway.

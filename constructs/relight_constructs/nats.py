@@ -25,6 +25,11 @@ HEALTH_PATH = "/healthz?js-enabled-only=true"
 _GIB = 1 << 30
 
 
+def node_name(number: int) -> str:
+    """The name of a node, and of its service."""
+    return f"nats-{number}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One of `nodes` servers that share the address `host`, at which the port of node N's routes is 6222 + N."""
@@ -37,7 +42,7 @@ class Node:
     @property
     def name(self) -> str:
         """Its name among the nodes, and as a service."""
-        return f"nats-{self.number}"
+        return node_name(self.number)
 
     def config(self) -> dict[str, Any]:
         """Its configuration; `$RELIGHT_QUEUE_PASSWORD` stands where the password is to be.

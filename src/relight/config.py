@@ -63,6 +63,14 @@ class StateKind(StrEnum):
     """A database of the user's own, by secret."""
 
 
+class CapacityKind(StrEnum):
+    """What runs the agents."""
+
+    ECS = "ecs"
+    EKS = "eks"
+    AUTO_SCALING = "auto-scaling"
+
+
 class OnStandbyAway(StrEnum):
     """What becomes of a task or a memory write that the standby does not confirm in time.
 
@@ -108,7 +116,10 @@ class Settings:
     With `read_only` nothing new is begun: no task, no side effect, no memory. `approval_s` is how long a recovery waits
     for a person before it changes anything, 0 where it asks nobody.
     Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task `large_task` of
-    `cluster`, in `large_subnets` and `large_groups` (with commas between), and not by a function.
+    `cluster`, in `large_subnets` and `large_groups` (with commas between), and not by a function. `capacity` is what
+    runs the agents: the service `agent_service` of the ECS `cluster`, the Deployment `eks_deployment` in the namespace
+    `eks_namespace` of `eks_cluster`, or the Auto Scaling group `capacity_group`. Of each of `server_services` (ECS
+    services of `cluster`, with commas between) a recovery starts one task where none runs.
     `rehearsal_machine_arn` is the state machine that rehearses in a place of its own, where there is one. What works
     there is told the place: the service `rehearsal_service` of `rehearsal_cluster`, the secret of its password, and
     `rehearsal_form`, a connection string with `{host}` and `{password}` in it.
@@ -173,6 +184,12 @@ class Settings:
     large_task: str = ""
     large_subnets: str = ""
     large_groups: str = ""
+    capacity: CapacityKind = CapacityKind.ECS
+    capacity_group: str = ""
+    eks_cluster: str = ""
+    eks_namespace: str = "default"
+    eks_deployment: str = ""
+    server_services: str = ""
     rehearsal_machine_arn: str = ""
     rehearsal_cluster: str = ""
     rehearsal_service: str = ""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relight.adapters import aws, postgres
 from relight.clock import SystemClock
-from relight.config import Connections, Role, Settings, StateKind
+from relight.config import CapacityKind, Connections, Role, Settings, StateKind
 from relight.errors import ConfigError, NotFoundError
 from relight.memory.segments import Archive
 from relight.memory.stores import open_store
 from relight.objectives import Pattern, uploads_to_standby_first
+from relight.recovery.capacity import Need
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
 from relight.recovery.follow import Following
@@ -40,9 +41,13 @@ if TYPE_CHECKING:
     from relight.providers.opening import OpenedRouter
     from relight.providers.prompts import Prompts
     from relight.providers.router import Degradation
+    from relight.recovery.capacity import Capacity
     from relight.recovery.large import EcsTasks
     from relight.recovery.replica import Replica
     from relight.vault.signing import Signer
+
+# By which a recovery's timeline names the agents, whatever runs them.
+AGENTS = "agents"
 
 # One for breakers, and one for incidents.
 _PROVIDER_CONNECTIONS = 2
@@ -307,6 +312,43 @@ class Region:
         value["state_dsn"] = postgres.with_host(Connections.from_json(text, source=name).state_dsn, host)
         with aws.translating():
             self.aws("secretsmanager").put_secret_value(SecretId=name, SecretString=json.dumps(value))
+
+    @property
+    def agents(self) -> Capacity:
+        """What runs the region's agents."""
+        # Late: only who scales needs any of it.
+        from relight.recovery.capacities import AutoScalingGroup, EcsService, EksDeployment
+
+        settings = self.settings
+        if settings.capacity is CapacityKind.EKS:
+            return EksDeployment(
+                self.aws("eks"),
+                self.aws("sts"),
+                cluster=settings.eks_cluster,
+                namespace=settings.eks_namespace,
+                deployment=settings.eks_deployment,
+            )
+        if settings.capacity is CapacityKind.AUTO_SCALING:
+            return AutoScalingGroup(self.aws("autoscaling"), group=settings.capacity_group)
+        return EcsService(
+            self.aws("ecs"),
+            self.aws("application-autoscaling"),
+            cluster=settings.cluster,
+            service=settings.agent_service,
+        )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What must run before the region can serve; the servers, which the agents need, come first."""
+        from relight.recovery.capacities import EcsService
+
+        settings = self.settings
+        names = [name for name in settings.server_services.split(",") if name]
+        servers = [
+            Need(name=name, capacity=EcsService(self.aws("ecs"), None, cluster=settings.cluster, service=name), least=1)
+            for name in names
+        ]
+        return (*servers, Need(name=AGENTS, capacity=self.agents, least=settings.agent_replicas))
 
     @cached_property
     def store(self) -> VectorStore:

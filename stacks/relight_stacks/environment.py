@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from relight.config import CapacityKind as CapacityKind
 from relight.config import MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.objectives import OBJECTIVES, Objectives, Tier
+from relight_constructs.props import Lock as Lock
 from relight_stacks.naming import Names
 from relight_stacks.tiers import CONFIRMING, DEFAULTS, SHAPES, Confirming, Shape, StateKind
 
@@ -129,14 +130,6 @@ class Queue:
     storage_gib: int = 20
 
 
-class CapacityKind(StrEnum):
-    """What runs the agents."""
-
-    ECS = "ecs"
-    EKS = "eks"
-    AUTO_SCALING = "auto-scaling"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What runs the agents, and what a recovery scales. Relight makes the service of `ecs` only.
@@ -153,14 +146,6 @@ class Capacity:
     group: str = ""
 
 
-class Lock(StrEnum):
-    """How the vaults' objects are locked against deletion."""
-
-    NONE = "none"
-    GOVERNANCE = "governance"
-    COMPLIANCE = "compliance"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherStore:
     """A bucket of an S3-compatible store other than Amazon's, such as Cloudflare R2; its keys are in the secret."""
@@ -171,8 +156,9 @@ class OtherStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vaults:
-    """How the vaults keep what is in them. With an `OtherStore` for a role, that region's vault is there, and Relight
-    copies between the vaults itself. `results_days` 0 keeps large results of steps for ever."""
+    """How the vaults keep what is in them. An object is locked for `lock_days`, and for as long a deletion can be
+    undone, whatever `lock` says. With an `OtherStore` for a role, that region's vault is there, and Relight copies
+    between the vaults itself. `results_days` 0 keeps large results of steps for ever."""
 
     lock: Lock = Lock.GOVERNANCE
     lock_days: int = 7

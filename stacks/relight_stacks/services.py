@@ -25,10 +25,11 @@ from relight_constructs.props import (
 from relight_constructs.pull import repository_of
 from relight_constructs.queue import NatsQueue
 from relight_constructs.services import MACHINES, PODS, Autoscaling, Cluster, OwnAgents, Service
+from relight_stacks.counts import Counts as Counts
+from relight_stacks.counts import counts as counts
 from relight_stacks.environment import CapacityKind
 from relight_stacks.refs import topic_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE
-from relight_stacks.tiers import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,30 +126,6 @@ class Services:
     agent: Service | None
     vector: Service
     queue: NatsQueue | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """How many tasks run while nothing is wrong, and how many nodes the queue has."""
-
-    agents: int
-    vectors: int
-    nodes: int
-    running_nodes: int
-
-
-def counts(environment: Environment, role: Role) -> Counts:
-    """All in the primary. In the standby, by how it waits: all, one of each, or none; a single node then is enough,
-    because the queue is made anew from the ledger."""
-    replicas, nodes = environment.agent.replicas, environment.queue.nodes
-    everything = Counts(agents=replicas, vectors=1, nodes=nodes, running_nodes=nodes)
-    if role is Role.PRIMARY:
-        return everything
-    return {
-        Waiting.FULL: everything,
-        Waiting.PILOT: Counts(agents=1, vectors=1, nodes=1, running_nodes=1),
-        Waiting.NONE: Counts(agents=0, vectors=0, nodes=1, running_nodes=0),
-    }[environment.shape.waiting]
 
 
 def add_services(stack: AgentStack) -> Services:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from relight.config import Role, Settings, StateKind
+from relight_constructs.nats import node_name
+from relight_stacks.counts import counts
 
 if TYPE_CHECKING:
     from relight_stacks.environment import Environment
@@ -68,8 +70,23 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         ),
         provider_limits=environment.provider_limits,
         read_only=environment.read_only,
+        **_capacity(environment, role),
         approval_s=environment.recovery.approval_minutes * 60.0 if environment.recovery.approval else 0.0,
     )
+
+
+def _capacity(environment: Environment, role: Role) -> dict[str, Any]:
+    """What a recovery scales: the agents, and the servers that are Relight's own."""
+    capacity = environment.capacity
+    nodes = 0 if environment.queue.existing else counts(environment, role).nodes
+    return {
+        "capacity": capacity.kind,
+        "capacity_group": capacity.group,
+        "eks_cluster": capacity.cluster,
+        "eks_namespace": capacity.namespace,
+        "eks_deployment": capacity.deployment,
+        "server_services": ",".join([VECTOR_SERVICE, *(node_name(number) for number in range(nodes))]),
+    }
 
 
 def _state(environment: Environment, role: Role) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import threading
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import boto3
 from botocore import exceptions as botocore
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 ATTEMPTS = 3
+# A store outside AWS is reached over the internet, and puts a large upload together before it answers.
+ELSEWHERE_READ_TIMEOUT_S = 30
 
 # A vault's readers and writers share a client, and each has several connections at once.
 POOL = 32
@@ -88,6 +92,9 @@ BY_CODE: dict[str, type[RelightError]] = {
     "SlowDown": UnavailableError,
     "RequestTimeout": UnavailableError,
     "RequestTimeoutException": UnavailableError,
+    "ConcurrentUpdateException": UnavailableError,
+    "ResourceContention": UnavailableError,
+    "ScalingActivityInProgress": UnavailableError,
     "InternalError": UnavailableError,
     "InternalFailure": UnavailableError,
     "InternalServerError": UnavailableError,
@@ -95,6 +102,7 @@ BY_CODE: dict[str, type[RelightError]] = {
     "ServiceUnavailable": UnavailableError,
     "ServiceUnavailableException": UnavailableError,
     "ServerException": UnavailableError,
+    "NotImplemented": PermanentError,
 }
 BY_STATUS: dict[int, type[RelightError]] = {
     401: DeniedError,
@@ -248,6 +256,16 @@ def translating() -> Iterator[None]:
         raise error_for(exc) from exc
 
 
+class _Checksums(TypedDict, total=False):
+    request_checksum_calculation: Literal["when_required"]
+    response_checksum_validation: Literal["when_required"]
+
+
+_ONLY_REQUIRED: _Checksums = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
 _making = threading.Lock()  # a session's clients may be used by many threads, but must be made by one at a time
 
 
@@ -270,10 +288,12 @@ def client(
     attempts: int = ATTEMPTS,
     session: boto3.session.Session | None = None,
     endpoint_url: str | None = None,
+    checksums: bool = True,
 ) -> Any:
     """A client of `service` in `region` that gives up in time and signs so that the region is named.
 
-    Buckets are addressed by path when an endpoint is set, because a stand-in has no wildcard name.
+    Buckets are addressed by path when an endpoint is set, because a stand-in has no wildcard name. Without `checksums`
+    those are left out that only Amazon's services are sure to know.
     """
     of_service = os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
     custom = endpoint_url or of_service or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -282,6 +302,7 @@ def client(
     s3: _S3Dict = {"addressing_style": "path" if custom else "virtual", "us_east_1_regional_endpoint": "regional"}
     if not custom.startswith("http://"):
         s3["payload_signing_enabled"] = False
+    needed: _Checksums = {} if checksums else _ONLY_REQUIRED
     config = Config(
         connect_timeout=connect_timeout_s,
         read_timeout=read_timeout_s,
@@ -290,7 +311,37 @@ def client(
         s3=s3,
         max_pool_connections=POOL,
         user_agent_extra="relight",
+        **needed,
     )
     with _making, translating():
         source = session or _session()
         return source.client(service, region_name=region, endpoint_url=endpoint_url, config=config)  # type: ignore[call-overload]
+
+
+def elsewhere(endpoint_url: str, *, key_id: str, secret: str, region: str) -> Any:
+    """A client of an S3-compatible store that is not in AWS, with keys of its own; `region` is what it signs for.
+
+    Bytes that go there are protected by MD5 alone, which every such store checks: Google's takes the checksums that
+    botocore adds for a wrong signature, and others refuse the headers.
+    """
+    made = client(
+        "s3",
+        region,
+        read_timeout_s=ELSEWHERE_READ_TIMEOUT_S,
+        session=session(key_id, secret),
+        endpoint_url=endpoint_url,
+        checksums=False,
+    )
+    # The one request for which botocore insists on a checksum.
+    made.meta.events.register("before-call.s3.DeleteObjects", _md5_instead)
+    return made
+
+
+def _md5_instead(params: dict[str, Any], **_: object) -> None:
+    params["context"].pop("checksum", None)
+    params["headers"]["Content-MD5"] = md5(params["body"])
+
+
+def md5(data: bytes | memoryview) -> str:
+    """The value of the header `Content-MD5`."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

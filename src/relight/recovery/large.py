@@ -9,6 +9,7 @@ from relight.errors import ConflictError, UnavailableError
 from relight.memory.estimate import snapshot_bytes
 from relight.recovery.points import may_seal, take_point
 from relight.recovery.run import Run, run_state
+from relight.recovery.states import wait_for_store
 from relight.vault.points import NoPointError, newest_eligible
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def hydrate_or_hand_over(region: Region, run: Run, *, in_recovery: bool) -> dict
     recovery, where nobody waits, the task is started and named.
     """
     above = region.settings.large_bytes
+    if above:
+        wait_for_store(region.store, region.specs, clock=region.clock)
     size = bytes_to_restore(region.store, region.vault, region.specs) if above else 0
     if not is_large(size, above=above):
         return {**run_state("hydrate", region, run), "large": False}

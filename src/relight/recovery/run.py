@@ -12,6 +12,7 @@ from relight.objectives import Pattern
 from relight.queue.queues import open_queue
 from relight.recovery import states
 from relight.recovery.approval import Question, answer, ask
+from relight.recovery.capacity import scale
 from relight.recovery.decide import Policy
 from relight.recovery.sentinel import START_AGAIN_S, Watch, publish_page, start_execution, watch
 from relight.tasks.ledger import Ledger
@@ -164,13 +165,7 @@ def _promote(region: Region, run: Run) -> dict[str, Any]:
 
 
 def _scale(region: Region, _: Run) -> dict[str, Any]:
-    settings = region.settings
-    return states.scale(
-        ecs=region.aws("ecs"),
-        cluster=settings.cluster,
-        service=settings.agent_service,
-        replicas=settings.agent_replicas,
-    )
+    return scale(region.needs, clock=region.clock)
 
 
 def _hydrate(region: Region, _: Run) -> dict[str, Any]:

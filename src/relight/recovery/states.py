@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import ConflictError, LeaseLostError, NotFoundError
+from relight.errors import AgainLaterError, ConflictError, PermanentError, UnavailableError
 from relight.memory.hydrate import hydrate as hydrate_memory
 from relight.memory.hydrate import verify_memory
 from relight.recovery.epoch import take_next
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from relight.tasks.ledger import Ledger
     from relight.tasks.timetravel import TimeTravel
     from relight.vault.store import Vault
+
+
+# How long one call waits for a vector store that is being started, and how often it looks.
+STORE_WAIT_S = 20.0
+STORE_LOOK_S = 1.0
 
 
 def held_by_run(leases: LeaseStore, *, region: str, run_id: str) -> Lease:
@@ -112,16 +117,27 @@ def promote(*, replica: Replica, epochs: EpochLog, lease: Lease) -> dict[str, An
     return {"epoch": lease.epoch, "newly_promoted": newly}
 
 
-def scale(*, ecs: Any, cluster: str, service: str, replicas: int) -> dict[str, Any]:
-    """Ask for `replicas` agents; never for fewer than there are. The pilot light serves while the others start."""
-    with aws.translating():
-        answer = ecs.describe_services(cluster=cluster, services=[service])
-        if not answer["services"]:
-            raise NotFoundError(f"there is no service {service!r} in cluster {cluster!r}", hint="deploy the stacks")
-        before = int(answer["services"][0]["desiredCount"])
-        if before < replicas:
-            ecs.update_service(cluster=cluster, service=service, desiredCount=replicas)
-    return {"before": before, "desired": max(before, replicas)}
+def wait_for_store(store: VectorStore, specs: Sequence[CollectionSpec], *, clock: Clock) -> None:
+    """Wait a while for a vector store that is being started; AgainLaterError when it needs more time.
+
+    A cold standby's is started beside this, and a task that has turned RUNNING need not answer yet.
+    """
+    until = clock.monotonic() + STORE_WAIT_S
+    while True:
+        try:
+            store.position(specs[0].name)
+        except PermanentError:
+            return  # it answers, be it that it is empty; what is wrong the hydration says
+        except UnavailableError as exc:
+            if clock.monotonic() + STORE_LOOK_S > until:
+                raise AgainLaterError(
+                    f"the vector store does not answer yet: {exc.problem}",
+                    hint="it may be starting: run the state again",
+                    wait_s=STORE_LOOK_S,
+                ) from exc
+            clock.sleep(STORE_LOOK_S)
+        else:
+            return
 
 
 def hydrate(
@@ -133,7 +149,11 @@ def hydrate(
     clock: Clock,
     recall_floor: float,
 ) -> dict[str, Any]:
-    """Fill the vector store: from the newest eligible point when it is empty, and then from the journal."""
+    """Fill the vector store: from the newest eligible point when it is empty, and then from the journal.
+
+    AgainLaterError while it does not answer.
+    """
+    wait_for_store(store, specs, clock=clock)
     done = hydrate_memory(store=store, vault=vault, state=state, specs=specs, clock=clock, recall_floor=recall_floor)
     return {"collections": [item.to_json() for item in done]}
 
@@ -171,7 +191,8 @@ async def replay(
 
 
 def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]:
-    """Let traffic in. Refused unless memory is verified and tasks are replayed under this very epoch."""
+    """Let traffic in. Refused unless memory is verified and tasks are replayed under this very epoch; AgainLaterError
+    while no agent renews the lease."""
     newest = epochs.newest()
     if newest is None or newest.number != lease.epoch:
         raise ConflictError(f"the database is at {newest}, the lease at epoch {lease.epoch}", hint="run promote again")
@@ -179,9 +200,10 @@ def open_gate(*, epochs: EpochLog, lease: Lease, clock: Clock) -> dict[str, Any]
         missing = "verify" if newest.verified_at is None else "replay"
         raise ConflictError(f"the gate stays closed: {missing} is not done under epoch {lease.epoch}")
     if lease.expires_at <= clock.now():
-        raise LeaseLostError(
+        # It is still this run's, until another takes the next epoch. An agent that has just started renews it.
+        raise AgainLaterError(
             f"the lease of {lease.region} ran out at {lease.expires_at:%H:%M:%SZ}: no agent there renews it",
-            hint="see why the agent of the standby does not run",
+            hint="agents may be starting: run the state again; else see why none of the standby runs",
         )
     epochs.mark_opened(lease.epoch)
     return {"epoch": lease.epoch}
