@@ -8,7 +8,7 @@ from relight_constructs.bindings import Construct, KmsAlias, KmsKey, KmsReplicaK
 from relight_constructs.policies import key_policy
 
 if TYPE_CHECKING:
-    from relight_constructs.props import KeyProps, SigningKeyProps
+    from relight_constructs.props import KeyProps, ReplicaKeyProps, SigningKeyProps
 
 
 class Key(Construct):
@@ -22,12 +22,39 @@ class Key(Construct):
             description=props.description,
             enable_key_rotation=True,
             deletion_window_in_days=30,
+            multi_region=props.multi_region or None,
             policy=key_policy(
                 account=props.place.account,
                 logs_region=props.place.region if props.for_logs else None,
                 alarms=props.for_alarms,
                 rules_region=props.place.region if props.for_rules else None,
             ),
+            provider=props.provider,
+        )
+        KmsAlias(self, "alias", name=props.alias, target_key_id=self._key.key_id, provider=props.provider)
+
+    @property
+    def arn(self) -> str:
+        """A reference to its ARN."""
+        return self._key.arn
+
+
+class ReplicaKey(Construct):
+    """Define a replica of a key of several regions, known by its own alias.
+
+    It has the key's material and rotates with it. It works without the region of its source, and decrypts what was
+    encrypted there. Who may use it is said here anew: a replica has a policy and an alias of its own.
+    """
+
+    def __init__(self, scope: Construct, id_: str, props: ReplicaKeyProps) -> None:
+        super().__init__(scope, id_)
+        self._key = KmsReplicaKey(
+            self,
+            "key",
+            description=props.description,
+            primary_key_arn=props.source.arn,
+            deletion_window_in_days=30,
+            policy=key_policy(account=props.place.account),
             provider=props.provider,
         )
         KmsAlias(self, "alias", name=props.alias, target_key_id=self._key.key_id, provider=props.provider)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from relight_constructs.endpoints import USUAL
-from relight_constructs.lifecycle import Ladder
+from relight_constructs.lifecycle import USUAL_LADDER, Ladder
 from relight_constructs.timeouts import USUAL_WAITS, Waits
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class VaultProps:
     key_of: Vault | None = None
     lock: Lock = Lock.GOVERNANCE
     lock_days: int = 7
-    ladder: Ladder = Ladder()
+    ladder: Ladder = USUAL_LADDER
     results_days: int = 0
 
     def __post_init__(self) -> None:

@@ -1,10 +1,11 @@
-"""The bucket of recovery points, and the one of the epoch and the lease."""
+"""The bucket of recovery points, what it replicates, and the bucket of the epoch and the lease."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.access import POINTS
+from relight_constructs.access import JOURNAL, POINTS, RESULTS
+from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import (
     Construct,
     S3Bucket,
@@ -14,6 +15,10 @@ from relight_constructs.bindings import (
     S3BucketLifecycleConfigurationRuleExpiration,
     S3BucketLifecycleConfigurationRuleFilter,
     S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration,
+    S3BucketLifecycleConfigurationRuleTransition,
+    S3BucketObjectLockConfigurationA,
+    S3BucketObjectLockConfigurationRuleA,
+    S3BucketObjectLockConfigurationRuleDefaultRetentionA,
     S3BucketOwnershipControls,
     S3BucketOwnershipControlsRule,
     S3BucketPolicy,
@@ -36,18 +41,20 @@ from relight_constructs.bindings import (
     S3BucketVersioningA,
     S3BucketVersioningVersioningConfiguration,
 )
-from relight_constructs.key import Key
+from relight_constructs.key import Key, ReplicaKey
 from relight_constructs.policies import Statement, tls_only, trust_replication
-from relight_constructs.props import KeyProps
+from relight_constructs.props import KeyProps, Lock, MetricAlarmProps, ReplicaKeyProps
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
-    from relight_constructs.access import BucketRef
+    from relight_constructs.access import BucketRef, VaultRef
     from relight_constructs.bindings import TerraformProvider
-    from relight_constructs.props import LeaseProps, VaultProps
+    from relight_constructs.props import LeaseProps, ReplicationAlarmsProps, VaultProps
 
 # The only value that S3 Replication Time Control and its metrics offer, in minutes.
 REPLICATION_TIME_MIN = 15
+# The one rule of a replication, by which its metrics are known.
+REPLICATION_RULE = "everything"
 
 REPLICATE_FROM_BUCKET_ACTIONS = ("s3:GetReplicationConfiguration", "s3:ListBucket")
 REPLICATE_FROM_ACTIONS = (
@@ -55,6 +62,8 @@ REPLICATE_FROM_ACTIONS = (
     "s3:GetObjectVersionForReplication",
     "s3:GetObjectVersionTagging",
 )
+# Of a locked object its lock is copied too. Source: Amazon S3 user guide, "Using Object Lock with S3 Replication".
+REPLICATE_LOCK_ACTIONS = ("s3:GetObjectLegalHold", "s3:GetObjectRetention")
 REPLICATE_TO_ACTIONS = ("s3:ReplicateDelete", "s3:ReplicateObject", "s3:ReplicateTags")
 
 
@@ -62,7 +71,13 @@ class PrivateBucket(Construct):
     """Define a bucket that is encrypted with `key`, answers over TLS only, and is never public."""
 
     def __init__(
-        self, scope: Construct, id_: str, *, ref: BucketRef, key: Key, provider: TerraformProvider | None = None
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        ref: BucketRef,
+        key: Key | ReplicaKey,
+        provider: TerraformProvider | None = None,
     ) -> None:
         super().__init__(scope, id_)
         self._bucket = S3Bucket(self, "bucket", bucket=ref.bucket, provider=provider)
@@ -111,22 +126,17 @@ class PrivateBucket(Construct):
 
 
 class Vault(Construct):
-    """Define a private, versioned, encrypted bucket for recovery points, with a key of its own."""
+    """Define a private, versioned, encrypted bucket for recovery points, locked against deletion.
+
+    Access is by grants of `ref` alone: the bucket's own policy allows nobody anything. None of them allows to delete a
+    version, to end a lock, or to change one.
+    """
 
     def __init__(self, scope: Construct, id_: str, props: VaultProps) -> None:
         super().__init__(scope, id_)
         self.ref = props.ref
         self._props = props
-        self.key = Key(
-            self,
-            "key",
-            KeyProps(
-                place=props.place,
-                alias=props.ref.key_alias,
-                description="Recovery points of Relight",
-                provider=props.provider,
-            ),
-        )
+        self.key = self._key()
         self.bucket = PrivateBucket(self, "bucket", ref=props.ref, key=self.key, provider=props.provider)
         self.versioning = S3BucketVersioningA(
             self,
@@ -135,40 +145,103 @@ class Vault(Construct):
             versioning_configuration=S3BucketVersioningVersioningConfiguration(status="Enabled"),
             provider=props.provider,
         )
+        self.lock = None if props.lock is Lock.NONE else self._lock(props.lock)
+        self._lifecycle()
+
+    def _key(self) -> Key | ReplicaKey:
+        props, description = self._props, "Recovery points of Relight"
+        if props.key_of is None:
+            return Key(
+                self,
+                "key",
+                KeyProps(
+                    place=props.place,
+                    alias=props.ref.key_alias,
+                    description=description,
+                    multi_region=True,
+                    provider=props.provider,
+                ),
+            )
+        return ReplicaKey(
+            self,
+            "key",
+            ReplicaKeyProps(
+                place=props.place,
+                alias=props.ref.key_alias,
+                description=description,
+                source=props.key_of.key,
+                provider=props.provider,
+            ),
+        )
+
+    def _lock(self, lock: Lock) -> S3BucketObjectLockConfigurationA:
+        """The bucket's own switch for locks is left alone: one that is changed later would replace the bucket."""
+        retention = S3BucketObjectLockConfigurationRuleDefaultRetentionA(mode=lock.name, days=self._props.lock_days)
+        return S3BucketObjectLockConfigurationA(
+            self,
+            "lock",
+            bucket=self.bucket.id,
+            rule=S3BucketObjectLockConfigurationRuleA(default_retention=retention),
+            depends_on=[self.versioning],
+            provider=self._props.provider,
+        )
+
+    def _lifecycle(self) -> None:
+        props = self._props
+        ladder = props.ladder
+        rules = [
+            _rule(
+                "unfinished-uploads",
+                "",
+                abort_incomplete_multipart_upload=[
+                    S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload(days_after_initiation=1)
+                ],
+            ),
+            # A lock outlasts this rule where it ends later; a marker that hides nothing any more is in a listing's way.
+            _rule(
+                "earlier-versions",
+                "",
+                noncurrent_version_expiration=[
+                    S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration(noncurrent_days=props.lock_days)
+                ],
+                expiration=[S3BucketLifecycleConfigurationRuleExpiration(expired_object_delete_marker=True)],
+            ),
+            _rule(
+                "points",
+                POINTS,
+                transition=None
+                if ladder.cool_days is None
+                else [S3BucketLifecycleConfigurationRuleTransition(days=ladder.cool_days, storage_class="STANDARD_IA")],
+                expiration=[S3BucketLifecycleConfigurationRuleExpiration(days=ladder.end_days)],
+            ),
+            # What brings a point forward was archived after it, and so never ends before it.
+            _rule(
+                "journal",
+                JOURNAL,
+                expiration=[S3BucketLifecycleConfigurationRuleExpiration(days=ladder.end_days)],
+            ),
+        ]
+        if props.results_days:
+            ending = [S3BucketLifecycleConfigurationRuleExpiration(days=props.results_days)]
+            rules.append(_rule("results", RESULTS, expiration=ending))
         S3BucketLifecycleConfiguration(
             self,
             "lifecycle",
             bucket=self.bucket.id,
-            rule=[
-                _rule(
-                    "unfinished-uploads",
-                    "",
-                    abort_incomplete_multipart_upload=[
-                        S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload(days_after_initiation=1)
-                    ],
-                ),
-                _rule(
-                    "earlier-versions",
-                    "",
-                    noncurrent_version_expiration=[
-                        S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration(
-                            noncurrent_days=props.earlier_versions_expire_days
-                        )
-                    ],
-                ),
-                _rule(
-                    "points",
-                    POINTS,
-                    expiration=[S3BucketLifecycleConfigurationRuleExpiration(days=props.points_expire_days)],
-                ),
-            ],
+            rule=rules,
             depends_on=[self.versioning],
             provider=props.provider,
         )
 
-    def replicate_to(self, peer: Vault) -> None:
-        """Copy every object, and no deletion, to `peer` within the 15 minutes that S3 promises."""
+    def replicate_to(self, peer: Vault, *, time_control: bool = True) -> None:
+        """Copy every object with its lock, and no deletion, to `peer`; with `time_control` within the 15 minutes that
+        S3 promises then."""
         props = self._props
+        if self.lock is not None and peer.lock is None:
+            raise ValueError(
+                f"{props.ref.bucket} has lock={props.lock} and {peer.ref.bucket} has none: s3 replicates no locked "
+                "object there; give both the same lock"
+            )
         role = Role(
             self,
             "replication",
@@ -176,10 +249,11 @@ class Vault(Construct):
             trust=trust_replication(),
             provider=props.provider,
         )
+        locks = () if self.lock is None else REPLICATE_LOCK_ACTIONS
         role.allow(
             "replicate",
             Statement(actions=REPLICATE_FROM_BUCKET_ACTIONS, resources=(self.bucket.arn,)),
-            Statement(actions=REPLICATE_FROM_ACTIONS, resources=(f"{self.bucket.arn}/*",)),
+            Statement(actions=(*REPLICATE_FROM_ACTIONS, *locks), resources=(f"{self.bucket.arn}/*",)),
             Statement(actions=REPLICATE_TO_ACTIONS, resources=(f"{peer.bucket.arn}/*",)),
             Statement(
                 actions=("kms:Decrypt",),
@@ -199,7 +273,7 @@ class Vault(Construct):
             role=role.arn,
             rule=[
                 S3BucketReplicationConfigurationRule(
-                    id="everything",
+                    id=REPLICATION_RULE,
                     status="Enabled",
                     priority=1,
                     filter=S3BucketReplicationConfigurationRuleFilter(prefix=""),
@@ -222,20 +296,70 @@ class Vault(Construct):
                             time=S3BucketReplicationConfigurationRuleDestinationReplicationTimeTime(
                                 minutes=REPLICATION_TIME_MIN
                             ),
-                        ),
+                        )
+                        if time_control
+                        else None,
                         metrics=S3BucketReplicationConfigurationRuleDestinationMetrics(
                             status="Enabled",
                             event_threshold=S3BucketReplicationConfigurationRuleDestinationMetricsEventThreshold(
                                 minutes=REPLICATION_TIME_MIN
-                            ),
+                            )
+                            if time_control
+                            else None,
                         ),
                     ),
                 )
             ],
-            # S3 refuses to replicate between buckets that are not versioned yet.
-            depends_on=[self.versioning, peer.versioning],
+            # S3 refuses to replicate between buckets that are not versioned yet, or from a locked one to one that is
+            # not.
+            depends_on=[item for vault in (self, peer) for item in (vault.versioning, vault.lock) if item is not None],
             provider=props.provider,
         )
+
+
+class ReplicationAlarms(Construct):
+    """Define alarms on what comes late to a vault and on what fails to leave it.
+
+    S3 tells of the first where the objects go, and of the second where they come from; an alarm sees what is in its own
+    region. One that is lost says nothing of itself: what it had sent is no longer late. Source: Amazon S3 user guide,
+    "Using S3 Replication metrics".
+    """
+
+    def __init__(self, scope: Construct, id_: str, props: ReplicationAlarmsProps) -> None:
+        super().__init__(scope, id_)
+        own, peer = props.own, props.peer
+        MetricAlarm(
+            self,
+            "late",
+            MetricAlarmProps(
+                name=f"{props.place.prefix}-replication-late",
+                description=f"What {peer.bucket} holds comes later than {props.late_s} s to {own.bucket}",
+                namespace="AWS/S3",
+                metric="ReplicationLatency",
+                dimensions=_replication(source=peer, target=own),
+                statistic="Maximum",
+                threshold=props.late_s,
+                period_s=300,
+                topic=props.topic,
+            ),
+        )
+        MetricAlarm(
+            self,
+            "failed",
+            MetricAlarmProps(
+                name=f"{props.place.prefix}-replication-failed",
+                description=f"Objects of {own.bucket} are not replicated: `relight points copy` carries points over",
+                namespace="AWS/S3",
+                metric="OperationsFailedReplication",
+                dimensions=_replication(source=own, target=peer),
+                period_s=300,
+                topic=props.topic,
+            ),
+        )
+
+
+def _replication(*, source: VaultRef, target: VaultRef) -> dict[str, str]:
+    return {"SourceBucket": source.bucket, "DestinationBucket": target.bucket, "RuleId": REPLICATION_RULE}
 
 
 class LeaseBucket(Construct):
@@ -257,6 +381,7 @@ def _rule(
     abort_incomplete_multipart_upload: list[S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload]
     | None = None,
     noncurrent_version_expiration: list[S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration] | None = None,
+    transition: list[S3BucketLifecycleConfigurationRuleTransition] | None = None,
     expiration: list[S3BucketLifecycleConfigurationRuleExpiration] | None = None,
 ) -> S3BucketLifecycleConfigurationRule:
     return S3BucketLifecycleConfigurationRule(
@@ -265,5 +390,6 @@ def _rule(
         filter=[S3BucketLifecycleConfigurationRuleFilter(prefix=prefix)],
         abort_incomplete_multipart_upload=abort_incomplete_multipart_upload,
         noncurrent_version_expiration=noncurrent_version_expiration,
+        transition=transition,
         expiration=expiration,
     )

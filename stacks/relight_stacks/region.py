@@ -33,6 +33,7 @@ from relight_stacks.services import AGENT_PORT, add_services, services_called
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
 from relight_stacks.tiers import Waiting
+from relight_stacks.vault import watch_replication
 from relight_stacks.work import add_work
 
 if TYPE_CHECKING:
@@ -139,5 +140,6 @@ class AgentStack(HomeStack):
         )
         self.work = add_work(self)
         keep_points(self)
+        watch_replication(self)
         if role is Role.STANDBY:
             relight(self, bundles)

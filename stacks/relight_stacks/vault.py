@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relight.config import Role
 from relight_constructs.bindings import AwsProvider
 from relight_constructs.key import SigningKey
-from relight_constructs.props import LeaseProps, Place, SigningKeyProps, VaultProps
-from relight_constructs.vault import LeaseBucket, Vault
+from relight_constructs.lifecycle import Ladder
+from relight_constructs.props import LeaseProps, Place, ReplicationAlarmsProps, SigningKeyProps, VaultProps
+from relight_constructs.vault import REPLICATION_TIME_MIN, LeaseBucket, ReplicationAlarms, Vault
 from relight_stacks.refs import lease_of, vault_of
 from relight_stacks.stack import HomeStack
 
 if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
     from relight_stacks.environment import Environment
+    from relight_stacks.region import AgentStack
 
 
 class VaultStack(HomeStack):
@@ -34,17 +37,52 @@ class VaultStack(HomeStack):
             region=names.primary_region,
             allowed_account_ids=[environment.account],
         )
-        standby = Vault(self, "standby-vault", VaultProps(place=self.home, ref=vault_of(environment, Role.STANDBY)))
+        standby = Vault(self, "standby-vault", vault_props(environment, Role.STANDBY, place=self.home))
         primary = Vault(
             self,
             "primary-vault",
-            VaultProps(place=away, ref=vault_of(environment, Role.PRIMARY), provider=provider),
+            replace(vault_props(environment, Role.PRIMARY, place=away), provider=provider, key_of=standby),
         )
-        standby.replicate_to(primary)
-        primary.replicate_to(standby)
+        time_control = environment.shape.replication_time_control
+        standby.replicate_to(primary, time_control=time_control)
+        primary.replicate_to(standby, time_control=time_control)
         SigningKey(
             self,
             "signing",
             SigningKeyProps(place=self.home, alias=names.signing_key_alias, replica_provider=provider),
         )
         LeaseBucket(self, "lease", LeaseProps(ref=lease_of(environment), key=standby.key))
+
+
+def vault_props(environment: Environment, role: Role, *, place: Place) -> VaultProps:
+    """What the environment says of the vault of `role`."""
+    vaults, memory = environment.vaults, environment.memory
+    return VaultProps(
+        place=place,
+        ref=vault_of(environment, role),
+        lock=vaults.lock,
+        lock_days=vaults.lock_days,
+        ladder=Ladder(hourly=memory.keep_hourly, daily=memory.keep_daily, monthly=memory.keep_monthly),
+        results_days=vaults.results_days,
+    )
+
+
+def watch_replication(stack: AgentStack) -> None:
+    """Tell the region's people when replication falls behind what was promised, or fails.
+
+    Nothing is promised without Replication Time Control: half of the objective counts then. Where there is no standby,
+    no topic is in its region, and only failures are told.
+    """
+    environment = stack.environment
+    promised = environment.shape.replication_time_control
+    ReplicationAlarms(
+        stack,
+        "replication",
+        ReplicationAlarmsProps(
+            place=stack.home,
+            own=stack.own_vault,
+            peer=vault_of(environment, Role.STANDBY if stack.role is Role.PRIMARY else Role.PRIMARY),
+            late_s=REPLICATION_TIME_MIN * 60 if promised else int(environment.objectives.rpo_s / 2),
+            topic=stack.incidents,
+        ),
+    )

@@ -70,8 +70,17 @@ def _s3_encryption(place: Place, a: Arguments) -> dict[str, Any]:
     return {"id": name}
 
 
+def _s3_object_lock(place: Place, a: Arguments) -> dict[str, Any]:
+    name, rule = a.need("bucket"), a.block("rule")
+    default = rule.block("default_retention") if rule else None
+    made: dict[str, Any] = {"ObjectLockEnabled": a.take("object_lock_enabled", "Enabled")}
+    if default is not None:
+        made["Rule"] = {"DefaultRetention": given(Mode=default.need("mode"), Days=default.need("days"))}
+    place.client("s3").put_object_lock_configuration(Bucket=name, ObjectLockConfiguration=made)
+    return {"id": name}
+
+
 LIFECYCLE_ACTIONS = (
-    ("expiration", "Expiration", "days", "Days"),
     ("noncurrent_version_expiration", "NoncurrentVersionExpiration", "noncurrent_days", "NoncurrentDays"),
     (
         *("abort_incomplete_multipart_upload", "AbortIncompleteMultipartUpload"),
@@ -90,6 +99,10 @@ def _s3_lifecycle(place: Place, a: Arguments) -> dict[str, Any]:
         for ours, theirs, argument, member in LIFECYCLE_ACTIONS:
             if block := rule.block(ours):
                 made[theirs] = {member: block.need(argument)}
+        if block := rule.block("expiration"):
+            made["Expiration"] = given(
+                Days=block.take("days"), ExpiredObjectDeleteMarker=block.take("expired_object_delete_marker")
+            )
         made["Transitions"] = [
             {"Days": item.need("days"), "StorageClass": item.need("storage_class")}
             for item in rule.blocks("transition")
@@ -180,6 +193,7 @@ def _kms_alias(place: Place, a: Arguments) -> dict[str, Any]:
 MAKERS: dict[str, Make] = {
     "aws_s3_bucket": _s3_bucket,
     "aws_s3_bucket_versioning": _s3_versioning,
+    "aws_s3_bucket_object_lock_configuration": _s3_object_lock,
     "aws_s3_bucket_policy": _s3_policy,
     "aws_s3_bucket_public_access_block": _s3_public_access,
     "aws_s3_bucket_ownership_controls": _s3_ownership,
