@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from relight.adapters.aws import translating
-from relight.errors import ConflictError, IntegrityError, RelightError, UnavailableError
+from relight.adapters.aws import md5, translating
+from relight.errors import ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ DELETE_BATCH = 1000
 # How many parts travel at once, in either direction: one connection to S3 carries some 80 MB/s.
 THREADS = 4
 PART_BYTES = 8 * 1024 * 1024
+MOST_PARTS = 10_000
 
 # What a writer holds at most, but for the largest parts, and what a reader is ahead at most.
 BUFFER_BYTES = 64 * 1024 * 1024
@@ -51,6 +52,17 @@ def part_bytes(number: int) -> int:
     return 2 * PART_BYTES if number <= 1024 else 13 * PART_BYTES // 2
 
 
+def equal_part_bytes(size: int | None) -> int:
+    """The size of every part of an upload to a store that wants all but the last alike, as Cloudflare's R2 does.
+
+    Of an upload whose `size` is not known, 10,000 of them make 335 GB.
+    """
+    if size is None:
+        return 4 * PART_BYTES
+    least = -(-size // MOST_PARTS)
+    return max(PART_BYTES, -(-least // _CHUNK_BYTES) * _CHUNK_BYTES)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
     """An object's key, size, and what changes when it is written again."""
@@ -64,13 +76,17 @@ class StoredObject:
 class Vault:
     """One region's bucket for recovery points. Safe to share between threads.
 
-    Every method raises UnavailableError, DeniedError, or NotFoundError for an object that does not exist.
+    Every method raises UnavailableError, DeniedError, or NotFoundError for an object that does not exist. Of a store
+    `elsewhere` than in AWS nothing is taken for granted in which such stores differ: docs/other-stores.md.
     """
 
-    def __init__(self, client: Any, bucket: str, *, region: str, signer: Signer | None = None) -> None:
+    def __init__(
+        self, client: Any, bucket: str, *, region: str, signer: Signer | None = None, elsewhere: bool = False
+    ) -> None:
         self._client = client
         self.bucket = bucket
         self.region = region
+        self.elsewhere = elsewhere
         self.signer = signer
         """Signs the points that are sealed here and verifies those that are read; None for no signatures."""
 
@@ -84,14 +100,34 @@ class Vault:
         """Put a small object; with `only_if_absent`, ConflictError when the key holds other bytes.
 
         A retry inside the client may meet the object that its own first attempt put: the same bytes are no conflict.
+        In a store that does not know the condition, two that put at the same moment may both be told that they did.
         """
+        if only_if_absent and self.elsewhere and self._holds_other(key, data):
+            raise ConflictError(f"s3://{self.bucket}/{key} holds other bytes", hint="nothing was written")
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
         try:
             with translating():
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=data, **condition)
+                answer = self._client.put_object(
+                    Bucket=self.bucket, Key=key, Body=data, **condition, **_protected(self._client, memoryview(data))
+                )
         except ConflictError:
             if self.get_bytes(key) != data:
                 raise
+        else:
+            if only_if_absent and self.elsewhere and self._etag(key) != answer["ETag"] and self._holds_other(key, data):
+                raise ConflictError(f"s3://{self.bucket}/{key} holds other bytes", hint="somebody else was later")
+
+    def _holds_other(self, key: str, data: bytes) -> bool:
+        """Whether the key holds something, and other bytes. Google's store ignores the condition of a put, and answers
+        as if it had been met."""
+        try:
+            return self.get_bytes(key) != data
+        except NotFoundError:
+            return False
+
+    def _etag(self, key: str) -> str:
+        with translating():
+            return str(self._client.head_object(Bucket=self.bucket, Key=key)["ETag"])
 
     def get_bytes(self, key: str) -> bytes:
         """A small object."""
@@ -148,9 +184,12 @@ class Vault:
         return (item.key for item in self.objects(prefix))
 
     @contextmanager
-    def writer(self, key: str) -> Iterator[ObjectWriter]:
-        """Write an object piece by piece. It appears whole when the block ends, and not at all when the block fails."""
-        writer = ObjectWriter(self._client, self.bucket, key)
+    def writer(self, key: str, *, size: int | None = None) -> Iterator[ObjectWriter]:
+        """Write an object piece by piece. It appears whole when the block ends, and not at all when the block fails.
+
+        `size` is how many bytes it will have, where that is known: it need not be, up to 335 GB.
+        """
+        writer = ObjectWriter(self._client, self.bucket, key, alike=equal_part_bytes(size) if self.elsewhere else None)
         try:
             yield writer
             writer.finish()
@@ -179,11 +218,13 @@ class Vault:
 class ObjectWriter:
     """Collects what is written into parts and uploads several at once, while the caller goes on writing.
 
-    For one thread. Memory is bounded by BUFFER_BYTES, and by two of the largest parts; see `part_bytes`.
+    For one thread. Memory is bounded by BUFFER_BYTES, and by two of the largest parts; see `part_bytes`. With `alike`
+    each but the last is that large.
     """
 
-    def __init__(self, client: Any, bucket: str, key: str) -> None:
+    def __init__(self, client: Any, bucket: str, key: str, *, alike: int | None = None) -> None:
         self._client = client
+        self._alike = alike
         self._target = {"Bucket": bucket, "Key": key}
         self._hash = hashlib.sha256()
         self._part = bytearray()
@@ -193,8 +234,7 @@ class ObjectWriter:
         self._sent = 0
         self._pending: dict[Future[dict[str, Any]], int] = {}
         self._parts: list[dict[str, Any]] = []
-        # A server whose checksums are switched off in the client's configuration gets none from here either.
-        self._checksums = client.meta.config.request_checksum_calculation != "when_required"
+        self._checksums = _checksums(client)
         self.bytes = 0
         self.error: RelightError | None = None
         """What the vault failed with, if it did: so that a caller can tell it from an error of the bytes' origin."""
@@ -224,7 +264,8 @@ class ObjectWriter:
         """Make the object appear."""
         if self._upload is None:
             with self._noting_errors():
-                self._client.put_object(**self._target, Body=bytes(memoryview(self._part)[: self._filled]))
+                body = bytes(memoryview(self._part)[: self._filled])
+                self._client.put_object(**self._target, Body=body, **_protected(self._client, memoryview(body)))
             return
         if self._filled:
             self._send_part()
@@ -251,7 +292,7 @@ class ObjectWriter:
             self.error = self.error or exc
 
     def _begin_part(self) -> None:
-        size = part_bytes(self._sent + 1)
+        size = self._alike or part_bytes(self._sent + 1)
         while self._pending and sum(self._pending.values()) + size > max(BUFFER_BYTES, 2 * size):
             self._collect()
         self._part = bytearray(size)
@@ -282,7 +323,11 @@ class ObjectWriter:
         checksum = {"ChecksumCRC32": _crc32(body)} if self._checksums else {}
         with translating():
             answer = self._client.upload_part(
-                **self._target, UploadId=upload, PartNumber=number, Body=_Body(body), **checksum
+                **self._target,
+                UploadId=upload,
+                PartNumber=number,
+                Body=_Body(body),
+                **(checksum or _protected(self._client, body)),
             )
         return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
@@ -413,6 +458,19 @@ class _Body(io.RawIOBase):
         piece = self._data[self._at : end]
         self._at += len(piece)
         return piece
+
+
+def _checksums(client: Any) -> bool:
+    """Whether botocore sends checksums; a server for which they are switched off gets none from here either."""
+    return bool(client.meta.config.request_checksum_calculation != "when_required")
+
+
+def _protected(client: Any, data: memoryview) -> dict[str, str]:
+    """What makes the store refuse bytes that were altered on the way, where botocore adds nothing: over TLS it does not
+    sign them either."""
+    if _checksums(client):
+        return {}
+    return {"ContentMD5": md5(data)}
 
 
 def _crc32(data: memoryview) -> str:
