@@ -117,22 +117,64 @@ class Region:
     def vault(self) -> Vault:
         """The region's own vault."""
         settings = self.settings
-        return self._vault(settings.vault_bucket, settings.region, settings.vault_endpoint, "vault_keys")
+        if settings.vault_endpoint:
+            return self._elsewhere(settings.vault_bucket, settings.region)
+        return self._in_aws(settings.vault_bucket, settings.region)
 
     @cached_property
     def peer_vault(self) -> Vault:
         """The other region's vault."""
         settings = self.settings
-        return self._vault(
-            settings.peer_vault_bucket, settings.peer_region, settings.peer_vault_endpoint, "peer_vault_keys"
-        )
+        if settings.peer_vault_endpoint:
+            return self._elsewhere(settings.peer_vault_bucket, settings.peer_region)
+        return self._in_aws(settings.peer_vault_bucket, settings.peer_region)
 
-    def _vault(self, bucket: str, region: str, endpoint: str, keys: str) -> Vault:
-        # The secret is read only for a vault outside AWS: not every function may, or has to.
-        id_, _, secret = (getattr(self.connections, keys) if endpoint else "").partition(":")
-        session = aws.session(id_, secret) if id_ else None
-        client = aws.client("s3", region, session=session, endpoint_url=endpoint or None)
-        return Vault(client, bucket, region=region, signer=self._signer)
+    def _in_aws(self, bucket: str, region: str) -> Vault:
+        return Vault(aws.client("s3", region), bucket, region=region, signer=self._signer)
+
+    def _elsewhere(self, bucket: str, region: str) -> Vault:
+        """A region's vault in another store. AWS's own credentials are never sent there."""
+        settings = self.settings
+        own = region == settings.region
+        key_id, _, secret = self._vault_keys(region).partition(":")
+        client = aws.elsewhere(
+            settings.vault_endpoint if own else settings.peer_vault_endpoint,
+            key_id=key_id,
+            secret=secret,
+            region=settings.vault_signs_for if own else settings.peer_vault_signs_for,
+        )
+        return Vault(client, bucket, region=region, signer=self._signer, elsewhere=True)
+
+    def _vault_keys(self, region: str) -> str:
+        """`ID:SECRET` of a region's vault; ConfigError, which shows neither, while nobody has put them there."""
+        settings = self.settings
+        name = settings.vault_keys_secret
+        if not name:
+            field = "vault_keys" if region == settings.region else "peer_vault_keys"
+            source, keys = settings.connections_secret, getattr(self.connections, field)
+        else:
+            field = str(Role.PRIMARY if region == settings.primary_region else Role.STANDBY)
+            source, keys = name, self._all_vault_keys.get(field, "")
+        if not isinstance(keys, str) or not all(keys.partition(":")):
+            raise ConfigError(
+                f"the secret {source} has no keys of the vault of {region}, which is not in AWS",
+                hint=f'put "{field}": "ID:SECRET" into its JSON object',
+            )
+        return keys
+
+    @cached_property
+    def _all_vault_keys(self) -> dict[str, Any]:
+        name = self.settings.vault_keys_secret
+        hint = f'put {{"primary": "ID:SECRET", "standby": "ID:SECRET"}} into the secret {name}, of those not in AWS'
+        try:
+            keys = json.loads(self._secret(name))
+        except NotFoundError:
+            raise ConfigError(f"the secret {name} has no value yet", hint=hint) from None
+        except ValueError:
+            raise ConfigError(f"the secret {name} does not hold JSON", hint=hint) from None
+        if not isinstance(keys, dict):
+            raise ConfigError(f"the secret {name} does not hold a JSON object", hint=hint)
+        return keys
 
     @cached_property
     def _signer(self) -> Signer | None:
@@ -264,9 +306,9 @@ class Region:
     def ledger(self, epoch: Callable[[], int]) -> Ledger:
         """The ledger, whose writes carry what `epoch` returns; what is too large for it goes into the vaults."""
         own, peer = self.vault, self.peer_vault
-        first = (
-            peer if self.settings.role is Role.PRIMARY and uploads_to_standby_first(self.settings.objectives) else own
-        )
+        # Where no store replicates, what a step gave back is in the standby as soon as the step is done.
+        first_there = self.settings.copies_points or uploads_to_standby_first(self.settings.objectives)
+        first = peer if self.settings.role is Role.PRIMARY and first_there else own
         vaults = (first, own if first is peer else peer)
         return Ledger(self.database, epoch=epoch, acknowledge=self.settings.acknowledge, results=VaultResults(vaults))
 

@@ -67,6 +67,8 @@ def peer_of(settings: Settings) -> Settings:
         peer_vault_bucket=settings.vault_bucket,
         vault_endpoint=settings.peer_vault_endpoint,
         peer_vault_endpoint=settings.vault_endpoint,
+        vault_signs_for=settings.peer_vault_signs_for,
+        peer_vault_signs_for=settings.vault_signs_for,
         # Not known, and not the same: nobody reads it from here.
         confirm_replicas=-1,
     )
