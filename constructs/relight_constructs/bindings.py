@@ -215,6 +215,7 @@ from cdktf_cdktf_provider_aws.ecr_replication_configuration import (
 )
 from cdktf_cdktf_provider_aws.eip import Eip
 from cdktf_cdktf_provider_aws.flow_log import FlowLog
+from cdktf_cdktf_provider_aws.eks_access_entry import EksAccessEntry
 from cdktf_cdktf_provider_aws.iam_instance_profile import IamInstanceProfile
 from cdktf_cdktf_provider_aws.nat_gateway import NatGateway
 from cdktf_cdktf_provider_aws.vpc_endpoint import VpcEndpoint, VpcEndpointDnsOptions
@@ -261,6 +262,7 @@ __all__ = [
     "EcsTaskDefinitionEphemeralStorage",
     "EcsTaskDefinitionVolume",
     "Eip",
+    "EksAccessEntry",
     "FlowLog",
     "ITerraformDependable",
     "IamInstanceProfile",

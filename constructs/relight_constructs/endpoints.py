@@ -1,6 +1,7 @@
 """Which of AWS's services something in a region's network calls, and who does. Pure: nothing here starts node.
 
-What runs outside the network needs no endpoint: the sentinel, and the recovery's fence, scale and announce. Nor does
+What runs outside the network needs no endpoint: the sentinel, and the recovery's fence, scale and announce (scale is
+inside where agents run in an EKS cluster, whose API is there). Nor does
 what Lambda itself does for a function: its log, its traces and its dead letters. S3 has a gateway endpoint of its own,
 which costs nothing.
 """
@@ -12,6 +13,7 @@ ENDPOINTS: dict[str, tuple[str, str]] = {
     "ecr.api": ("ecr", "ECS, to start a container, under the network interface of its task"),
     "ecr.dkr": ("ecr", "ECS, to pull an image, whose layers come from S3"),
     "ecs": ("ecs", "snapshot and hydrate start a task where the memory is too large for a function"),
+    "eks": ("eks", "scale asks where the API of the agents' cluster is"),
     "kms": ("kms", "snapshot signs points; assess, hydrate and rehearse check the signatures"),
     "logs": ("logs", "the log driver of every container"),
     "monitoring": ("cloudwatch", "agents, snapshot, rehearse and providers publish metrics"),

@@ -101,6 +101,11 @@ class Function(Construct):
             depends_on=list(self._role.policies),
         )
 
+    @property
+    def role_arn(self) -> str:
+        """A reference to the ARN of the function's role."""
+        return self._role.arn
+
     def allow(self, name: str, *statements: Statement) -> None:
         """Add one policy to the function's role."""
         self._role.allow(name, *statements)

@@ -59,8 +59,8 @@ estimate. What takes longer is stuck, and the alarm on `ExecutionsTimedOut` tell
 - A transient error, and trouble of Lambda's own: after {TRANSIENT.after_s} s, then {TRANSIENT.backoff} times as long,
   {TRANSIENT.attempts} times. The functions have tried for eight seconds by themselves before.
 - A function that was ended by its timeout, or whose process died: {ENDED.attempts} more time.
-- What says itself when to come again: *promote* and *scale* every {POLL_S} s for as long as the database and the
-  capacity may take, *replay* at once, {_state("replay").rounds} times.
+- What says itself when to come again: *promote*, and *scale*, *hydrate* and *open-gate*, every {POLL_S} s for as long
+  as the database, or the capacity, may take; *replay* at once, {_state("replay").rounds} times.
 - The task of a large memory: {TASK_ENDED.attempts} more times.
 
 Everything else would fail again, and pages at once.

@@ -29,6 +29,8 @@ ANY_RESOURCE: dict[str, str] = {
     "ec2:DescribeNetworkInterfaces": _ENI,
     "ec2:DescribeSubnets": _ENI,
     "ec2:UnassignPrivateIpAddresses": _ENI,
+    "application-autoscaling:DescribeScalableTargets": "targets are listed by what they scale, and have no resource",
+    "autoscaling:DescribeAutoScalingGroups": "descriptions of groups take no resource",
     "cloudwatch:PutMetricData": "metrics have no resource; the statement names the one namespace",
     "ec2:DescribeVolumes": "EC2's descriptions take no resource",
     "ecs:ListTasks": "tasks are listed by cluster, which the statement names as its condition",

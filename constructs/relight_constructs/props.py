@@ -274,6 +274,14 @@ class OwnAgentsProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterAccessProps:
+    """The role `role_arn` comes into the EKS `cluster`."""
+
+    cluster: str
+    role_arn: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesProps:
     """Repositories of this registry that are copied to `region` of the same account."""
 
@@ -361,7 +369,8 @@ class RecoveryProps:
 
     `environment` are the variables that `relight.config.Settings` is read from, the same for each function; `name` of
     the state machine must be the one in them. `attachment` is the network in which functions reach the region's own
-    servers; `connections` tell them how. `vault` is the region's own. `capacity` is what a recovery scales. When a task
+    servers; `connections` tell them how. `vault` is the region's own. `capacity` is what a recovery scales;
+    `scales_inside` says that it is reached from within the network alone, as a cluster's private API is. When a task
     of `store` starts, it is hydrated; without one, a recovery alone does so. `code` is a bundle of `relight_lambdas`.
     `rto_s` is the objective that timeouts are derived from. `work` stands in for functions where memory is large.
     """
@@ -380,6 +389,7 @@ class RecoveryProps:
     rto_s: float
     dead_letters: DeadLetters
     capacity: Sequence[Scalable] = ()
+    scales_inside: bool = False
     store: Startable | None = None
     waits: Waits = USUAL_WAITS
     work: WorkTask | None = None

@@ -15,7 +15,7 @@ from relight_constructs.props import (
     RecoveryMachineProps,
     ScheduleProps,
 )
-from relight_constructs.recovery_machine import APPROVAL, HYDRATE, STATES, timeouts
+from relight_constructs.recovery_machine import APPROVAL, HYDRATE, SCALE, STATES, timeouts
 from relight_constructs.triggers import HydrateOnBoot, Schedule
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ class Recovery(Construct):
         asked = (APPROVAL,) if props.waits.approval_s else ()
         self.functions: dict[str, Function] = {
             state.verb: self._function(
-                state.verb, timeout_s=limits.functions[state.verb], networked=state.networked, at_once=None
+                state.verb,
+                timeout_s=limits.functions[state.verb],
+                networked=state.networked or (state.verb == SCALE and props.scales_inside),
+                at_once=None,
             )
             for state in (*STATES, *asked)
         }
@@ -114,7 +117,7 @@ class Recovery(Construct):
             props.lease.grant_read(functions[verb])
         props.lease.grant_hold(functions["fence"])
         for scalable in props.capacity:
-            scalable.grant_scale(functions["scale"])
+            scalable.grant_scale(functions[SCALE])
         self._grant_hydrate(functions[HYDRATE])
         if props.work is not None:
             # A store that has just started is filled outside of any recovery, and nobody else would start the task.
@@ -138,7 +141,7 @@ class Recovery(Construct):
         self.functions["sentinel"] = sentinel
         props.lease.grant_read(sentinel)
         props.lease.grant_remember(sentinel)
-        self.machine.grant_start(sentinel)
+        self.machine.grant_invoke(sentinel)
         props.topic.grant_publish(sentinel)
         Schedule(
             self,

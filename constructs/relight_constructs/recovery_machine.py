@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ANNOUNCE = "announce"
 APPROVE = "approve"
 HYDRATE = "hydrate"
+SCALE = "scale"
 PAGE = "page"
 FAILED = "failed"
 IS_LARGE = "is-memory-large"
@@ -127,8 +128,9 @@ RECOVERY: tuple[tuple[State, ...], ...] = (
     ),
     (
         State(
-            verb="scale",
-            does="Asks for as many agents as the primary had, and for the servers that a cold standby lacks.",
+            verb=SCALE,
+            does="Asks for as many agents as the primary had, and for the servers that a cold standby lacks, keeps what"
+            " scales by itself from taking them away, and waits until one of each serves.",
             again="Yes: it never asks for fewer than there are.",
             if_it_fails="The capacity is not to be had: look at the service's events, raise the quota or choose another"
             " size. Scaling by hand does as well; then go on with the run.",
@@ -137,13 +139,14 @@ RECOVERY: tuple[tuple[State, ...], ...] = (
         ),
         State(
             verb=HYDRATE,
-            does="Fills an empty vector store from the newest eligible point and brings it forward with the journal."
-            " Past a size it does so as an ECS task.",
+            does="Waits for a vector store that is being started, fills an empty one from the newest eligible point and"
+            " brings it forward with the journal. Past a size it does so as an ECS task.",
             again="Yes: what is filled is only brought forward, and two at once wait for each other.",
             if_it_fails="`relight points list` says why no point is eligible, `relight restore` uses another one; then"
             " go on with the run.",
             networked=True,
             effort=Effort(grows=True),
+            waits_for="capacity_s",
         ),
     ),
     (
@@ -173,11 +176,13 @@ RECOVERY: tuple[tuple[State, ...], ...] = (
     (
         State(
             verb="open-gate",
-            does="Lets traffic in, once memory is verified and tasks are replayed under this very epoch.",
+            does="Lets traffic in, once memory is verified and tasks are replayed under this very epoch, and an agent"
+            " renews the lease on it.",
             again="Yes.",
             if_it_fails="The error names what is missing: verify, replay, or an agent that renews the lease. See why no"
             " agent runs in the standby.",
             networked=True,
+            waits_for="capacity_s",
         ),
     ),
     (
@@ -289,7 +294,7 @@ def definition(
     for name, after in pairwise(names):
         states[name] |= {"Catch": [_catch()], "Next": after}
     states[ANNOUNCE] |= {"End": True}
-    states[PAGE] = _invoke(
+    states[PAGE] = invoke(
         steps[ANNOUNCE], {"Payload": {"run_id.$": "$.run_id", "failed": True, "error.$": "$.error.Error"}}, LATER
     ) | {
         "ResultPath": None,
@@ -308,7 +313,7 @@ def _state(
     together: tuple[State, ...], steps: Mapping[str, Step], waits: Waits, large: TaskRun | None
 ) -> dict[str, Any]:
     def call(state: State) -> dict[str, Any]:
-        return _invoke(steps[state.verb], {"Payload.$": "$"}, state.later(waits))
+        return invoke(steps[state.verb], {"Payload.$": "$"}, state.later(waits))
 
     if len(together) == 1:
         return call(together[0])
@@ -360,7 +365,7 @@ def _run_task(large: TaskRun) -> dict[str, Any]:
 
 def _ask(step: Step, waits: Waits) -> dict[str, Any]:
     payload = {"Payload": {"token.$": "$$.Task.Token", "within_s": math.ceil(waits.approval_s), "run.$": "$"}}
-    return _invoke(step, payload, LATER) | {
+    return invoke(step, payload, LATER) | {
         "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
         "TimeoutSeconds": math.ceil(waits.approval_s),
         # Nobody's answer is no reason to ask once more: it is tried again only when nobody was asked.
@@ -369,7 +374,8 @@ def _ask(step: Step, waits: Waits) -> dict[str, Any]:
     }
 
 
-def _invoke(step: Step, payload: Mapping[str, Any], later: Again) -> dict[str, Any]:
+def invoke(step: Step, payload: Mapping[str, Any], later: Again) -> dict[str, Any]:
+    """A state that calls a function, and tries again what is worth it."""
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",

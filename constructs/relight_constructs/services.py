@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 SCALE_ACTIONS = ("ecs:DescribeServices", "ecs:UpdateService")
 
+BOUND_ACTIONS = ("application-autoscaling:RegisterScalableTarget",)
+LOOK_AT_BOUNDS_ACTIONS = ("application-autoscaling:DescribeScalableTargets",)
+
 # What ECS does to the volumes of tasks, which it marks with two tags of its own. Source: the managed policy
 # AmazonECSInfrastructureRolePolicyForVolumes, without what it allows for volumes from snapshots and on EC2's instances.
 CREATE_VOLUME_ACTIONS = ("ec2:CreateVolume",)
@@ -201,7 +204,8 @@ class Autoscaling(Construct):
 
     def __init__(self, scope: Construct, id_: str, props: AutoscalingProps) -> None:
         super().__init__(scope, id_)
-        target = AppautoscalingTarget(
+        self._name = props.service.name
+        self._target = target = AppautoscalingTarget(
             self,
             "target",
             service_namespace="ecs",
@@ -227,6 +231,14 @@ class Autoscaling(Construct):
                 scale_in_cooldown=300,
                 scale_out_cooldown=60,
             ),
+        )
+
+    def grant_scale(self, grantee: Grantee) -> None:
+        """Raise the least number; beside the service's own grant, which AWS asks whoever changes its bounds for."""
+        grantee.allow(
+            f"bounds-{self._name}",
+            Statement(actions=BOUND_ACTIONS, resources=(self._target.arn,)),
+            Statement(actions=LOOK_AT_BOUNDS_ACTIONS, resources=("*",)),
         )
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from relight.providers.readiness import METRIC as PROVIDER_READY
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import ReadinessAlarm
-from relight_constructs.props import ReadinessAlarmProps, RecoveryProps
+from relight_constructs.capacity import ClusterAccess, EksAgents, GroupAgents
+from relight_constructs.props import ClusterAccessProps, ReadinessAlarmProps, RecoveryProps
 from relight_constructs.recovery import Recovery
 from relight_constructs.timeouts import Waits
+from relight_stacks.environment import CapacityKind
 from relight_stacks.functions import LONGEST_S
 from relight_stacks.tiers import StateKind
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relight.config import Settings
+    from relight_constructs.grants import Scalable
     from relight_constructs.secret import IncidentsTopic
     from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
@@ -58,13 +61,17 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
             topic=stack.incidents,
             rto_s=environment.objectives.rto_s,
             dead_letters=stack.dead_letters,
-            capacity=() if stack.services.agent is None else (stack.services.agent,),
+            capacity=(*_agents(stack), *stack.services.servers),
+            scales_inside=environment.capacity.kind is CapacityKind.EKS,
             store=stack.services.vector,
             waits=waits_of(environment, stack.settings),
             work=stack.work,
         ),
     )
 
+    if environment.capacity.kind is CapacityKind.EKS:
+        access = ClusterAccessProps(cluster=environment.capacity.cluster, role_arn=recovery.functions["scale"].role_arn)
+        ClusterAccess(stack, "agent-access", access)
     stack.data.grant_look(recovery.functions["assess"])
     stack.data.grant_promote(recovery.functions["promote"])
 
@@ -79,6 +86,16 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     if environment.providers:
         _watch_providers(stack, stack.incidents, bundles.providers)
     return recovery
+
+
+def _agents(stack: AgentStack) -> tuple[Scalable, ...]:
+    """What runs the agents, and what keeps them within bounds."""
+    capacity, services = stack.environment.capacity, stack.services
+    if services.agent is not None and services.autoscaling is not None:
+        return services.agent, services.autoscaling
+    if capacity.kind is CapacityKind.EKS:
+        return (EksAgents(place=stack.home, cluster=capacity.cluster),)
+    return (GroupAgents(place=stack.home, group=capacity.group),)
 
 
 def waits_of(environment: Environment, settings: Settings) -> Waits:

@@ -124,8 +124,14 @@ class Services:
     is the user's own too."""
 
     agent: Service | None
+    autoscaling: Autoscaling | None
     vector: Service
     queue: NatsQueue | None
+
+    @property
+    def servers(self) -> tuple[Service, ...]:
+        """Those that the agents need, which are Relight's own."""
+        return (self.vector, *(() if self.queue is None else self.queue.services))
 
 
 def add_services(stack: AgentStack) -> Services:
@@ -141,7 +147,7 @@ def add_services(stack: AgentStack) -> Services:
             stack.network.admit(who, to="state", port=POSTGRES_PORT)
         if environment.queue.existing:
             stack.network.admit(who, to="queue", port=NATS_PORT)
-    agent = _agents(stack, cluster, count)
+    agent, autoscaling = _agents(stack, cluster, count)
     vector = _vector(stack, cluster, count)
     queue = _queue(stack, cluster, count)
     if stack.role is Role.PRIMARY and environment.shape.standby and environment.replicate_images:
@@ -152,13 +158,16 @@ def add_services(stack: AgentStack) -> Services:
                 "images",
                 ImagesProps(account=environment.account, region=names.region(Role.STANDBY), repositories=repositories),
             )
-    return Services(agent=agent, vector=vector, queue=queue)
+    return Services(agent=agent, autoscaling=autoscaling, vector=vector, queue=queue)
 
 
 def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
-    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted."""
-    promotes = environment.own_state and role is Role.STANDBY
-    return (*USUAL, *(("rds",) if promotes else ()))
+    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted, EKS
+    where agents of its are to be scaled."""
+    standby = role is Role.STANDBY
+    promotes = environment.own_state and standby
+    asks_cluster = environment.capacity.kind is CapacityKind.EKS and standby
+    return (*USUAL, *(("rds",) if promotes else ()), *(("eks",) if asks_cluster else ()))
 
 
 def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
@@ -174,7 +183,7 @@ def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> Service | None:
+def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> tuple[Service, Autoscaling] | tuple[None, None]:
     """The agents' service, or a role and what else agents of the user's own need to be attached."""
     environment, kind = stack.environment, stack.environment.capacity.kind
     if kind is not CapacityKind.ECS:
@@ -188,9 +197,12 @@ def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> Service | Non
         }
         if own.profile_name is not None:
             outputs["agent-instance-profile"] = own.profile_name
+        if kind is CapacityKind.EKS and stack.role is Role.STANDBY:
+            # Whom the cluster's own group must let in, for its API.
+            outputs["functions-security-group"] = stack.network.group_id("functions")
         for name, value in outputs.items():
             TerraformOutput(stack, name, value=value)
-        return None
+        return None, None
     agent = Service(
         stack,
         "agent",
@@ -212,12 +224,12 @@ def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> Service | Non
         ),
     )
     _grant(stack, agent)
-    Autoscaling(
+    autoscaling = Autoscaling(
         stack,
         "agent-scaling",
         AutoscalingProps(service=agent, least=count.agents, most=environment.most_agents),
     )
-    return agent
+    return agent, autoscaling
 
 
 def _grant(stack: AgentStack, agent: Agents) -> None:

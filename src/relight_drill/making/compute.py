@@ -221,14 +221,14 @@ def _scalable_target(place: Place, a: Arguments) -> dict[str, Any]:
     """What a recovery calls too: `relight_drill.emulator_scaling` keeps it."""
     named = {name: a.need(name) for name in ("service_namespace", "resource_id", "scalable_dimension")}
     namespace, resource, dimension = named.values()
-    place.client("application-autoscaling").register_scalable_target(
+    arn = place.client("application-autoscaling").register_scalable_target(
         ServiceNamespace=namespace,
         ResourceId=resource,
         ScalableDimension=dimension,
         MinCapacity=a.need("min_capacity"),
         MaxCapacity=a.need("max_capacity"),
-    )
-    return {"id": resource, **named}
+    )["ScalableTargetARN"]
+    return {"id": resource, "arn": arn, **named}
 
 
 MAKERS: dict[str, Make] = {
