@@ -1,9 +1,9 @@
-"""The recovery state machine as a resource."""
+"""State machines as resources, the recovery's first."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import (
@@ -19,8 +19,12 @@ from relight_constructs.recovery_machine import Step, definition
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relight_constructs.grants import Tellable
+    from relight_constructs.key import Key
     from relight_constructs.policies import Grantee
-    from relight_constructs.props import RecoveryMachineProps
+    from relight_constructs.props import Place, RecoveryMachineProps
 
 START_ACTIONS = ("states:StartExecution",)
 # Step Functions asks for the sampling rules itself, where Lambda does not. Source: AWS Step Functions developer guide,
@@ -51,33 +55,85 @@ ALARMS = {
 }
 
 
-class RecoveryMachine(Construct):
-    """Define the state machine that recovers, logged, traced, watched, and allowed to call its own functions only."""
+class StateMachine(Construct):
+    """Define a state machine that is logged, traced, watched, and may call what it is granted and nothing else.
 
-    def __init__(self, scope: Construct, id_: str, props: RecoveryMachineProps) -> None:
+    `verb` names its role. It is a Grantee; once all is granted, `define` says what it does.
+    """
+
+    def __init__(self, scope: Construct, id_: str, *, place: Place, name: str, verb: str) -> None:
         super().__init__(scope, id_)
-        place = props.place
-        self.arn = f"arn:aws:states:{place.region}:{place.account}:stateMachine:{props.name}"
-        role = Role(
+        self._place = place
+        self._name = name
+        self.verb = verb
+        self.arn = f"arn:aws:states:{place.region}:{place.account}:stateMachine:{name}"
+        self._role = Role(
             self,
             "role",
-            name=place.role_name("recovery"),
+            name=place.role_name(verb),
             trust=trust("states.amazonaws.com", account=place.account, source_arn=self.arn),
         )
-        for function in props.functions.values():
-            function.grant_invoke(role)
-        if props.work is not None:
-            props.work.grant_run(role)
-        role.allow("deliver-log", Statement(actions=DELIVER_LOG_ACTIONS, resources=("*",)))
-        role.allow("trace", Statement(actions=TRACE_ACTIONS, resources=("*",)))
+
+    def allow(self, name: str, *statements: Statement) -> None:
+        """Add one policy to the machine's role."""
+        self._role.allow(name, *statements)
+
+    def define(self, document: Mapping[str, Any], *, logs_key: Key, log_retention_days: int) -> None:
+        """Do what `document` says, in Amazon States Language; whoever granted afterwards was too late."""
+        self.allow("deliver-log", Statement(actions=DELIVER_LOG_ACTIONS, resources=("*",)))
+        self.allow("trace", Statement(actions=TRACE_ACTIONS, resources=("*",)))
         log_group = LogGroup(
             self,
             "log",
-            place=place,
-            name=f"/aws/vendedlogs/states/{props.name}",
-            key=props.logs_key,
-            retention_days=props.log_retention_days,
+            place=self._place,
+            name=f"/aws/vendedlogs/states/{self._name}",
+            key=logs_key,
+            retention_days=log_retention_days,
         )
+        SfnStateMachine(
+            self,
+            "machine",
+            name=self._name,
+            role_arn=self._role.arn,
+            definition=json.dumps(document, separators=(",", ":")),
+            logging_configuration=SfnStateMachineLoggingConfiguration(
+                level="ALL", include_execution_data=True, log_destination=f"{log_group.arn}:*"
+            ),
+            tracing_configuration=SfnStateMachineTracingConfiguration(enabled=True),
+            # Step Functions refuses a logged machine whose role may not yet deliver its log.
+            depends_on=list(self._role.policies),
+        )
+
+    def watch(self, alarms: Mapping[str, str], *, topic: Tellable) -> None:
+        """Tell people of each metric of its executions, with the description beside it."""
+        for metric, description in alarms.items():
+            MetricAlarm(
+                self,
+                metric,
+                MetricAlarmProps(
+                    name=f"{self._name}-{metric}",
+                    description=description,
+                    namespace="AWS/States",
+                    metric=metric,
+                    dimensions={"StateMachineArn": self.arn},
+                    topic=topic,
+                ),
+            )
+
+    def grant_invoke(self, grantee: Grantee) -> None:
+        """Start an execution."""
+        grantee.allow(f"start-{self.verb}", Statement(actions=START_ACTIONS, resources=(self.arn,)))
+
+
+class RecoveryMachine(StateMachine):
+    """Define the state machine that recovers, allowed to call its own functions only."""
+
+    def __init__(self, scope: Construct, id_: str, props: RecoveryMachineProps) -> None:
+        super().__init__(scope, id_, place=props.place, name=props.name, verb="recovery")
+        for function in props.functions.values():
+            function.grant_invoke(self)
+        if props.work is not None:
+            props.work.grant_run(self)
         steps = {
             verb: Step(function_arn=function.arn, timeout_s=function.timeout_s)
             for verb, function in props.functions.items()
@@ -88,33 +144,5 @@ class RecoveryMachine(Construct):
             whole_s=props.whole_s,
             large=None if props.work is None else props.work.run,
         )
-        SfnStateMachine(
-            self,
-            "machine",
-            name=props.name,
-            role_arn=role.arn,
-            definition=json.dumps(document, separators=(",", ":")),
-            logging_configuration=SfnStateMachineLoggingConfiguration(
-                level="ALL", include_execution_data=True, log_destination=f"{log_group.arn}:*"
-            ),
-            tracing_configuration=SfnStateMachineTracingConfiguration(enabled=True),
-            # Step Functions refuses a logged machine whose role may not yet deliver its log.
-            depends_on=list(role.policies),
-        )
-        for metric, description in ALARMS.items():
-            MetricAlarm(
-                self,
-                metric,
-                MetricAlarmProps(
-                    name=f"{props.name}-{metric}",
-                    description=description,
-                    namespace="AWS/States",
-                    metric=metric,
-                    dimensions={"StateMachineArn": self.arn},
-                    topic=props.topic,
-                ),
-            )
-
-    def grant_start(self, grantee: Grantee) -> None:
-        """Start a recovery."""
-        grantee.allow("start-recovery", Statement(actions=START_ACTIONS, resources=(self.arn,)))
+        self.define(document, logs_key=props.logs_key, log_retention_days=props.log_retention_days)
+        self.watch(ALARMS, topic=props.topic)
