@@ -14,7 +14,7 @@ from relight_constructs.bundle import LAMBDA, build_bundle
 from relight_stacks.bundles import Bundles
 from relight_stacks.loading import examples_folder, load_environments, load_named
 from relight_stacks.promises import keep_promises
-from relight_stacks.rules import check
+from relight_stacks.rules import check, check_together
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environments = [environment.with_store(options.memory) for environment in environments]
         if options.tier:
             environments = [environment.with_tier(options.tier) for environment in environments]
+        check_together(environments)
         for environment in environments:
             check(environment, source=environment.name)
             keep_promises(environment, source=environment.name)

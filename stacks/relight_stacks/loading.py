@@ -38,7 +38,7 @@ from relight_stacks.environment import (
     Vaults,
     Vector,
 )
-from relight_stacks.rules import check
+from relight_stacks.rules import check, check_together
 from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
 
@@ -76,19 +76,9 @@ def examples_folder() -> Path:
 
 
 def load_environments(folder: Path | None = None) -> list[Environment]:
-    """Every environment of `folder`, sorted by name.
-
-    Each makes the zone of its domain and finds it by name, so that two of one account cannot have the same.
-    """
+    """Every environment of `folder`, sorted by name; ConfigError where two cannot be deployed side by side."""
     found = [load_environment(path) for path in sorted((folder or environments_folder()).glob("*.toml"))]
-    owners: dict[tuple[str, str], str] = {}
-    for environment in found:
-        owner = owners.setdefault((environment.account, environment.domain), environment.name)
-        if owner != environment.name:
-            raise ConfigError(
-                f"{environment.name}: domain = {environment.domain!r} is the domain of {owner} in the same account",
-                hint=f"use one of its own, such as {environment.name}.{environment.domain}",
-            )
+    check_together(found)
     return found
 
 

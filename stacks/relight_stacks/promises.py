@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, StateKind
+from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, Role, StateKind
 from relight.errors import ConfigError
 from relight.memory.estimate import LOAD_BYTES_PER_S
 from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
@@ -423,6 +423,14 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         yield "between two snapshots, what is written to a collection that is not journalled"
     if environment.acknowledge is Acknowledge.LOCAL:
         yield 'what the figures of lag do not know: with acknowledge = "local" drills and alarms say what is lost'
+    for role, network in environment.networks.items():
+        if not network.vpc_id and not network.nat and (shape.standby or role is Role.PRIMARY):
+            yield (
+                f"the internet: with network.{role}.nat = false agents reach no hosted LLM provider, and no tool of "
+                "theirs does"
+            )
+    if environment.read_only:
+        yield "work: with read_only = true agents answer what is asked, and begin nothing, in both regions"
     if not environment.providers:
         yield "LLM providers: none is named, so nothing tries whether the standby could ask them"
     yield "a mistake that is replicated, such as a deleted table: `relight restore --before TIME` is for that"

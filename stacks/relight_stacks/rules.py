@@ -15,7 +15,7 @@ from relight_stacks.environment import Lock
 from relight_stacks.tiers import SHAPES, Routing, StateKind, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from relight_stacks.environment import Environment
 
@@ -30,6 +30,36 @@ def check(environment: Environment, *, source: str) -> None:
     """Raise ConfigError for the first contradiction in an environment that was read from `source`."""
     for problem, hint in contradictions(environment):
         raise ConfigError(f"{source}: {problem}", hint=hint)
+
+
+def check_together(environments: Iterable[Environment]) -> None:
+    """Raise ConfigError for the first two environments that cannot be deployed side by side."""
+    for problem, hint in collisions(environments):
+        raise ConfigError(problem, hint=hint)
+
+
+def collisions(environments: Iterable[Environment]) -> Iterator[_Found]:
+    """What two environments of one account would each make, and there can be only one of."""
+    domains: dict[tuple[str, str], str] = {}
+    registries: dict[tuple[str, str], str] = {}
+    for environment in environments:
+        name, account, region = environment.name, environment.account, environment.regions.primary
+        # Each makes the zone of its domain, and finds it by name.
+        owner = domains.setdefault((account, environment.domain), name)
+        if owner != name:
+            yield (
+                f"{name}: domain = {environment.domain!r} is the domain of {owner} in the same account",
+                f"use one of its own, such as {name}.{environment.domain}",
+            )
+        # A registry has one configuration of what it replicates and where to, and who deploys last would replace it.
+        if environment.replicate_images and environment.shape.standby:
+            owner = registries.setdefault((account, region), name)
+            if owner != name:
+                yield (
+                    f"{name}: replicate_images = true, and {owner} copies images from the registry of account "
+                    f"{account} in {region} already, which can be configured once",
+                    "use replicate_images = false in one of the two, and push its images to both regions yourself",
+                )
 
 
 def contradictions(environment: Environment) -> Iterator[_Found]:
@@ -127,6 +157,21 @@ def _networks(environment: Environment) -> Iterator[_Found]:
         )
 
 
+def _onward(environment: Environment) -> Iterator[_Found]:
+    """Where callers come to both regions, the one that does not work reaches the one that does."""
+    shape = environment.shape
+    if not shape.standby or shape.routing not in (Routing.WEIGHTED, Routing.LATENCY):
+        return
+    for role in Role:
+        network = environment.network(role)
+        if not network.vpc_id and not network.nat:
+            yield (
+                f'network.{role}.nat = false with dns.routing = "{shape.routing}": callers come to both regions, and '
+                "agents send what writes on to the public endpoint of the one that works, to which they have no way",
+                'use nat = true, dns.routing = "failover", or an existing network (vpc_id) with a way out',
+            )
+
+
 def _keeping(environment: Environment) -> Iterator[_Found]:
     """Nothing is locked for longer than the ladder keeps it."""
     vaults, memory = environment.vaults, environment.memory
@@ -198,6 +243,7 @@ _RULES: tuple[Callable[[Environment], Iterator[_Found]], ...] = (
     _routing,
     _state,
     _networks,
+    _onward,
     _keeping,
     _agents,
     _images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from relight.config import Acknowledge, ConfirmBy, Role, StateKind
 from relight.errors import ConfigError
 from relight.objectives import Tier
+from relight_stacks import app, loading
 from relight_stacks.environment import Environment, Network
 from relight_stacks.loading import environments_folder, examples_folder, load_environment, load_environments, load_named
-from relight_stacks.promises import keep_promises
-from relight_stacks.rules import check, contradictions
+from relight_stacks.promises import keep_promises, promises
+from relight_stacks.rules import check, check_together, contradictions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,6 +151,23 @@ OUT_OF_REACH: list[tuple[str, str, str, list[str]]] = [
 ]
 
 
+NAT = 'zones = ["a", "b", "c"]\nnat = true'
+BAD += [
+    (
+        CUSTOMER,
+        f"{NAT}               # agents",
+        "nat = false # agents",
+        ["network.primary.nat = false with dns.routing", "send what writes on", "vpc_id"],
+    ),
+    (
+        CUSTOMER,
+        f'cidr = "10.20.0.0/16"\n{NAT}',
+        'cidr = "10.20.0.0/16"\nnat = false',
+        ["network.standby.nat = false with dns.routing", "no way"],
+    ),
+]
+
+
 def edited(folder: Path, example: str, old: str, new: str) -> Path:
     text = EXAMPLES[example]
     assert old in text
@@ -252,3 +271,74 @@ def test_networks_of_ones_own_may_have_any_range() -> None:
     values = {name: getattr(demo, name) for name in ("name", "account", "tier", "domain", "regions", "agent", "vector")}
     mixed = Environment(**values, networks={Role.PRIMARY: existing, Role.STANDBY: Network()}, given=demo.given)
     assert list(contradictions(mixed)) == []
+
+
+def test_without_a_way_out_one_region_may_serve(tmp_path: Path) -> None:
+    """Where callers come to the region that works alone nothing is sent on, and what agents cannot reach is said."""
+    text = EXAMPLES[CUSTOMER].replace("nat = true", "nat = false").replace('routing = "latency"', DNS)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    said = " ".join(promises(load_environment(path)).not_covered)
+    assert "network.primary.nat = false agents reach no hosted LLM provider" in said
+    assert "network.standby.nat = false" in said
+    assert "nat = false" not in " ".join(promises(load_environments(examples_folder())[0]).not_covered)
+    sandbox = EXAMPLES[SANDBOX].replace("[network.standby]\n", "[network.standby]\nnat = false\n")
+    path.write_text(sandbox)
+    assert "nat = false" not in " ".join(promises(load_environment(path)).not_covered)
+
+
+def test_read_only_is_said(tmp_path: Path) -> None:
+    """fails when somebody is told what an environment can promise, and not that it begins nothing."""
+    path = edited(tmp_path, CUSTOMER, "read_only = false", "read_only = true")
+    assert "read_only = true agents answer" in " ".join(promises(load_environment(path)).not_covered)
+    assert "read_only" not in " ".join(promises(load_environments(examples_folder())[0]).not_covered)
+
+
+def two(folder: Path, *, account: str = "222222222222", region: str = "eu-west-1", more: str = "") -> list[Environment]:
+    """The example `internal`, and a copy of it with a domain of its own."""
+    text = EXAMPLES[INTERNAL]
+    (folder / "first.toml").write_text(text)
+    second = text.replace("assistant.example.com", "second.example.com").replace("222222222222", account)
+    (folder / "second.toml").write_text(more + second.replace("eu-west-1", region))
+    return load_environments(folder)
+
+
+def test_one_environment_configures_a_registry(tmp_path: Path) -> None:
+    """fails when two of one account and primary region both copy images: who deploys last would replace the other's."""
+    with pytest.raises(ConfigError) as refused:
+        two(tmp_path)
+    message = str(refused.value)
+    for words in ("second: replicate_images = true", "first copies images", "222222222222 in eu-west-1", "in one of"):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [{"account": "555555555555"}, {"region": "eu-west-3"}, {"more": "replicate_images = false\n"}],
+    ids=["account", "region", "said"],
+)
+def test_registries_of_their_own_are_apart(tmp_path: Path, differs: dict[str, str]) -> None:
+    """Another account, another primary region, or one that leaves images to the operator."""
+    assert [environment.name for environment in two(tmp_path, **differs)] == ["first", "second"]
+
+
+def test_a_sandbox_copies_no_images(tmp_path: Path) -> None:
+    """Where there is no standby there is nothing to copy to, and nothing to collide."""
+    environments = two(tmp_path, more="replicate_images = false\n")
+    sandbox = environments[1].with_tier(Tier.SANDBOX)
+    check_together([environments[0], replace(sandbox, replicate_images=True)])
+    with pytest.raises(ConfigError, match="can be configured once"):
+        check_together([environments[0], replace(environments[1], replicate_images=True)])
+
+
+def test_what_is_synthesized_together_is_looked_at_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when environments that were named one by one escape: each of them is read alone."""
+    two(tmp_path, more="replicate_images = false\n")
+    text = (tmp_path / "second.toml").read_text()
+    (tmp_path / "second.toml").write_text(text.replace("replicate_images = false\n", ""))
+    monkeypatch.setattr(loading, "environments_folder", lambda: tmp_path)
+    assert app.main(["--environment", "first", "--environment", "second", "--output", str(tmp_path / "out")]) == 1
+    assert "can be configured once" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
