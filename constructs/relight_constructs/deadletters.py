@@ -12,9 +12,9 @@ from relight_constructs.policies import VERSION, Statement
 from relight_constructs.props import MetricAlarmProps
 
 if TYPE_CHECKING:
+    from relight_constructs.grants import Tellable
     from relight_constructs.policies import Grantee
     from relight_constructs.props import DeadLettersProps
-    from relight_constructs.secret import IncidentsTopic
 
 SEND_ACTIONS = ("sqs:SendMessage",)
 
@@ -81,7 +81,7 @@ class DeadLetters(Construct):
             ),
         )
 
-    def watch(self, topic: IncidentsTopic) -> None:
+    def watch(self, topic: Tellable) -> None:
         """Tell people when there is a letter."""
         MetricAlarm(
             self,

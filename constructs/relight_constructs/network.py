@@ -219,7 +219,8 @@ class Network(Construct):
                 policy=perimeter("s3", account=place.account, own_resources=True),
             )
         for group in self._callers:
-            self.admit(group, to="endpoints", port=HTTPS)
+            if "endpoints" in props.groups:
+                self.admit(group, to="endpoints", port=HTTPS)
             # The gateway endpoint is a route, whose addresses a group lets out to like any other.
             VpcSecurityGroupEgressRule(
                 self,

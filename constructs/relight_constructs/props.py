@@ -593,6 +593,57 @@ class ServiceProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchStoreProps:
+    """A vector store that is started empty to restore into, and ended afterwards.
+
+    What it keeps is under `data`; `writable` are other folders that it writes to. It listens on `port`, takes its
+    password or API key from the variable `password_variable`, and is healthy while `health_command` says so. `form` is
+    how it is reached: a connection string with `{host}` and `{password}` in it.
+    """
+
+    image: str
+    cpu: int
+    memory: int
+    storage_gib: int
+    port: int
+    data: str
+    password_variable: str
+    health_command: str
+    form: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    writable: tuple[str, ...] = ("/tmp",)  # noqa: S108 - a folder inside the container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalProps:
+    """A place of its own to rehearse restores in, called `name`, and how often that is done.
+
+    `environment` are the variables that `relight.config.Settings` is read from; where the place is, is added to them.
+    `vault` is the region's own, `code` a bundle of `relight_lambdas`. `topic` is told when a rehearsal fails, when the
+    store outlives one, and when for `late_after_s` none went well. Raising `password_version` makes a new password. The
+    network has one subnet, in the zone of this letter. With `internet` it reaches that through a NAT gateway instead of
+    AWS alone through endpoints: an image that is in no registry of ECR, or a vault outside AWS, needs it.
+    """
+
+    place: Place
+    name: str
+    environment: Mapping[str, str]
+    code: Code
+    vault: VaultRef
+    signing: SigningRef
+    topic: Tellable
+    store: ScratchStoreProps
+    key_alias: str
+    password_secret: str
+    password_version: int
+    rate: str
+    late_after_s: int
+    zone: str = "a"
+    internet: bool = False
+    log_retention_days: int = LOG_RETENTION_DAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointProps:
     """A region's own name, which its own stack points at its own load balancer."""
 

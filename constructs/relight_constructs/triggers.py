@@ -1,9 +1,9 @@
-"""What calls a function by itself: a clock, and a vector store that has just started."""
+"""What calls a function by itself: a clock, and events such as that a vector store has just started."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight_constructs.bindings import (
     CloudwatchEventRule,
@@ -21,10 +21,14 @@ from relight_constructs.policies import trust
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relight_constructs.deadletters import DeadLetters
+    from relight_constructs.function import Function
     from relight_constructs.props import BootRuleProps, ScheduleProps
 
-# A hydration that could not be delivered for an hour has been noticed by then.
-_HYDRATE_LATE_S = 3600
+# What could not be delivered for an hour has been noticed by then.
+_EVENT_LATE_S = 3600
 
 
 class Schedule(Construct):
@@ -59,11 +63,47 @@ class Schedule(Construct):
         )
 
 
-class HydrateOnBoot(Construct):
+class CallOnEvent(Construct):
+    """Define a rule that calls one function with each event that matches, or leaves a dead letter."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        name: str,
+        description: str,
+        pattern: Mapping[str, Any],
+        function: Function,
+        dead_letters: DeadLetters,
+        permission: str,
+    ) -> None:
+        super().__init__(scope, id_)
+        rule = CloudwatchEventRule(
+            self,
+            "rule",
+            name=name,
+            description=description,
+            event_pattern=json.dumps(pattern, separators=(",", ":")),
+        )
+        CloudwatchEventTarget(
+            self,
+            "target",
+            rule=rule.name,
+            target_id=function.verb,
+            arn=function.arn,
+            dead_letter_config=CloudwatchEventTargetDeadLetterConfig(arn=dead_letters.arn),
+            retry_policy=CloudwatchEventTargetRetryPolicy(
+                maximum_event_age_in_seconds=_EVENT_LATE_S, maximum_retry_attempts=10
+            ),
+        )
+        function.admit(permission, service="events.amazonaws.com", source_arn=rule.arn)
+
+
+class HydrateOnBoot(CallOnEvent):
     """Define the rule that hydrates a vector store as soon as its task runs, with no recovery and no person."""
 
     def __init__(self, scope: Construct, id_: str, props: BootRuleProps) -> None:
-        super().__init__(scope, id_)
         pattern = {
             "source": ["aws.ecs"],
             "detail-type": ["ECS Task State Change"],
@@ -73,22 +113,13 @@ class HydrateOnBoot(Construct):
                 "lastStatus": ["RUNNING"],
             },
         }
-        rule = CloudwatchEventRule(
-            self,
-            "rule",
+        super().__init__(
+            scope,
+            id_,
             name=props.name,
             description="A vector store has started: fill it if it is empty",
-            event_pattern=json.dumps(pattern, separators=(",", ":")),
+            pattern=pattern,
+            function=props.function,
+            dead_letters=props.dead_letters,
+            permission="on-boot",
         )
-        CloudwatchEventTarget(
-            self,
-            "target",
-            rule=rule.name,
-            target_id="hydrate",
-            arn=props.function.arn,
-            dead_letter_config=CloudwatchEventTargetDeadLetterConfig(arn=props.dead_letters.arn),
-            retry_policy=CloudwatchEventTargetRetryPolicy(
-                maximum_event_age_in_seconds=_HYDRATE_LATE_S, maximum_retry_attempts=10
-            ),
-        )
-        props.function.admit("on-boot", service="events.amazonaws.com", source_arn=rule.arn)

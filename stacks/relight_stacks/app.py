@@ -39,6 +39,7 @@ def synthesize(
     from relight_constructs.bindings import App
     from relight_stacks.dns import DnsStack
     from relight_stacks.region import AgentStack
+    from relight_stacks.rehearsal import RehearsalStack
     from relight_stacks.vault import VaultStack
 
     app = App() if output is None else App(outdir=str(output))
@@ -55,6 +56,11 @@ def synthesize(
             region.add_dependency(dns)
         if environment.own_state and Role.STANDBY in regions:
             regions[Role.STANDBY].add_dependency(regions[Role.PRIMARY])
+        if environment.rehearsed:
+            # Its alarms tell the standby's topic.
+            rehearsal = RehearsalStack(app, environment, bundles=bundle)
+            rehearsal.add_dependency(vault)
+            rehearsal.add_dependency(regions[Role.STANDBY])
     app.synth()
     return Path(app.outdir)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Follower = made.InstanceReplica | made.SecondaryCluster | made.RestoreGround
 
 # How a region's own store is reached, inside its network; the functions' and the agents' drivers take these forms.
-_MEMORY_DSN = {
+MEMORY_DSN = {
     MemoryStore.PGVECTOR: "host={host} port=5432 dbname=memory user=postgres password={password}",
     MemoryStore.QDRANT: "http://:{password}@{host}:6333",
     MemoryStore.WEAVIATE: "http://:{password}@{host}:8080",
@@ -113,7 +113,7 @@ def add_data(stack: AgentStack) -> Data:
                 json.dumps(
                     {
                         "state_dsn": _state_dsn(host, password),
-                        "memory_dsn": _MEMORY_DSN[environment.memory.store].format(
+                        "memory_dsn": MEMORY_DSN[environment.memory.store].format(
                             host=names.vector_host, password=vector.generate(version=version)
                         ),
                         "queue_url": f"nats://{QUEUE_USER}:{queue.generate(version=version)}"

@@ -12,7 +12,6 @@ from relight_constructs.props import ClusterAccessProps, ReadinessAlarmProps, Re
 from relight_constructs.recovery import Recovery
 from relight_constructs.timeouts import Waits
 from relight_stacks.environment import CapacityKind
-from relight_stacks.functions import LONGEST_S
 from relight_stacks.tiers import StateKind
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack
-
-REHEARSE_LATE_S = 3600
 
 # How long a database takes to be promoted at most. A switch of Aurora takes about a minute, a replica of RDS is backed
 # up and restarted, and a backup is restored into a new instance. An existing database is promoted by the function.
@@ -75,14 +72,6 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     stack.data.grant_look(recovery.functions["assess"])
     stack.data.grant_promote(recovery.functions["promote"])
 
-    # A backup that nobody restores is a hope: this restores one beside the memory, checks it and drops it again.
-    rehearse = stack.functions.make("rehearse", timeout_s=LONGEST_S, networked=True)
-    stack.data.connections.grant_read(rehearse)
-    stack.own_vault.grant_restore(rehearse)
-    stack.own_vault.grant_rehearse(rehearse)
-    stack.signing.grant_check(rehearse)
-    rehearse.allow_metrics(METRICS)
-    stack.functions.schedule(rehearse, rate=environment.shape.rehearse, late_s=REHEARSE_LATE_S)
     if environment.providers:
         _watch_providers(stack, stack.incidents, bundles.providers)
     return recovery

@@ -54,7 +54,7 @@ class VectorServer:
     folders: tuple[str, ...]
     environment: dict[str, str]
     secret: str
-    health_command: str | None
+    health_command: str
 
 
 # Folders inside the containers; the images' own documentation names the variables.

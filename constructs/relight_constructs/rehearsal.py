@@ -1,0 +1,300 @@
+"""An isolated place to restore a point into, on a schedule, torn down after."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from relight_constructs.access import METRICS
+from relight_constructs.alarm import MetricAlarm
+from relight_constructs.bindings import Construct
+from relight_constructs.deadletters import DeadLetters
+from relight_constructs.function import Function
+from relight_constructs.key import Key
+from relight_constructs.machine import StateMachine
+from relight_constructs.network import HTTPS, Network
+from relight_constructs.policies import Statement
+from relight_constructs.props import (
+    ClusterProps,
+    DeadLettersProps,
+    FunctionProps,
+    KeyProps,
+    MetricAlarmProps,
+    NetworkProps,
+    ScheduleProps,
+    SecretProps,
+    ServiceProps,
+    VolumeProps,
+)
+from relight_constructs.recovery_machine import Step
+from relight_constructs.rehearsal_machine import CLOSE, OPEN, REHEARSE, TIMEOUTS_S, definition, whole_s
+from relight_constructs.secret import Secret
+from relight_constructs.services import Cluster, Service
+from relight_constructs.triggers import CallOnEvent, Schedule
+
+if TYPE_CHECKING:
+    from relight_constructs.policies import Grantee
+    from relight_constructs.props import RehearsalProps
+
+SERVICE = "scratch"
+AGE = "rehearse-age"
+
+# Nothing reaches this network from another one, so its range may be anybody's too.
+CIDR = "10.0.0.0/24"
+# What is called from within it, S3 aside.
+SERVICES = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager")
+
+LOOK_FOR_OTHERS_ACTIONS = ("states:ListExecutions",)
+RUN_STORE_ACTIONS = ("ecs:UpdateService",)
+LIST_TASKS_ACTIONS = ("ecs:ListTasks",)
+LOOK_AT_TASKS_ACTIONS = ("ecs:DescribeTasks",)
+
+AGE_RATE = "rate(6 hours)"
+AGE_TIMEOUT_S = 60
+AGE_METRIC = "RehearsalAgeSeconds"
+LATE_S = 3600
+_DAY_S = 24 * 3600
+_LOOK_S = 300
+
+ALARMS = {
+    "ExecutionsFailed": "A rehearsal has failed: the record in the standby's vault under rehearsals/ says why, or the"
+    " execution does where nothing was restored",
+    "ExecutionsTimedOut": "A rehearsal took longer than one may, and was ended",
+    "ExecutionsAborted": "A rehearsal was ended by a person: it said nothing of the point",
+}
+
+
+class Rehearsal(Construct):
+    """Define a network that nothing live is in, a vector store there that does not run, and the state machine that
+    starts it, restores the newest eligible point into it, checks that, and ends it again.
+
+    Key, password, network, cluster and store are the rehearsal's own. Whatever ends an execution, the store is ended
+    too; an alarm tells where it was not.
+    """
+
+    def __init__(self, scope: Construct, id_: str, props: RehearsalProps) -> None:
+        super().__init__(scope, id_)
+        self._props = props
+        # What has the environment's names in the region elsewhere has this place's here.
+        self._inside = replace(props.place, prefix=props.name)
+        self._key = Key(
+            self,
+            "key",
+            KeyProps(
+                place=props.place,
+                alias=props.key_alias,
+                description="What rehearsals of Relight restore, and their logs and messages",
+                for_logs=True,
+                for_rules=True,
+            ),
+        )
+        self._network = self._make_network()
+        self._password = Secret(
+            self,
+            "password",
+            SecretProps(
+                name=props.password_secret, description="The password of the store of a rehearsal", key=self._key
+            ),
+        )
+        self._password.generate(version=props.password_version)
+        self._store = self._make_store()
+        self._dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self._inside, key=self._key))
+        self._dead_letters.watch(props.topic)
+        self.machine = StateMachine(self, "machine", place=props.place, name=props.name, verb="rehearsal")
+        functions = {
+            verb: self._function(verb, timeout_s=seconds, networked=verb == REHEARSE)
+            for verb, seconds in TIMEOUTS_S.items()
+        }
+        self._grant(functions)
+        for function in functions.values():
+            function.grant_invoke(self.machine)
+        self.machine.define(
+            definition(
+                {verb: Step(function_arn=item.arn, timeout_s=item.timeout_s) for verb, item in functions.items()}
+            ),
+            logs_key=self._key,
+            log_retention_days=props.log_retention_days,
+        )
+        Schedule(
+            self,
+            "schedule",
+            ScheduleProps(
+                place=props.place,
+                name=props.name,
+                rate=props.rate,
+                function=self.machine,
+                late_s=LATE_S,
+                dead_letters=self._dead_letters,
+            ),
+        )
+        CallOnEvent(
+            self,
+            "on-end",
+            name=f"{props.name}-ended",
+            description="A rehearsal was ended from outside, or has failed: end its store",
+            pattern={
+                "source": ["aws.states"],
+                "detail-type": ["Step Functions Execution Status Change"],
+                "detail": {"stateMachineArn": [self.machine.arn], "status": ["ABORTED", "FAILED", "TIMED_OUT"]},
+            },
+            function=functions[CLOSE],
+            dead_letters=self._dead_letters,
+            permission="on-end",
+        )
+        self._watch()
+
+    def _make_network(self) -> Network:
+        props = self._props
+        network = Network(
+            self,
+            "network",
+            NetworkProps(
+                place=self._inside,
+                logs_key=self._key,
+                cidr=CIDR,
+                zones=(props.zone,),
+                nat=props.internet,
+                public=props.internet,
+                services=() if props.internet else SERVICES,
+                groups=("functions", "vector") if props.internet else ("endpoints", "functions", "vector"),
+            ),
+        )
+        network.admit("functions", to="vector", port=props.store.port)
+        if props.internet:
+            for group in ("functions", "vector"):
+                network.let_out(group, port=HTTPS)
+        return network
+
+    def _make_store(self) -> Service:
+        props, store = self._props, self._props.store
+        return Service(
+            self,
+            "store",
+            ServiceProps(
+                place=props.place,
+                cluster=Cluster(self, "cluster", ClusterProps(place=props.place, name=props.name)),
+                name=SERVICE,
+                family=props.name,
+                image=store.image,
+                cpu=store.cpu,
+                memory=store.memory,
+                desired_count=0,
+                ports=(store.port,),
+                network=self._network.attachment("vector"),
+                logs_key=self._key,
+                environment=store.environment,
+                secrets={store.password_variable: self._password},
+                writable=store.writable,
+                volume=VolumeProps(path=store.data, size_gib=store.storage_gib, key=self._key),
+                health_command=store.health_command,
+                alone=True,
+                log_retention_days=props.log_retention_days,
+            ),
+        )
+
+    def _function(self, verb: str, *, timeout_s: int, networked: bool) -> Function:
+        props = self._props
+        where = {
+            "RELIGHT_REHEARSAL_MACHINE_ARN": self.machine.arn,
+            "RELIGHT_REHEARSAL_CLUSTER": props.name,
+            "RELIGHT_REHEARSAL_SERVICE": SERVICE,
+            "RELIGHT_REHEARSAL_SECRET": props.password_secret,
+            "RELIGHT_REHEARSAL_FORM": props.store.form,
+        }
+        return Function(
+            self,
+            verb,
+            FunctionProps(
+                place=props.place,
+                name=f"{props.place.prefix}-{verb}",
+                verb=verb,
+                code=props.code,
+                environment={**props.environment, **where},
+                timeout_s=timeout_s,
+                logs_key=self._key,
+                dead_letters=self._dead_letters,
+                network=self._network.attachment("functions") if networked else None,
+                log_retention_days=props.log_retention_days,
+            ),
+        )
+
+    def _grant(self, functions: dict[str, Function]) -> None:
+        """Every permission of every function is one line here."""
+        props = self._props
+        for verb in (OPEN, CLOSE):
+            self._grant_run(functions[verb])
+        rehearse = functions[REHEARSE]
+        self._password.grant_read(rehearse)
+        props.vault.grant_restore(rehearse)
+        props.vault.grant_rehearse(rehearse)
+        props.signing.grant_check(rehearse)
+        rehearse.allow_metrics(METRICS)
+
+    def _grant_run(self, grantee: Grantee) -> None:
+        """Start or end the store, see what became of it, and see who else uses it."""
+        place, name = self._props.place, self._props.name
+        tasks = f"arn:aws:ecs:{place.region}:{place.account}:task/{name}/*"
+        grantee.allow(
+            "run-store",
+            Statement(actions=RUN_STORE_ACTIONS, resources=(self._store.arn, self._store.cluster_arn)),
+            Statement(
+                actions=LIST_TASKS_ACTIONS,
+                resources=("*",),
+                condition={"ArnEquals": {"ecs:cluster": self._store.cluster_arn}},
+            ),
+            Statement(actions=LOOK_AT_TASKS_ACTIONS, resources=(tasks,)),
+        )
+        grantee.allow("look-for-others", Statement(actions=LOOK_FOR_OTHERS_ACTIONS, resources=(self.machine.arn,)))
+
+    def _watch(self) -> None:
+        """Tell people when one fails, when none is begun, and when the store outlives one."""
+        props = self._props
+        self.machine.watch(ALARMS, topic=props.topic)
+        age = self._function(AGE, timeout_s=AGE_TIMEOUT_S, networked=False)
+        props.vault.grant_rehearsed(age)
+        age.allow_metrics(METRICS)
+        Schedule(
+            self,
+            "age-schedule",
+            ScheduleProps(
+                place=props.place,
+                name=f"{props.name}-age",
+                rate=AGE_RATE,
+                function=age,
+                late_s=LATE_S,
+                dead_letters=self._dead_letters,
+            ),
+        )
+        MetricAlarm(
+            self,
+            "late",
+            MetricAlarmProps(
+                name=f"{props.name}-late",
+                description="No rehearsal has gone well for too long, or none was begun: `relight rehearse --apart`",
+                namespace=METRICS,
+                metric=AGE_METRIC,
+                dimensions={"environment": props.environment["RELIGHT_ENVIRONMENT"], "region": props.place.region},
+                statistic="Maximum",
+                threshold=props.late_after_s,
+                period_s=_DAY_S,
+                missing_is_bad=True,
+                topic=props.topic,
+            ),
+        )
+        MetricAlarm(
+            self,
+            "left-open",
+            MetricAlarmProps(
+                name=f"{props.name}-left-open",
+                description="The store of a rehearsal outlived it: set the count of its service to 0",
+                # ECS puts one sample a minute for each task that runs.
+                namespace="AWS/ECS",
+                metric="CPUUtilization",
+                statistic="SampleCount",
+                dimensions={"ClusterName": props.name, "ServiceName": SERVICE},
+                period_s=_LOOK_S,
+                looks=math.ceil(whole_s() / _LOOK_S) + 1,
+                topic=props.topic,
+            ),
+        )
