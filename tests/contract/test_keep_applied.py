@@ -19,9 +19,8 @@ from relight.memory.api import Memory
 from relight.memory.apply import Applying, Lag, applying, keep_applied, lag_of
 from relight.memory.segments import Archive
 from relight.objectives import Tier
-from relight.recovery.exposure import Exposure
 from relight.recovery.gate import Readiness
-from relight.recovery.metrics import CloudWatchMetrics, publish_exposure, publish_lag
+from relight.recovery.metrics import CloudWatchMetrics, publish_lag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -247,21 +246,16 @@ def test_what_a_regions_applier_may_do(tier: Tier, opened: bool) -> None:
     assert found is (Applying.ALL if opened else closed)
 
 
-def test_lag_and_exposure_are_metrics(emulator: Emulator) -> None:
+def test_lag_is_a_metric(emulator: Emulator) -> None:
     """Told apart by environment, region and collection; what is not known is not there."""
     client = emulator.client("cloudwatch", "us-east-1")
     metrics = CloudWatchMetrics(client, environment="lag", region="us-east-1")
     publish_lag(metrics, {"mémoire": Lag(seconds=1.5, entries=3), "gone": Lag(seconds=None, entries=None)})
-    publish_exposure(
-        metrics,
-        [Exposure(collection="memory", seconds=2.0, why=""), Exposure(collection="gone", seconds=None, why="")],
-    )
     listed = client.list_metrics(Namespace="Relight", Dimensions=[{"Name": "environment", "Value": "lag"}])["Metrics"]
     found = {(item["MetricName"], *(part["Value"] for part in item["Dimensions"])) for item in listed}
     assert found == {
         ("JournalLagSeconds", "lag", "us-east-1", "m\\xe9moire"),
         ("JournalLagEntries", "lag", "us-east-1", "m\\xe9moire"),
-        ("ExposureSeconds", "lag", "us-east-1", "memory"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Exposure of the vector surface: what would be lost if the region that writes were gone now."""
+"""Exposure: what would be lost if the region that acts were gone now."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def vector_exposure(region: Region, statuses: Sequence[PointStatus]) -> list[Exp
     """
     try:
         with region.state() as state:
-            lag_s = _lag_s(state)
+            lag_s = replica_lag_s(state)
         unknown = "" if lag_s is not None else " (no replica can be asked for its lag)"
     except RelightError as exc:
         lag_s, unknown = None, f" (the state database cannot be asked for its replica's lag: {exc.problem})"
@@ -82,7 +82,11 @@ def _by_point(spec: CollectionSpec, statuses: Sequence[PointStatus], now: dateti
     return Exposure(collection=spec.name, seconds=age_s, why=f"the age of the newest eligible point{unknown}")
 
 
-def _lag_s(state: Connection) -> float | None:
+def replica_lag_s(state: Connection) -> float | None:
+    """The most that the replica to be promoted lacks, as this database knows it; None where it cannot be known.
+
+    Asked of a replica, it is the age of the newest commit that it has.
+    """
     with journal.reading(state) as cursor:
         cursor.execute("select to_regproc('aurora_global_db_status') is not null")
         on_aurora = cursor.fetchone() == (True,)

@@ -12,13 +12,36 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from relight.memory.apply import Lag
-    from relight.recovery.exposure import Exposure
     from relight.tasks.confirm import Confirmations, Promise
 
 NAMESPACE = "Relight"
 
+# What dashboards and alarms are on. Beside environment and region, the first of a pair is told apart by the second.
+GATE_OPEN = "GateOpen"
+SERVED = "Served"
+EPOCH = "Epoch"
+LEASE_EPOCH = "LeaseEpoch"
+LEASE_HELD = "LeaseHeld"
+REPLICATION_LAG = "ReplicationLagSeconds"
+EXPOSURE = "ExposureSeconds"
+SURFACE = "surface"
+COLLECTION = "collection"
+POINT_AGE = "PointAgeSeconds"
+REHEARSAL_AGE = "RehearsalAgeSeconds"
+BREAKER_OPEN = "ProviderBreakerOpen"
+PROVIDER = "provider"
+PROVIDERS_AVAILABLE = "ProvidersAvailable"
+LOOKS_FAILED = "LooksFailed"
+JOURNAL_LAG = "JournalLagSeconds"
+PROMISE_BROKEN = "PromiseBrokenSeconds"
+
 # CloudWatch takes 1 MB a call, and a tally of the most values takes some 15 KB.
 _AT_ONCE = 50
+
+
+def dimension(value: str) -> str:
+    """A dimension's value as CloudWatch takes it, which is ASCII."""
+    return value.encode("ascii", "backslashreplace").decode()
 
 
 class Metrics(Protocol):
@@ -53,7 +76,7 @@ def promise_gauges(promise: Promise, confirmations: Confirmations, *, now: datet
     since then is exposed. The others are since the process began.
     """
     return {
-        "PromiseBrokenSeconds": 0.0 if promise.kept else max(0.0, (now - promise.since).total_seconds()),
+        PROMISE_BROKEN: 0.0 if promise.kept else max(0.0, (now - promise.since).total_seconds()),
         "ConfirmationMeanSeconds": confirmations.mean_s,
         "ConfirmationP99Seconds": confirmations.percentile_s(0.99),
         "ConfirmationLongestSeconds": confirmations.longest_s,
@@ -67,15 +90,8 @@ def publish_lag(metrics: Metrics, lags: Mapping[str, Lag]) -> None:
     """`JournalLagSeconds` and `JournalLagEntries` of each collection that is there, told apart by `collection`."""
     for collection, lag in lags.items():
         if lag.seconds is not None and lag.entries is not None:
-            values = {"JournalLagSeconds": lag.seconds, "JournalLagEntries": float(lag.entries)}
+            values = {JOURNAL_LAG: lag.seconds, "JournalLagEntries": float(lag.entries)}
             metrics.put(values, collection=collection)
-
-
-def publish_exposure(metrics: Metrics, exposures: Sequence[Exposure]) -> None:
-    """`ExposureSeconds` of each collection; nothing where all would be lost, so that an alarm takes it for missing."""
-    for item in exposures:
-        if item.seconds is not None:
-            metrics.put({"ExposureSeconds": item.seconds}, collection=item.collection)
 
 
 class CloudWatchMetrics:
@@ -111,11 +127,7 @@ class CloudWatchMetrics:
             self._send(data[begin : begin + _AT_ONCE])
 
     def _named(self, name: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
-        # CloudWatch takes ASCII.
-        named = [
-            {"Name": key, "Value": value.encode("ascii", "backslashreplace").decode()}
-            for key, value in dimensions.items()
-        ]
+        named = [{"Name": key, "Value": dimension(value)} for key, value in dimensions.items()]
         unit = "Seconds" if name.endswith("Seconds") else "None"
         return {"MetricName": name, "Unit": unit, "Dimensions": [*self._dimensions, *named]}
 

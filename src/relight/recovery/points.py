@@ -18,10 +18,7 @@ from relight.memory.archive import ARCHIVE_S, MAX_AGE_S, archive_journal
 from relight.memory.snapshot import take_snapshot
 from relight.objectives import uploads_to_standby_first
 from relight.queue.queues import open_queue
-from relight.recovery.exposure import vector_exposure
-from relight.recovery.metrics import CloudWatchMetrics, publish_exposure
 from relight.vault.copy import copy_points
-from relight.vault.points import NoPointError, newest_eligible
 from relight.vault.retention import prune
 from relight.vault.verify import verify_points
 
@@ -45,8 +42,8 @@ def take_point(region: Region) -> dict[str, Any]:
     Uploaded once: to the standby's vault where replication would come too late for the RPO, else to the own one; the
     other takes it when the first cannot be reached, and replication or a later catch-up carries it across. Skipped
     where the region does not hold the lease: a former primary that comes back would seal points of a past that nobody
-    may restore. Then the journal is archived, and what would be lost now is published; failing there is no failure of
-    the point, and the result says so, but for a permission that is missing: DeniedError.
+    may restore. Then the journal is archived; failing there is no failure of the point, and the result says so, but for
+    a permission that is missing: DeniedError.
     """
     if holder := _other_holder(region):
         return {"skipped": f"{region.settings.region} does not hold the lease, {holder} does"}
@@ -70,7 +67,6 @@ def take_point(region: Region) -> dict[str, Any]:
         "bytes": manifest.total_bytes,
         **_carried_across(region),
         **_archived(region),
-        **_exposed(region),
     }
 
 
@@ -115,7 +111,8 @@ def may_seal(region: Region) -> bool:
 
 def prune_points(region: Region, *, dry_run: bool = False) -> Pruned:
     """Keep the ladder of the region's own vault. See `prune`."""
-    return prune(region.vault, **_ladder(region), now=region.clock.now(), dry_run=dry_run)
+    locked_for = timedelta(days=region.settings.lock_days)
+    return prune(region.vault, **_ladder(region), now=region.clock.now(), locked_for=locked_for, dry_run=dry_run)
 
 
 def verify_region(region: Region, *, point: str | None = None, within_s: float = VERIFY_S) -> Verification:
@@ -156,26 +153,6 @@ def _archived(region: Region) -> dict[str, Any]:
     except RelightError as exc:
         log.warning("journal not archived", extra={"error": str(exc)})
         return {"not_archived": str(exc)}
-
-
-def _exposed(region: Region) -> dict[str, Any]:
-    """What would be lost now, as a gauge; seen from the vault that would be restored from."""
-    settings = region.settings
-    try:
-        try:
-            newest = [newest_eligible(region.peer_vault)]
-        except NoPointError:
-            newest = []
-        publish_exposure(
-            CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region),
-            vector_exposure(region, newest),
-        )
-    except DeniedError:
-        raise
-    except RelightError as exc:
-        log.warning("exposure not published", extra={"error": str(exc)})
-        return {"not_published": str(exc)}
-    return {}
 
 
 def _queue_position(region: Region) -> QueuePosition | None:
