@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,12 @@ from relight.recovery.exposure import replica_lag_s, vector_exposure
 from relight.recovery.follow import SQL as FOLLOW
 from relight.recovery.gate import readiness
 from relight.recovery.metrics import Tally
-from relight.recovery.rehearsal import RECORDS
 from relight.vault.points import NoPointError, newest_eligible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from datetime import datetime
 
     from relight.recovery.epoch import Lease
     from relight.recovery.exposure import Exposure
@@ -38,8 +38,6 @@ _log = logging.getLogger(__name__)
 EVERY_S = 60
 # So that an idle primary can be told from one that does not reach its replica: what arrives there is this young.
 BEAT_S = EVERY_S / 2
-# Of rehearsals that failed, so many are looked through for one that went well.
-_REHEARSALS = 12
 
 
 class Surface(StrEnum):
@@ -101,7 +99,6 @@ def observe_region(region: Region) -> dict[str, Any]:
     _replication(region, page, acts=acts, now=now)
     _exposure(region, page, acts=acts)
     _points(region, page, now)
-    _rehearsal(region, page, now)
     if not nowhere:
         _providers(region, page)
     page.add(metrics.LOOKS_FAILED, float(len(page.failed)))
@@ -263,20 +260,6 @@ def _points(region: Region, page: _Page, now: datetime) -> None:
             return
         if newest is not None:
             page.add(metrics.POINT_AGE, max(0.0, (now - newest.taken_at).total_seconds()))
-
-
-def _rehearsal(region: Region, page: _Page, now: datetime) -> None:
-    """How long ago a rehearsal went well here; nothing where none ever did."""
-    with page.look("rehearsal"):
-        for key in sorted(region.vault.list_keys(RECORDS), reverse=True)[:_REHEARSALS]:
-            record = region.vault.get_json(key)
-            if record.get("ok") and record.get("region") == region.settings.region:
-                page.add(metrics.REHEARSAL_AGE, _age_s(record, now))
-                return
-
-
-def _age_s(record: dict[str, Any], now: datetime) -> float:
-    return max(0.0, (now - datetime.fromisoformat(record["at"])).total_seconds())
 
 
 def _providers(region: Region, page: _Page) -> None:
