@@ -24,7 +24,6 @@ from relight.vault.points import NoPointError, newest_eligible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
     from datetime import datetime
 
     from relight.recovery.epoch import Lease
