@@ -552,10 +552,12 @@ class ReadinessAlarmProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterProps:
-    """An ECS cluster with Container Insights."""
+    """An ECS cluster with Container Insights, whose figures are kept as log lines too."""
 
     place: Place
     name: str
+    logs_key: Key
+    log_retention_days: int = LOG_RETENTION_DAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from relight.recovery.metrics import REHEARSAL_AGE
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import Construct
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from relight_constructs.props import RehearsalProps
 
 SERVICE = "scratch"
-AGE = "rehearse-age"
 
 # Nothing reaches this network from another one, so its range may be anybody's too.
 CIDR = "10.0.0.0/24"
@@ -50,11 +50,8 @@ RUN_STORE_ACTIONS = ("ecs:UpdateService",)
 LIST_TASKS_ACTIONS = ("ecs:ListTasks",)
 LOOK_AT_TASKS_ACTIONS = ("ecs:DescribeTasks",)
 
-AGE_RATE = "rate(6 hours)"
-AGE_TIMEOUT_S = 60
-AGE_METRIC = "RehearsalAgeSeconds"
 LATE_S = 3600
-_DAY_S = 24 * 3600
+_AGE_LOOK_S = 6 * 3600
 _LOOK_S = 300
 
 ALARMS = {
@@ -97,7 +94,7 @@ class Rehearsal(Construct):
                 name=props.password_secret, description="The password of the store of a rehearsal", key=self._key
             ),
         )
-        self._password.generate(version=props.password_version)
+        self._password.make_up(version=props.password_version)
         self._store = self._make_store()
         self._dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self._inside, key=self._key))
         self._dead_letters.watch(props.topic)
@@ -173,7 +170,7 @@ class Rehearsal(Construct):
             "store",
             ServiceProps(
                 place=props.place,
-                cluster=Cluster(self, "cluster", ClusterProps(place=props.place, name=props.name)),
+                cluster=Cluster(self, "cluster", ClusterProps(place=props.place, name=props.name, logs_key=self._key)),
                 name=SERVICE,
                 family=props.name,
                 image=store.image,
@@ -251,33 +248,18 @@ class Rehearsal(Construct):
         """Tell people when one fails, when none is begun, and when the store outlives one."""
         props = self._props
         self.machine.watch(ALARMS, topic=props.topic)
-        age = self._function(AGE, timeout_s=AGE_TIMEOUT_S, networked=False)
-        props.vault.grant_rehearsed(age)
-        age.allow_metrics(METRICS)
-        Schedule(
-            self,
-            "age-schedule",
-            ScheduleProps(
-                place=props.place,
-                name=f"{props.name}-age",
-                rate=AGE_RATE,
-                function=age,
-                late_s=LATE_S,
-                dead_letters=self._dead_letters,
-            ),
-        )
         MetricAlarm(
             self,
             "late",
             MetricAlarmProps(
                 name=f"{props.name}-late",
-                description="No rehearsal has gone well for too long, or none was begun: `relight rehearse --apart`",
+                description="No rehearsal has gone well for too long, or none ever has: `relight rehearse --apart`",
                 namespace=METRICS,
-                metric=AGE_METRIC,
+                metric=REHEARSAL_AGE,
                 dimensions={"environment": props.environment["RELIGHT_ENVIRONMENT"], "region": props.place.region},
-                statistic="Maximum",
+                statistic="Minimum",
                 threshold=props.late_after_s,
-                period_s=_DAY_S,
+                period_s=_AGE_LOOK_S,
                 missing_is_bad=True,
                 topic=props.topic,
             ),

@@ -66,17 +66,29 @@ HEALTH_GRACE_S = 120
 
 
 class Cluster(Construct):
-    """Define a cluster that reports its metrics."""
+    """Define a cluster that reports its metrics.
+
+    Container Insights makes its log group by itself where there is none, without our key, and outside Terraform.
+    """
 
     def __init__(self, scope: Construct, id_: str, props: ClusterProps) -> None:
         super().__init__(scope, id_)
         self.name = props.name
         self.arn = f"arn:aws:ecs:{props.place.region}:{props.place.account}:cluster/{props.name}"
+        log_group = LogGroup(
+            self,
+            "insights",
+            place=props.place,
+            name=f"/aws/ecs/containerinsights/{props.name}/performance",
+            key=props.logs_key,
+            retention_days=props.log_retention_days,
+        )
         self._cluster = EcsCluster(
             self,
             "cluster",
             name=props.name,
             setting=[EcsClusterSetting(name="containerInsights", value="enabled")],
+            depends_on=[log_group.resource],
         )
 
     @property

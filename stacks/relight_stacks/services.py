@@ -137,7 +137,7 @@ class Services:
 def add_services(stack: AgentStack) -> Services:
     """Define the cluster and what runs in it, as much as the tier has waiting in this region."""
     environment, names = stack.environment, stack.names
-    cluster = Cluster(stack, "cluster", ClusterProps(place=stack.home, name=names.cluster))
+    cluster = Cluster(stack, "cluster", ClusterProps(place=stack.home, name=names.cluster, logs_key=stack.key))
     count = counts(environment, stack.role)
     for who in ("agent", "functions"):
         for port in ports_out(environment, stack.role):
