@@ -106,8 +106,9 @@ class Settings:
     `signing_key` is a KMS key (ARN or alias) or `file:` and a path, empty for none. `vault_endpoint` and
     `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
     points itself; `vault_signs_for` and `peer_vault_signs_for` are the regions that requests to them are signed for.
-    `vault_keys_secret` is a secret with their keys alone; without it they are in the connections. `rehearsal_check` is
-    a command that a rehearsal runs against what it restored. `confirm_replicas` is how many replicas must have a commit
+    `vault_keys_secret` is a secret with their keys alone; without it they are in the connections. For `lock_days` the
+    bucket itself locks each object of the region's own vault, 0 where it does not. `rehearsal_check` is a
+    command that a rehearsal runs against what it restored. `confirm_replicas` is how many replicas must have a commit
     under `confirm_by = "position"`: all that the region's database has, so that the other region's is among them, and 0
     where it has none, as after a recovery; under `confirm_by = "aurora"` it is how many other regions must have it.
     `state_kind` says how the standby's database is promoted. `state_id` is this region's own instance or cluster,
@@ -155,6 +156,7 @@ class Settings:
     keep_hourly: int = 24
     keep_daily: int = 14
     keep_monthly: int = 12
+    lock_days: int = 0
     signing_key: str = ""
     rehearsal_check: str = ""
     vault_endpoint: str = ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.config import Role, Settings, StateKind
 from relight_constructs.nats import node_name
+from relight_constructs.props import Lock
 from relight_stacks.counts import counts
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         keep_hourly=environment.memory.keep_hourly,
         keep_daily=environment.memory.keep_daily,
         keep_monthly=environment.memory.keep_monthly,
+        lock_days=0 if environment.vaults.lock is Lock.NONE else environment.vaults.lock_days,
         rehearsal_check=environment.memory.rehearsal_check,
         signing_key=names.signing_key_alias,
         acknowledge=environment.acknowledge,

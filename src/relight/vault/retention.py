@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from relight.vault.points import PointStatus
-    from relight.vault.store import Vault
+    from relight.vault.store import StoredObject, Vault
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ LEFTOVER_AGE = timedelta(days=1)
 
 # How many objects are asked for their locks at once.
 _AT_ONCE = 16
+# A large upload is dated by its beginning, and locked from its end.
+_UPLOAD = timedelta(days=1)
 
 # How much of an id names the bucket of UTC time that it is in: `20260419T02`, `20260419`, `202604`.
 _HOUR, _DAY, _MONTH = 11, 8, 6
@@ -38,7 +40,7 @@ _HOUR, _DAY, _MONTH = 11, 8, 6
 class HeldPoint:
     """A point as one vault holds it. `modified` is when the newest of its objects was put.
 
-    `locked_until` is when the last lock of one of its objects ends.
+    `locked_until` is when the last lock of one of its objects ends, of those that are to keep it.
     """
 
     id: str
@@ -52,7 +54,8 @@ class HeldPoint:
 class RetentionPlan:
     """What stays and goes, by id, newest first. `keep` says which rungs a point holds.
 
-    `locked` are those that would go and are locked, with the end of the lock. `leftovers` were never sealed, and go.
+    `locked` are those that would go and that somebody has locked, with the end of the lock. `leftovers` were never
+    sealed, and go.
     """
 
     keep: dict[str, tuple[str, ...]]
@@ -141,13 +144,24 @@ def plan_retention(
 
 
 def prune(
-    vault: Vault, *, keep_hourly: int, keep_daily: int, keep_monthly: int, now: datetime, dry_run: bool = False
+    vault: Vault,
+    *,
+    keep_hourly: int,
+    keep_daily: int,
+    keep_monthly: int,
+    now: datetime,
+    locked_for: timedelta = timedelta(),
+    dry_run: bool = False,
 ) -> Pruned:
     """Remove from `vault` what `plan_retention` does not keep, and what was found of points that are gone.
 
     The manifests go first, and only then the objects: a kill in between leaves what no longer is a point, and the next
     run sweeps it. Archived parts of the journal go when no point is left that would be brought forward with them; see
     `plan_segments`. Nothing else is touched, and nothing in another vault: deletions are not replicated.
+
+    Where the bucket itself locks every object `locked_for` some time, such a lock keeps its bytes and not its point:
+    what no rung holds is hidden, and can be brought back until the lock ends. A lock that ends later was put by
+    somebody, as a legal hold is: such a point stays as it is.
     """
 
     def plan() -> RetentionPlan:
@@ -159,24 +173,26 @@ def prune(
     held = {point: held_point(status) for point, status in statuses.items()}
     # A lock is a request for each object, so only those are asked that would go.
     first = plan()
-    keys = {point: [*vault.list_keys(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
-    locks = _locks(vault, [key for objects in keys.values() for key in objects])
-    for point, objects in keys.items():
-        until = max((locks[key] for key in objects if key in locks), default=None)
+    found = {point: [*vault.objects(f"{PREFIX}{point}/")] for point in (*first.remove, *first.leftovers)}
+    locks = _locks(vault, [item for objects in found.values() for item in objects], locked_for=locked_for)
+    for point, objects in found.items():
+        until = max((locks[item.key] for item in objects if item.key in locks), default=None)
         held[point] = replace(held[point], locked_until=until)
     final = plan()
-    segments = plan_segments(vault.objects(JOURNAL), statuses, final.keep, keep_daily=keep_daily, now=now)
+    archived = {item.key: item for item in vault.objects(JOURNAL)}
+    segments = plan_segments(archived.values(), statuses, final.keep, keep_daily=keep_daily, now=now)
     if dry_run:
         return Pruned(plan=final, removed=(), objects=0, failed={}, segments=len(segments))
     failed = vault.delete([manifest_key(point) for point in final.remove])
     removed = [point for point in (*final.remove, *final.leftovers) if manifest_key(point) not in failed]
-    going = [key for point in removed for key in keys[point] if key != manifest_key(point)]
+    going = [item.key for point in removed for item in found[point] if item.key != manifest_key(point)]
     # Those of the other region too, which replication brought.
     stays = {f"{point}.json" for point in held.keys() - set(removed)}
     records = [key for key in vault.list_keys(RECORDS) if key.rpartition("/")[2] not in stays]
     failed |= vault.delete([*going, *records])
-    locks = _locks(vault, segments[:DELETE_BATCH])
-    segments = [key for key in segments[:DELETE_BATCH] if key not in locks or locks[key] <= now]
+    segments = segments[:DELETE_BATCH]
+    locks = _locks(vault, [archived[key] for key in segments], locked_for=locked_for)
+    segments = [key for key in segments if key not in locks or locks[key] <= now]
     kept = vault.delete(segments)
     for key, reason in (failed | kept).items():
         log.error("object not removed", extra={"key": key, "reason": reason})
@@ -228,18 +244,21 @@ def _newest_of_each(points: Sequence[HeldPoint], length: int) -> list[HeldPoint]
     return list(first.values())
 
 
-def _locks(vault: Vault, keys: Sequence[str]) -> dict[str, datetime]:
-    """The ends of the locks of those that have one, asked for several at once.
+def _locks(vault: Vault, items: Sequence[StoredObject], *, locked_for: timedelta) -> dict[str, datetime]:
+    """The ends of the locks that somebody has put, by key; asked for several at once.
 
     Each has to be asked for: a vault with versions refuses no deletion of a locked object, it only hides it.
     """
 
-    def ask(key: str) -> datetime | None:
+    def ask(item: StoredObject) -> datetime | None:
         try:
-            return vault.locked_until(key)
+            until = vault.locked_until(item.key)
         except NotFoundError:  # another prune of this vault is at it
             return None
+        if until is not None and locked_for and until <= item.modified + locked_for + _UPLOAD:
+            return None
+        return until
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-locks") as threads:
-        ends = dict(zip(keys, threads.map(ask, keys), strict=True))
+        ends = {item.key: until for item, until in zip(items, threads.map(ask, items), strict=True)}
     return {key: until for key, until in ends.items() if until is not None}
