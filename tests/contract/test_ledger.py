@@ -437,7 +437,7 @@ def resume_waiting(ledger: Ledger) -> None:
         assert ledger.resume_waiting(cur, KEY) == ["parked"]
 
 
-READS = {"epoch", "ping", "status", "task", "tasks", "steps", "get", "named", "list"}
+READS = {"epoch", "ping", "status", "task", "tasks", "steps", "get", "named", "list", "refuses"}
 
 
 def known(effects: Effects) -> Any:
