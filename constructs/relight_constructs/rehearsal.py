@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relight.recovery.metrics import REHEARSAL_AGE
+from relight.recovery.rehearsal import AGE as AGE_METRIC
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import Construct
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from relight_constructs.props import RehearsalProps
 
 SERVICE = "scratch"
+AGE = "rehearse-age"
 
 # Nothing reaches this network from another one, so its range may be anybody's too.
 CIDR = "10.0.0.0/24"
@@ -50,8 +51,10 @@ RUN_STORE_ACTIONS = ("ecs:UpdateService",)
 LIST_TASKS_ACTIONS = ("ecs:ListTasks",)
 LOOK_AT_TASKS_ACTIONS = ("ecs:DescribeTasks",)
 
+AGE_RATE = "rate(1 hour)"
+AGE_TIMEOUT_S = 60
 LATE_S = 3600
-_AGE_LOOK_S = 6 * 3600
+_AGE_LOOK_S = 3 * 3600
 _LOOK_S = 300
 
 ALARMS = {
@@ -248,14 +251,30 @@ class Rehearsal(Construct):
         """Tell people when one fails, when none is begun, and when the store outlives one."""
         props = self._props
         self.machine.watch(ALARMS, topic=props.topic)
+        age = self._function(AGE, timeout_s=AGE_TIMEOUT_S, networked=False)
+        props.vault.grant_rehearsed(age)
+        age.allow_metrics(METRICS)
+        Schedule(
+            self,
+            "age-schedule",
+            ScheduleProps(
+                place=props.place,
+                name=f"{props.name}-age",
+                rate=AGE_RATE,
+                function=age,
+                late_s=LATE_S,
+                dead_letters=self._dead_letters,
+            ),
+        )
         MetricAlarm(
             self,
             "late",
             MetricAlarmProps(
                 name=f"{props.name}-late",
-                description="No rehearsal has gone well for too long, or none ever has: `relight rehearse --apart`",
+                description="No rehearsal has gone well for too long: none was begun, or all failed. `relight rehearse"
+                " --apart` is the next one",
                 namespace=METRICS,
-                metric=REHEARSAL_AGE,
+                metric=AGE_METRIC,
                 dimensions={"environment": props.environment["RELIGHT_ENVIRONMENT"], "region": props.place.region},
                 statistic="Minimum",
                 threshold=props.late_after_s,

@@ -1,4 +1,4 @@
-"""Secrets whose values are in no state and no JSON, and the topic that people are told by.
+"""Secrets whose values are in no state and no JSON.
 
 A value that is made at deployment is ephemeral: Terraform holds it while it applies, and writes it nowhere. What takes
 it are write-only arguments, which are sent when their version is another than before. cdktf 0.21 knows no ephemeral
@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.access import ENCRYPT_ACTIONS, PUBLISH_ACTIONS
+from relight_constructs.access import ENCRYPT_ACTIONS
 from relight_constructs.bindings import (
     Construct,
     SecretsmanagerSecret,
     SecretsmanagerSecretReplica,
     SecretsmanagerSecretVersion,
-    SnsTopic,
     TerraformStack,
 )
 from relight_constructs.policies import Statement
 
 if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
-    from relight_constructs.props import SecretProps, TopicProps
+    from relight_constructs.props import SecretProps
 
 READ_SECRET_ACTIONS = ("secretsmanager:GetSecretValue",)
 WRITE_SECRET_ACTIONS = ("secretsmanager:PutSecretValue",)
@@ -34,8 +33,8 @@ _VALUE = "aws_secretsmanager_secret_version"
 
 
 class Secret(Construct):
-    """Define an encrypted secret; its value is put by whoever operates the environment, unless `generate` or `hold` is
-    called, once."""
+    """Define an encrypted secret; its value is put by whoever operates the environment, unless `make_up`,
+    `generate` or `hold` is called, once."""
 
     def __init__(self, scope: Construct, id_: str, props: SecretProps) -> None:
         super().__init__(scope, id_)
@@ -52,15 +51,19 @@ class Secret(Construct):
             else [SecretsmanagerSecretReplica(region=props.replica.region, kms_key_id=props.replica.key_alias)],
         )
 
-    def generate(self, *, version: int) -> str:
-        """Fill it with a password that is made while it is deployed, and again whenever `version` is raised.
-
-        Returns an expression of what the secret holds, for write-only arguments: it is read back from the secret, so
-        that the secret and what takes its value cannot differ, also where an apply was cut off between the two.
-        """
+    def make_up(self, *, version: int) -> None:
+        """Fill it with a password that is made while it is deployed, and again whenever `version` is raised."""
         made = f"{self._secret.friendly_unique_id}_made"
         _ephemeral(self, _PASSWORD, made, {"password_length": PASSWORD_LENGTH, "exclude_punctuation": True})
         self.hold(f"${{ephemeral.{_PASSWORD}.{made}.random_password}}", version=version)
+
+    def generate(self, *, version: int) -> str:
+        """Make its value up, for write-only arguments of the same stack.
+
+        Returns an expression of what the secret holds: it is read back from the secret, so that the secret and what
+        takes its value cannot differ, also where an apply was cut off between the two.
+        """
+        self.make_up(version=version)
         return read_back(self, f"{self._secret.friendly_unique_id}_held", self._version.secret_id)
 
     def hold(self, value: str, *, version: int) -> None:
@@ -107,25 +110,3 @@ def read_back(scope: Construct, id_: str, secret_id: str) -> str:
 
 def _ephemeral(scope: Construct, type_: str, id_: str, body: dict[str, object]) -> None:
     TerraformStack.of(scope).add_override(f"ephemeral.{type_}.{id_}", body)
-
-
-class IncidentsTopic(Construct):
-    """Define the encrypted topic of incidents; who is subscribed is the operator's choice."""
-
-    def __init__(self, scope: Construct, id_: str, props: TopicProps) -> None:
-        super().__init__(scope, id_)
-        self._props = props
-        self._topic = SnsTopic(self, "topic", name=props.name, kms_master_key_id=props.key.arn)
-
-    @property
-    def arn(self) -> str:
-        """A reference to its ARN."""
-        return self._topic.arn
-
-    def grant_publish(self, grantee: Grantee) -> None:
-        """Tell people."""
-        grantee.allow(
-            "publish",
-            Statement(actions=PUBLISH_ACTIONS, resources=(self._topic.arn,)),
-            Statement(actions=ENCRYPT_ACTIONS, resources=(self._props.key.arn,)),
-        )
