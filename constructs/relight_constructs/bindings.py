@@ -57,6 +57,8 @@ from cdktf import (
     TerraformStack,
 )
 from constructs import Construct
+from cdktf_cdktf_provider_aws.chatbot_slack_channel_configuration import ChatbotSlackChannelConfiguration
+from cdktf_cdktf_provider_aws.cloudwatch_dashboard import CloudwatchDashboard
 from cdktf_cdktf_provider_aws.cloudwatch_event_rule import CloudwatchEventRule
 from cdktf_cdktf_provider_aws.cloudwatch_event_target import (
     CloudwatchEventTarget,
@@ -184,6 +186,7 @@ from cdktf_cdktf_provider_aws.sfn_state_machine import (
     SfnStateMachineTracingConfiguration,
 )
 from cdktf_cdktf_provider_aws.sns_topic import SnsTopic
+from cdktf_cdktf_provider_aws.sns_topic_subscription import SnsTopicSubscription
 from cdktf_cdktf_provider_aws.sqs_queue import SqsQueue
 from cdktf_cdktf_provider_aws.sqs_queue_policy import SqsQueuePolicy
 from cdktf_cdktf_provider_aws.default_security_group import DefaultSecurityGroup
@@ -231,6 +234,8 @@ __all__ = [
     "AppautoscalingTarget",
     "AssetType",
     "AwsProvider",
+    "ChatbotSlackChannelConfiguration",
+    "CloudwatchDashboard",
     "CloudwatchEventRule",
     "CloudwatchEventTarget",
     "CloudwatchEventTargetDeadLetterConfig",
@@ -352,6 +357,7 @@ __all__ = [
     "SfnStateMachineLoggingConfiguration",
     "SfnStateMachineTracingConfiguration",
     "SnsTopic",
+    "SnsTopicSubscription",
     "SqsQueue",
     "SqsQueuePolicy",
     "Subnet",

@@ -134,6 +134,11 @@ def trust_volumes() -> str:
     return _trust_unbound("ecs.amazonaws.com")
 
 
+def trust_chat() -> str:
+    """The trust of whoever delivers to chats: it is documented without conditions, and its role may do nothing."""
+    return _trust_unbound("chatbot.amazonaws.com")
+
+
 def trust_own(service: str) -> str:
     """Who may take on the role of agents that the user's own cluster or machines run; EKS marks a session with the pod
     that it is for. Handing a role to either needs `iam:PassRole` in the role's own account."""

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from relight_constructs.failover import RoutingControls, Zone
     from relight_constructs.function import Function
     from relight_constructs.grants import Invocable, Readable, Scalable, Startable, Tellable
+    from relight_constructs.incidents import IncidentsTopic
     from relight_constructs.key import Key, ReplicaKey
     from relight_constructs.network import Network
-    from relight_constructs.secret import IncidentsTopic, Secret
+    from relight_constructs.secret import Secret
     from relight_constructs.services import Cluster, Service
     from relight_constructs.vault import Vault
     from relight_constructs.work import WorkTask
@@ -548,6 +549,73 @@ class ReadinessAlarmProps:
     dimensions: Mapping[str, str]
     every_s: int
     topic: IncidentsTopic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlackProps:
+    """A Slack channel, by the ids of its workspace and its own, which is told what `topic_arns` are told.
+
+    The service that delivers it has endpoints in `service_region`, which need not be the place's.
+    """
+
+    place: Place
+    name: str
+    team: str
+    channel: str
+    topic_arns: tuple[str, ...]
+    service_region: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric as a dashboard shows it."""
+
+    namespace: str
+    name: str
+    dimensions: Mapping[str, str]
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphProps:
+    """Metrics over time with lines at `limits`, or, as a `number`, each one's last value."""
+
+    title: str
+    metrics: tuple[Metric, ...]
+    statistic: str = "Maximum"
+    period_s: int = 60
+    limits: tuple[tuple[str, float], ...] = ()
+    number: bool = False
+    width: int = 6
+    height: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmsProps:
+    """How alarms stand, which are named by their ARNs."""
+
+    title: str
+    arns: tuple[str, ...]
+    width: int = 24
+    height: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A few words in Markdown."""
+
+    markdown: str
+    width: int = 24
+    height: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardProps:
+    """One page called `name`, of the place's own metrics and alarms."""
+
+    place: Place
+    name: str
+    widgets: tuple[GraphProps | AlarmsProps | Note, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from relight_constructs.balancer import InnerBalancer, LoadBalancer
 from relight_constructs.certificate import Certificate
 from relight_constructs.deadletters import DeadLetters
 from relight_constructs.failover import Endpoint
+from relight_constructs.incidents import IncidentsTopic
 from relight_constructs.key import Key
 from relight_constructs.network import Network
 from relight_constructs.props import (
@@ -22,7 +23,6 @@ from relight_constructs.props import (
     NetworkProps,
     TopicProps,
 )
-from relight_constructs.secret import IncidentsTopic
 from relight_stacks.data import add_data
 from relight_stacks.environment import CapacityKind
 from relight_stacks.functions import Functions

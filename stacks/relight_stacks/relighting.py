@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relight.config import Settings
     from relight_constructs.grants import Scalable
-    from relight_constructs.secret import IncidentsTopic
+    from relight_constructs.incidents import IncidentsTopic
     from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack

@@ -57,9 +57,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[
     """The resources of their stack: by type, and by the path of their construct."""
     from relight_constructs.bindings import App, AwsProvider, TerraformStack
     from relight_constructs.deadletters import DeadLetters
+    from relight_constructs.incidents import IncidentsTopic
     from relight_constructs.key import Key
     from relight_constructs.recovery import Recovery
-    from relight_constructs.secret import IncidentsTopic
 
     folder: Path = tmp_path_factory.mktemp("foreign")
     app = App(outdir=str(folder))
