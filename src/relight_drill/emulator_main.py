@@ -8,6 +8,9 @@
   providers, and compiling what was just unpacked another 0.4 s. Here each zip is unpacked once, and a worker gets a
   link to it.
 
+- Tasks of an ECS service that can be called: here they are only entries, so what stands for one listens on loopback,
+  and that is their address. They are healthy from the beginning.
+
 A script for the interpreter of the emulator's own environment; imports nothing of the project.
 """
 
@@ -69,17 +72,33 @@ def name_failures(lambda_svc: Any) -> None:
     lambda_svc._execute_function_warm = named
 
 
+def give_addresses(ecs: Any) -> None:
+    """Let tasks of services have an address, as those in a network have."""
+    run = ecs._run_task
+
+    def addressed(*arguments: Any) -> Any:
+        result = run(*arguments)
+        for task in ecs._tasks.values():
+            details = [{"name": "privateIPv4Address", "value": "127.0.0.1"}]
+            task["attachments"] = [{"type": "ElasticNetworkInterface", "status": "ATTACHED", "details": details}]
+            task["healthStatus"] = "HEALTHY"
+        return result
+
+    ecs._run_task = addressed
+
+
 def main(home: Path) -> None:
     """Serve until a signal ends this; `home` is where code lies unpacked."""
     from ministack import app  # type: ignore[import-not-found]
     from ministack.core import iam_actions, lambda_runtime, responses  # type: ignore[import-not-found]
-    from ministack.services import lambda_svc  # type: ignore[import-not-found]
+    from ministack.services import ecs, lambda_svc  # type: ignore[import-not-found]
 
     SharedCode.home = home
     home.mkdir(parents=True, exist_ok=True)
     errors = {"BadZipFile": zipfile.BadZipFile, "LargeFileError": zipfile.LargeZipFile}
     lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedCode, **errors)
     name_failures(lambda_svc)
+    give_addresses(ecs)
     # By its path: the names of its neighbours are also those of packages that the emulator imports.
     scaling = runpy.run_path(str(Path(__file__).with_name("emulator_scaling.py")))
     scaling["install"](app, iam_actions, responses)

@@ -30,6 +30,7 @@ from relight.tasks.database import Database
 from relight.vault.store import Vault
 from relight_constructs.bundle import build_bundle, host_target
 from relight_drill.applier import apply
+from relight_drill.conditions import let_conditions_through
 from relight_drill.corpus import Embedder, documents
 from relight_drill.ecs import EcsPlayer
 from relight_drill.emulator import Emulator
@@ -341,7 +342,9 @@ class World:
             if QUEUE_SERVICE not in self._deployment.services_of(region.name):
                 await region.queue.start()  # the operator's own, which runs all along
         await asyncio.to_thread(self._let_ecs_in)
-        await asyncio.to_thread(self._let_conditions_through)
+        await asyncio.to_thread(
+            let_conditions_through, self.emulator, self._deployment, region=self.region(Role.PRIMARY)
+        )
         probe = HttpProbe(self._internet.sides[OUTSIDE].url)
         self._open.push_async_callback(probe.close)
         self._dns = Route53Player(self._deployment.health_checks, self._deployment.records, probe=probe, seed=self.seed)
@@ -363,32 +366,6 @@ class World:
             document = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
             document["Statement"].append(trust)
             iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(document))
-
-    def _let_conditions_through(self) -> None:
-        """Say in the emulator's terms what the functions' policies say by conditions that it does not know.
-
-        On AWS they allow the key that carries the signing key's alias, where the emulator authorizes a call that names
-        an alias as one on the alias itself; and metrics of Relight's namespace, where it knows of no namespace.
-        """
-        assert self._deployment is not None  # noqa: S101 - deployed before
-        iam = self.emulator.client("iam", self.region(Role.PRIMARY))
-        for item in self._deployment.of("aws_iam_role_policy"):
-            document = json.loads(item.arguments["policy"])
-            changed = False
-            for statement in document["Statement"]:
-                if statement["Action"] in (["kms:Sign"], ["kms:Verify"]):
-                    alias = statement.pop("Condition")["ForAnyValue:StringEquals"]["kms:ResourceAliases"]
-                    statement["Resource"] = [key.removesuffix("key/*") + alias for key in statement["Resource"]]
-                    changed = True
-                elif statement["Action"] == ["cloudwatch:PutMetricData"]:
-                    del statement["Condition"]
-                    changed = True
-            if changed:
-                iam.put_role_policy(
-                    RoleName=item.arguments["role"],
-                    PolicyName=item.arguments["name"],
-                    PolicyDocument=json.dumps(document),
-                )
 
     def _surroundings(self, side: str) -> dict[str, str]:
         """The variables by which a process finds the world that it is in; nothing else tells it."""
