@@ -38,6 +38,7 @@ _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([^/]*)/s3/aws4_request, ?SignedHeaders=([^,]+), ?Signature=(\w+)"
 )
 _CONTENTS = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
+_KEYS = re.compile(rb"<Key>.*?</Key>")
 _PART_BYTES_LEAST = 5 * 1024 * 1024
 _HOP_BY_HOP = {"connection", "transfer-encoding", "date", "server", "content-length"}
 # How the played store signs to the server behind it.
@@ -139,6 +140,9 @@ def play(rules: Rules, seaweed: Seaweed, context: ssl.SSLContext) -> Iterator[St
                 parts.setdefault(upload, {})[request.query["partNumber"]] = len(request.body)
             if request.method == "POST" and upload:
                 _check_parts(rules, parts.get(upload, {}))
+            if rules.keeps_locked and "delete" in request.query:
+                self._send(200, {"Content-Type": "application/xml"}, _kept(request.body))
+                return
             status, headers, body = behind.ask(request, conditions=rules.heeds_conditions)
             if not rules.ordered and request.query.get("list-type"):
                 entries = iter(reversed(_CONTENTS.findall(body)))
@@ -228,8 +232,13 @@ def _check(rules: Rules, request: Request, query: str) -> None:
         raise RefusedError(400, "InvalidRequest", "Missing required header for this request: Content-MD5")
     if digest is not None and base64.b64decode(digest) != hashlib.md5(body, usedforsecurity=False).digest():
         raise RefusedError(400, "BadDigest", "The Content-MD5 you specified did not match what was received.")
-    if rules.keeps_locked and (request.method == "DELETE" or "delete" in request.query):
-        raise RefusedError(403, "ObjectLockedByBucketPolicy", "The object is locked by the bucket's policy.")
+
+
+def _kept(body: bytes) -> bytes:
+    """The answer to a deletion of which nothing was done."""
+    why = b"<Code>ObjectLockedByBucketPolicy</Code><Message>The object is locked by the bucket's policy.</Message>"
+    refused = b"".join(b"<Error>" + key + why + b"</Error>" for key in _KEYS.findall(body))
+    return b'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">' + refused + b"</DeleteResult>"
 
 
 def _check_parts(rules: Rules, sizes: Mapping[str, int]) -> None:

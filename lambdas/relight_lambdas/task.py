@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import RelightError
+from relight.recovery.copying import catch_up
 from relight.recovery.points import take_point
 from relight.recovery.run import Run, run_state
 from relight.wiring import Region
@@ -34,14 +35,16 @@ class JsonLines(logging.Formatter):
 
 
 def do(verb: str, region: Region, run_id: str) -> dict[str, Any]:
-    """Hydrate under the run's own timeline, or take a recovery point."""
+    """Hydrate under the run's own timeline, take a recovery point, or fetch those of the other vault."""
+    if verb == "copy":
+        return catch_up(region).or_raise().to_json()
     return run_state("hydrate", region, Run.parse({"run_id": run_id})) if verb == "hydrate" else take_point(region)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb to its end, however long that takes."""
     parser = argparse.ArgumentParser(prog="relight_lambdas.task")
-    parser.add_argument("verb", choices=["hydrate", "snapshot"])
+    parser.add_argument("verb", choices=["copy", "hydrate", "snapshot"])
     parser.add_argument("--run-id", default="", help="the recovery's run, for hydrate")
     options = parser.parse_args(argv)
     lines = logging.StreamHandler()

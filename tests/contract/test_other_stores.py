@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import ssl
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from other_stores import DISORDERLY, GOOGLE, R2, SECRET, Request, Rules, Store, play
+from other_stores import DISORDERLY, GOOGLE, KEY_ID, R2, SECRET, RefusedError, play
 from point_helpers import make_manifest, seal_point
 
 from relight.adapters import aws
+from relight.clock import SystemClock, parse_time
 from relight.errors import ConflictError, DeniedError, IntegrityError, NotFoundError, PermanentError
 from relight.vault import points
+from relight.vault.copy import Copied, copy_beside, copy_points, lag_s
+from relight.vault.retention import prune
 from relight.vault.store import Vault, equal_part_bytes
+from relight.vault.verify import verify_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from benchmarks.seaweed import Seaweed
+    from other_stores import Request, Rules, Store
 
 pytestmark = pytest.mark.servers
 
 OLD, NEW = "20260419T013000Z", "20260419T023000Z"
+WIDE: dict[str, Any] = {"keep_hourly": 24, "keep_daily": 14, "keep_monthly": 12}
 MIB = 1024 * 1024
 
 
@@ -103,7 +112,7 @@ def test_everything_that_a_vault_does_is_taken(away: Vault, store: Store) -> Non
 @pytest.mark.parametrize("rules", [R2, GOOGLE], ids=lambda rules: rules.name, indirect=True)
 def test_what_is_made_for_amazon_is_refused(store: Store, bucket: str) -> None:
     """fails when the played stores take what the real ones refuse, and these tests show nothing."""
-    session = aws.session("GOOG1EPLAYEDKEY", SECRET)
+    session = aws.session(KEY_ID, SECRET)
     client = aws.client("s3", "auto", session=session, endpoint_url=store.url)
     vault = Vault(client, bucket, region="us-west-2")
     with pytest.raises((DeniedError, PermanentError)):
@@ -191,3 +200,162 @@ def test_bytes_that_were_altered_on_the_way_are_refused(away: Vault, store: Stor
         writer.write(bytes(40 * MIB))
     store.before = lambda _: None
     assert [*away.list_keys("points/")] == []
+
+
+# Relight copies between the vaults itself.
+
+
+@pytest.fixture
+def home(s3: Any) -> Iterator[Vault]:
+    """The primary's vault, in AWS."""
+    name = f"home-{secrets.token_hex(6)}"
+    s3.create_bucket(Bucket=name)
+    yield Vault(s3, name, region="us-east-1")
+
+
+def fetch(source: Vault, target: Vault, **options: Any) -> list[Copied]:
+    return copy_points(source, target, **WIDE, now=datetime.now(UTC), back=False, **options)
+
+
+def stop_after(store: Store, puts: int) -> None:
+    """From now on the store takes so many puts and no more."""
+    store.requests.clear()
+
+    def look(request: Request) -> None:
+        if request.method == "PUT" and len(store.made("PUT")) > puts:
+            raise RefusedError(403, "AccessDenied", "the power is gone")
+
+    store.before = look
+
+
+def test_a_point_is_eligible_when_its_copy_is_whole(home: Vault, away: Vault, store: Store) -> None:
+    """fails when the standby would restore a point of which a part is still on its way: cut at any request, the copy
+    leaves no point there, and the next goes on with what is missing."""
+    manifest = seal_point(home, OLD)
+    for puts, there in ((0, 0), (1, 1), (1, 2), (0, 2)):
+        stop_after(store, puts)
+        with pytest.raises(DeniedError):
+            fetch(home, away)
+        assert (eligible(away), len([*away.list_keys(f"points/{OLD}/")])) == ([], there)
+    store.before = lambda _: None
+    [done] = fetch(home, away)
+    assert (done.point, done.reason, done.lacking, done.bytes) == (OLD, "", False, 0)
+    assert (points.find(away, OLD), eligible(away)) == (manifest, [OLD])
+    store.requests.clear()
+    assert fetch(home, away) == []
+    assert store.made("PUT") == []
+    assert verify_points(away, clock=SystemClock(), within_s=60).damaged == ()
+
+
+def test_a_vault_elsewhere_is_copied_from_as_well(home: Vault, away: Vault) -> None:
+    """What a relit region seals in its own vault is fetched by the other, and only what the asker lacks moves."""
+    seal_point(away, NEW)
+    seal_point(home, OLD)
+    assert [item.point for item in fetch(away, home)] == [NEW]
+    assert (eligible(home), eligible(away)) == ([NEW, OLD], [NEW])
+
+
+@pytest.mark.parametrize("rules", [R2], ids=["r2"], indirect=True)
+def test_both_vaults_may_be_elsewhere(
+    away: Vault, bucket: str, seaweed_server: Seaweed, certificates: tuple[ssl.SSLContext, Path]
+) -> None:
+    """R2 in one region and Google's in the other: each is asked at its own address."""
+    name = f"{bucket}-g"
+    seaweed_server.client().create_bucket(Bucket=name)
+    with play(GOOGLE, seaweed_server, certificates[0]) as store:
+        other = Vault(store.client(), name, region="us-east-1", elsewhere=True)
+        seal_point(other, OLD, {"memory-0a.pgcopy": secrets.token_bytes(9 * MIB)})
+        assert [(item.point, item.reason) for item in fetch(other, away)] == [(OLD, "")]
+        assert fetch(other, away) == []
+        other.delete([*other.list_keys("")])
+    assert eligible(away) == [OLD]
+
+
+@pytest.mark.parametrize("rules", [GOOGLE], ids=["google"], indirect=True)
+def test_a_damaged_point_keeps_nobody_waiting_but_itself(home: Vault, away: Vault) -> None:
+    """fails when bytes that are not the manifest's arrive, hold others up, or are forgotten."""
+    for point in (OLD, NEW):
+        seal_point(home, point)
+    home.put_bytes(f"points/{NEW}/memory-0b.pgcopy", b"sekond")
+    done = fetch(home, away)
+    assert [(item.point, item.lacking) for item in done] == [(NEW, True), (OLD, False)]
+    assert "SHA-256" in done[0].reason
+    assert f"points/{NEW}/memory-0b.pgcopy" not in {*away.list_keys("points/")}
+    assert eligible(away) == [OLD]
+    at = parse_time(NEW) + timedelta(minutes=7)
+    assert lag_s(done, now=at) == 420
+    assert lag_s(done[1:], now=at) == 0
+
+
+@pytest.mark.parametrize("rules", [R2], ids=["r2"], indirect=True)
+def test_a_copy_ends_in_time(home: Vault, away: Vault, seaweed_server: Seaweed) -> None:
+    """fails when a function is killed in the middle of a large object, whose parts then stay; what is left is said,
+    newest first, and the next run goes on."""
+    large = {"memory-0a.pgcopy": secrets.token_bytes(12 * MIB), "memory-0b.pgcopy": secrets.token_bytes(20 * MIB)}
+    seal_point(home, NEW, large)
+    seal_point(home, OLD)
+    looks = iter([False] * 25)
+    done = fetch(home, away, out_of_time=lambda: next(looks, True))
+    assert [(item.point, item.left, item.reason) for item in done] == [(NEW, True, ""), (OLD, True, "")]
+    assert [item.bytes for item in done] == [32 * MIB, sum(piece.bytes for piece in points.find(home, OLD).pieces)]
+    assert [*away.list_keys("points/")] == [f"points/{NEW}/memory-0a.pgcopy"]
+    assert seaweed_server.client().list_multipart_uploads(Bucket=away.bucket).get("Uploads", []) == []
+    assert lag_s(done, now=parse_time(NEW)) == 3600
+    assert [(item.point, item.bytes) for item in fetch(home, away)] == [
+        (NEW, 20 * MIB),
+        (OLD, sum(piece.bytes for piece in points.find(home, OLD).pieces)),
+    ]
+    assert eligible(away) == [NEW, OLD]
+
+
+@pytest.mark.parametrize("rules", [R2], ids=["r2"], indirect=True)
+def test_what_is_too_large_is_left_to_others(home: Vault, away: Vault) -> None:
+    """It holds up nothing that is small enough, and is not begun."""
+    seal_point(home, NEW, {"memory-0a.pgcopy": bytes(1000)})
+    seal_point(home, OLD)
+    done = fetch(home, away, largest=999)
+    assert (done[0].point, done[0].left, done[0].bytes) == (NEW, True, 1000)
+    assert ([*away.list_keys(f"points/{NEW}/")], eligible(away)) == ([], [OLD])
+
+
+def test_a_prune_keeps_the_ladder_there_too(away: Vault) -> None:
+    """Points go with their objects, wherever the listing puts them."""
+    for point in (OLD, NEW):
+        seal_point(away, point)
+    done = prune(away, keep_hourly=1, keep_daily=0, keep_monthly=0, now=datetime.now(UTC))
+    assert (done.removed, done.failed, eligible(away)) == ((OLD,), {}, [NEW])
+    assert {key.split("/")[1] for key in away.list_keys("points/")} == {NEW}
+
+
+@pytest.mark.parametrize("rules", [replace(R2, keeps_locked=True)], ids=["locked"], indirect=True)
+def test_a_lock_of_the_bucket_hides_nothing(away: Vault) -> None:
+    """fails when a point is said to be removed, or loses its manifest, under a lock that no answer tells of."""
+    for point in (OLD, NEW):
+        seal_point(away, point)
+    done = prune(away, keep_hourly=1, keep_daily=0, keep_monthly=0, now=datetime.now(UTC))
+    assert (done.removed, {*done.failed}) == ((), {points.manifest_key(OLD)})
+    assert "ObjectLockedByBucketPolicy" in done.failed[points.manifest_key(OLD)]
+    assert eligible(away) == [NEW, OLD]
+
+
+def test_what_is_beside_points_is_fetched_too(home: Vault, away: Vault) -> None:
+    """Results of steps, timelines and rehearsals, once each; one that is not what its name says is left and told of,
+    and of the journal and of what was found of points each region keeps its own."""
+    good, bad = b"x" * 70_000, b"y" * 70_000
+    held = {
+        f"results/{hashlib.sha256(good).hexdigest()}.json": good,
+        "runs/r/a.json": b"{}",
+        "rehearsals/b.json": b"[]",
+    }
+    for key, data in held.items():
+        home.put_bytes(key, data)
+    altered = f"results/{hashlib.sha256(bad).hexdigest()}.json"
+    home.put_bytes(altered, bad[:-1] + b"!")
+    for key in ("journal/memory/x", "verified/us-east-1/x.json", "lease.json"):
+        home.put_bytes(key, b"mine")
+    done = copy_beside(home, away)
+    assert (done.objects, done.bytes, {*done.failed}) == (3, sum(map(len, held.values())), {altered})
+    assert {key: away.get_bytes(key) for key in away.list_keys("")} == held
+    again = copy_beside(home, away)
+    assert (again.objects, {*again.failed}) == (0, {altered})
+    assert copy_beside(home, away, out_of_time=lambda: True).left

@@ -321,7 +321,7 @@ def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After each snapshot, as far as the ladder keeps it; a vault that is not there is an error that is said."""
+    """As far as the ladder keeps it; a vault that is not there is an error that is said."""
     settings, vault = standby_region.settings, standby_region.vault
     standby_region.connect(queue_url=nats_server.url())
     monkeypatch.setenv("RELIGHT_TIER", "batch")  # whose points go to the own vault
@@ -336,8 +336,10 @@ def test_a_point_is_carried_to_a_vault_that_nothing_replicates_to(
     done = json.loads(capsys.readouterr().out)
     newest = next(points.eligible(vault))
     assert (done["id"], done["region"]) == (newest.id, HERE)
-    assert [item["point"] for item in done["copied"]] == [newest.id]  # which holds the only rung of each kind
     assert [item["waiting"] for item in done["journal"]] == [""]
+    assert main(["points", "copy", "--yes", "--json"]) == 0
+    copied = json.loads(capsys.readouterr().out)["copied"]
+    assert [item["point"] for item in copied] == [newest.id]  # which holds the only rung of each kind
     assert [manifest.id for manifest in points.eligible(away)] == [newest.id]
     assert [manifest.id for manifest in points.eligible(vault)] == [newest.id, old.id]
     assert main(["points", "list"]) == 0
@@ -376,7 +378,6 @@ def test_the_journal_is_archived_and_shown(
     assert main(["journal", "archive", "--dry-run", "--json"]) == 0
     [plan] = json.loads(capsys.readouterr().out)
     assert (plan["segments"], plan["entries"], plan["pruned_entries"]) == (1, 20, 0)
-    assert main(["journal", "archive", "--yes", "--json"]) == 0
     [done] = json.loads(capsys.readouterr().out)
     assert (done["entries"], "is not in the vault" in done["waiting"]) == (20, True)
     for key in standby_region.vault.list_keys("journal/"):

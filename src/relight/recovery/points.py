@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import (
     ConflictError,
     DeniedError,
-    PermanentError,
     RelightError,
     UnavailableError,
 )
@@ -65,7 +64,6 @@ def take_point(region: Region) -> dict[str, Any]:
         "region": manifest.region,
         "points": sum(part.points for part in manifest.collections),
         "bytes": manifest.total_bytes,
-        **_carried_across(region),
         **_archived(region),
     }
 
@@ -88,7 +86,7 @@ def archive_region(
             collections=[spec.name for spec in region.specs],
             clock=region.clock,
             forget_after=timedelta(days=settings.keep_daily),
-            carry=bool(settings.vault_endpoint or settings.peer_vault_endpoint),
+            carry=settings.copies_points,
             max_age_s=max_age_s,
             within_s=within_s,
             dry_run=dry_run,
@@ -125,24 +123,13 @@ def copy_region(region: Region, *, dry_run: bool = False) -> list[Copied]:
     return copy_points(region.vault, region.peer_vault, **_ladder(region), now=region.clock.now(), dry_run=dry_run)
 
 
-def _ladder(region: Region) -> dict[str, int]:
+def _ladder(region: Region) -> dict[str, Any]:
     settings = region.settings
     return {
         "keep_hourly": settings.keep_hourly,
         "keep_daily": settings.keep_daily,
         "keep_monthly": settings.keep_monthly,
     }
-
-
-def _carried_across(region: Region) -> dict[str, Any]:
-    """What was copied, where no store replicates; the point is sealed, so that failing here is no failure of it."""
-    if not (region.settings.vault_endpoint or region.settings.peer_vault_endpoint):
-        return {}
-    try:
-        return {"copied": [item.to_json() for item in copy_region(region)]}
-    except (UnavailableError, PermanentError) as exc:
-        log.warning("points not copied", extra={"error": str(exc)})
-        return {"not_copied": str(exc)}
 
 
 def _archived(region: Region) -> dict[str, Any]:
