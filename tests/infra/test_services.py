@@ -331,7 +331,7 @@ def _variants() -> list[Environment]:
     machines = Capacity(kind=CapacityKind.AUTO_SCALING, group="agents")
     return [
         _existing(demo),
-        replace(demo, name="private", networks=private),
+        replace(demo, name="private", networks=private, read_only=True, vector=replace(demo.vector, storage_gib=77)),
         replace(demo, name="public", queue=public, replicate_images=False),
         replace(demo, name="pods", capacity=pods),
         replace(demo, name="machines", capacity=machines),
@@ -431,3 +431,22 @@ def test_agents_of_the_users_own_are_given_what_they_need(
     address = next(key for key, item in of(variants, "private", "standby", "aws_iam_role").items() if item is ecs)
     alike = {action for action, _ in actions_of(variants, "private", "standby", f"aws_iam_role.{address}")}
     assert {action for action, _ in actions_of(variants, name, "standby", role)} == alike
+
+
+@pytest.mark.parametrize("part", ["primary", "standby"])
+def test_a_vector_store_has_the_volume_that_is_asked_for(variants: Mapping[str, Synthesis], part: str) -> None:
+    """`vector.storage_gib` of the file, else its default."""
+    for name, gib in (("private", 77), ("public", 50)):
+        volume = services(variants, name, part)["vector"]["volume_configuration"]["managed_ebs_volume"]
+        assert volume["size_in_gb"] == gib
+
+
+@pytest.mark.parametrize("part", ["primary", "standby"])
+def test_agents_are_told_to_change_nothing(variants: Mapping[str, Synthesis], part: str) -> None:
+    """fails when `read_only = true` stays in the file: each region's agents and functions get it as a setting."""
+    for name, expected in (("private", True), ("public", False)):
+        told = {item["name"]: item["value"] for item in container(tasks(variants, name, part)["agent"])["environment"]}
+        assert Settings.from_env(told).read_only is expected
+        functions = of(variants, name, part, "aws_lambda_function").values()
+        settings = [body["environment"]["variables"] for body in functions]
+        assert {Settings.from_env(item).read_only for item in settings} == {expected}
