@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from relight_drill.deployment import Service
     from relight_drill.emulator import Emulator
 
+# By which the emulator is told how many tasks of a service run: it would not know (`relight_drill.emulator_main`).
+RUNNING_TAG = "relight-drill-running"
 POLL_S = 0.5
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)
 SETTLED_S = 15.0
@@ -68,6 +70,7 @@ class _Running:
 class _State:
     service: Service
     running: list[_Running] = field(default_factory=list)
+    counted: int | None = None
     failures: int = 0
     not_before: float = 0.0
 
@@ -151,6 +154,7 @@ class EcsPlayer:
         if wanted is None:
             return
         count, definition = wanted
+        await self._count(state)
         while len(state.running) > count:
             item = state.running[-1]
             await item.task.stop()
@@ -172,7 +176,21 @@ class EcsPlayer:
         task = await self._start(state.service, definition, environment, credentials)
         item = _Running(id=number, task=task, definition=definition, started=time.monotonic())
         state.running.append(item)
+        await self._count(state)
         await self._tell(state, item, "RUNNING", "")
+
+    async def _count(self, state: _State) -> None:
+        """Let the service say how many of its tasks run, where that has changed."""
+        count = len(state.running)
+        if count != state.counted:
+            await asyncio.to_thread(self._put_count, state.service, count)
+            state.counted = count
+
+    def _put_count(self, service: Service, count: int) -> None:
+        cluster = service.cluster.rpartition("/")[2]
+        arn = f"arn:aws:ecs:{self.region}:{self._emulator.account}:service/{cluster}/{service.name}"
+        client = self._emulator.client("ecs", self.region)
+        client.tag_resource(resourceArn=arn, tags=[{"key": RUNNING_TAG, "value": str(count)}])
 
     def _delay(self, state: _State) -> None:
         state.failures = min(state.failures + 1, len(BACKOFF_S) - 1)

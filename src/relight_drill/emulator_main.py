@@ -3,6 +3,8 @@
 - Application Auto Scaling, which is in `emulator_scaling`.
 - The name of a function's failure: ministack calls each `Runtime.HandlerError`, where Lambda says which class was
   raised, and that is what state machines try again by.
+- How many tasks of a service run: ministack counts each as running as soon as it is asked for. Here those run that the
+  player of ECS says it has started, in a tag of the service.
 - A function's code lies unpacked before it is called, on AWS. ministack unpacks the zip for every worker, and for
   another after every failure: that takes a core 0.5 s for the bundle and 2.2 s for the one with the SDKs of LLM
   providers, and compiling what was just unpacked another 0.4 s. Here each zip is unpacked once, and a worker gets a
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import os
 
 UNNAMED = "Runtime.HandlerError"
+# As `relight_drill.ecs` has it.
+RUNNING_TAG = "relight-drill-running"
 
 
 class SharedCode(zipfile.ZipFile):
@@ -72,6 +76,20 @@ def name_failures(lambda_svc: Any) -> None:
     lambda_svc._execute_function_warm = named
 
 
+def count_what_runs(ecs: Any) -> None:
+    """Let the player of ECS say how many tasks of a service run, where one looks after it."""
+    shown = ecs._sanitize
+
+    def counted(item: Any) -> Any:
+        found = shown(item)
+        if isinstance(item, dict) and "serviceArn" in item:
+            said = {tag["key"]: tag["value"] for tag in ecs._tags.get(item["serviceArn"], ())}
+            found["runningCount"] = int(said.get(RUNNING_TAG, found["runningCount"]))
+        return found
+
+    ecs._sanitize = counted
+
+
 def give_addresses(ecs: Any) -> None:
     """Let tasks of services have an address, as those in a network have."""
     run = ecs._run_task
@@ -98,6 +116,7 @@ def main(home: Path) -> None:
     errors = {"BadZipFile": zipfile.BadZipFile, "LargeFileError": zipfile.LargeZipFile}
     lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedCode, **errors)
     name_failures(lambda_svc)
+    count_what_runs(ecs)
     give_addresses(ecs)
     # By its path: the names of its neighbours are also those of packages that the emulator imports.
     scaling = runpy.run_path(str(Path(__file__).with_name("emulator_scaling.py")))
