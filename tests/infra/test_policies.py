@@ -434,11 +434,26 @@ def test_replication_reads_with_one_key_and_writes_with_the_other(synthesis: Syn
             for statement in statements
             if statement["Action"][0].startswith("kms:")
         }
-        keys = {at: f"${{{synthesis.address_of('aws_kms_key', f'vault/{at}-vault/key/key')}.arn}}" for at in region}
+        types = {"primary": "aws_kms_replica_key", "standby": "aws_kms_key"}
+        keys = {at: f"${{{synthesis.address_of(types[at], f'vault/{at}-vault/key/key')}.arn}}" for at in region}
         assert by_key == {
             keys[source]: (["kms:Decrypt"], f"s3.{region[source]}.amazonaws.com"),
             keys[target]: (["kms:Encrypt", "kms:GenerateDataKey"], f"s3.{region[target]}.amazonaws.com"),
         }
+
+
+def test_replication_carries_locks_and_changes_none(synthesis: Synthesis) -> None:
+    """S3 reads an object's lock with the role, and puts the same on the copy; nobody else's is touched."""
+    for source, target in (("primary", "standby"), ("standby", "primary")):
+        allowed = {
+            (action, resource.partition(".arn}")[2])
+            for statement in statements_of(synthesis, "vault", f"{source}-vault/replication/role")
+            for action in statement["Action"]
+            for resource in statement["Resource"]
+            if resource.startswith(f"${{{synthesis.address_of('aws_s3_bucket', f'vault/{source}-vault/bucket/bucket')}")
+        }
+        assert {("s3:GetObjectRetention", "/*"), ("s3:GetObjectLegalHold", "/*")} <= allowed, target
+        assert not {action for action, _ in allowed if action.startswith(("s3:Put", "s3:Bypass", "s3:Delete"))}
 
 
 def test_the_logs_of_a_region_may_be_encrypted_with_its_key(synthesis: Synthesis) -> None:

@@ -153,29 +153,18 @@ def test_vaults_are_replicated_both_ways(synthesis: Synthesis, source: str, targ
     metrics = as_block(destination["metrics"])
     assert (metrics["status"], as_block(metrics["event_threshold"])) == ("Enabled", {"minutes": 15})
     bucket = synthesis.address_of("aws_s3_bucket", f"vault/{target}-vault/bucket/bucket")
-    key = synthesis.address_of("aws_kms_key", f"vault/{target}-vault/key/key")
+    key_type = {"standby": "aws_kms_key", "primary": "aws_kms_replica_key"}[target]
+    key = synthesis.address_of(key_type, f"vault/{target}-vault/key/key")
     assert destination["bucket"] == f"${{{bucket}.arn}}"
     assert as_block(destination["encryption_configuration"]) == {"replica_kms_key_id": f"${{{key}.arn}}"}
-    versioned = {synthesis.address_of("aws_s3_bucket_versioning", f"vault/{at}-vault/versioning") for at in HALVES}
-    assert set(replication["depends_on"]) == versioned
+    before = {synthesis.address_of("aws_s3_bucket_versioning", f"vault/{at}-vault/versioning") for at in HALVES}
+    before |= {
+        synthesis.address_of("aws_s3_bucket_object_lock_configuration", f"vault/{at}-vault/lock") for at in HALVES
+    }
+    assert set(replication["depends_on"]) == before
 
 
 HALVES = ("primary", "standby")
-
-
-@pytest.mark.parametrize("half", HALVES)
-def test_vaults_are_versioned_and_tidied(synthesis: Synthesis, half: str) -> None:
-    """Versions are kept 30 days, points 400, unfinished uploads one; the timelines of runs never end."""
-    versioning = synthesis.one("aws_s3_bucket_versioning", f"vault/{half}-vault/versioning")
-    assert as_block(versioning["versioning_configuration"]) == {"status": "Enabled"}
-    rules = {
-        rule["id"]: rule
-        for rule in synthesis.one("aws_s3_bucket_lifecycle_configuration", f"vault/{half}-vault/lifecycle")["rule"]
-    }
-    assert rules["unfinished-uploads"]["abort_incomplete_multipart_upload"] == [{"days_after_initiation": 1}]
-    assert rules["earlier-versions"]["noncurrent_version_expiration"] == [{"noncurrent_days": 30}]
-    assert rules["points"]["expiration"] == [{"days": 400}]
-    assert rules["points"]["filter"] == [{"prefix": "points/"}]
 
 
 def test_the_lease_is_in_the_standby_and_nowhere_else(synthesis: Synthesis) -> None:
@@ -199,10 +188,13 @@ def test_each_vault_is_in_its_own_region_with_its_own_key(synthesis: Synthesis) 
 
 
 def test_keys_rotate(synthesis: Synthesis) -> None:
-    """Every key that encrypts rotates by itself, and each can be saved for 30 days; KMS rotates none that signs."""
+    """Every key that encrypts rotates by itself, and its replicas with it; each can be saved for 30 days. KMS rotates
+    none that signs."""
     for path, key in synthesis.resources("aws_kms_key").items():
         assert key["deletion_window_in_days"] == 30
         assert key.get("enable_key_rotation", False) is (path != "vault/signing/key")
+    for key in synthesis.resources("aws_kms_replica_key").values():
+        assert key["deletion_window_in_days"] == 30
 
 
 # Functions
