@@ -1,13 +1,17 @@
-"""Explain an environment's file, or list those that there are.
+"""Explain an environment's file, list those that there are, or write the IAM policies for deploying one.
 
 `check FILE` shows the pattern, what RTO and RPO the environment can promise and the sum behind each, what the standby
 costs in a month (an estimate), and what is not covered. It deploys and asks nothing. Exit code 0: the objectives of the
 tier can be met; 1: the file is refused, and the error says why; 3: an objective is out of reach.
+
+`policy FILE` synthesizes the environment and prints the policies of whoever plans or deploys it, by their names. A role
+has all of them: docs/pipelines.md.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the environments that there are, and the examples")
     for action in (check, listing):
         action.add_argument("--json", action="store_true", help="print JSON on stdout")
+    policy = actions.add_parser("policy", help="the IAM policies of whoever plans or deploys an environment, as JSON")
+    policy.add_argument("file", metavar="FILE", type=Path, help="a TOML file, or the name of a shipped environment")
+    policy.add_argument("--may", choices=("plan", "deploy"), default="deploy", help="what for (default: %(default)s)")
+    policy.add_argument(
+        "--stacks", type=Path, metavar="DIR", help="read what was synthesized there (default: do it now)"
+    )
+    policy.add_argument("--out", type=Path, metavar="DIR", help="write each into a file there, and print their names")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain or list; what is printed is on stdout."""
-    return _check(args) if args.action == "check" else _list(args)
+    """Do the action; what is printed is on stdout."""
+    actions = {"check": _check, "list": _list, "policy": _policy}
+    return actions[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -68,6 +80,39 @@ def _check(args: argparse.Namespace) -> int:
         say(f"relight env: {exc}")
         return MISSED
     return DONE
+
+
+def _policy(args: argparse.Namespace) -> int:
+    from relight_stacks.deploy_policy import May, policies, read_stacks
+    from relight_stacks.loading import load_environment
+
+    environment = load_environment(_path(args.file))
+    if args.stacks is not None:
+        stacks = read_stacks(args.stacks, environment.name)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            stacks = read_stacks(_synthesized(environment, Path(scratch)), environment.name)
+    found = policies(stacks, environment, May(args.may))
+    if args.out is None:
+        print(json.dumps(found, indent=2))
+        return DONE
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, document in found.items():
+        path = args.out / f"{name}.json"
+        path.write_text(json.dumps(document, separators=(",", ":")) + "\n")
+        print(path)
+    return DONE
+
+
+def _synthesized(environment: Environment, folder: Path) -> Path:
+    """The environment's stacks, around a stand-in for the code that functions run: no policy depends on it."""
+    from relight_stacks.app import synthesize
+    from relight_stacks.bundles import Bundles
+
+    bundle = folder / "bundle.zip"
+    bundle.touch()
+    bundles = {environment.memory.store: Bundles(region=bundle, providers=bundle)}
+    return synthesize([environment], bundles=bundles, output=folder / "cdktf.out")
 
 
 def _path(given: Path) -> Path:
