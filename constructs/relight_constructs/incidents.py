@@ -41,7 +41,11 @@ class IncidentsTopic(Construct):
         grantee.allow(
             "publish",
             Statement(actions=PUBLISH_ACTIONS, resources=(self._topic.arn,)),
-            Statement(actions=ENCRYPT_ACTIONS, resources=(self._props.key.arn,)),
+            Statement(
+                actions=ENCRYPT_ACTIONS,
+                resources=(self._props.key.arn,),
+                condition={"StringEquals": {"kms:ViaService": f"sns.{self._props.place.region}.amazonaws.com"}},
+            ),
         )
 
     def email(self, address: str) -> None:

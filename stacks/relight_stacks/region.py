@@ -65,7 +65,7 @@ class AgentStack(HomeStack):
                 description="Secrets, logs and messages of Relight",
                 for_logs=True,
                 for_alarms=True,
-                for_rules=True,
+                for_rules=role is Role.STANDBY,
             ),
         )
         # An alarm reaches only a topic of its own region; whoever tells of incidents at run time uses the standby's.
