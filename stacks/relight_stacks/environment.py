@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from relight.config import ANY_REGION, MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.config import CapacityKind as CapacityKind
-from relight.config import MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.objectives import OBJECTIVES, Objectives, Tier
 from relight_constructs.props import Lock as Lock
 from relight_stacks.naming import Names
@@ -148,10 +148,13 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherStore:
-    """A bucket of an S3-compatible store other than Amazon's, such as Cloudflare R2; its keys are in the secret."""
+    """A bucket of an S3-compatible store other than Amazon's, such as Cloudflare R2; its keys are in the secret.
+
+    `region` is what requests are signed for."""
 
     endpoint: str
     bucket: str
+    region: str = ANY_REGION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +190,12 @@ class Incidents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeWork:
-    """From `above_gib` of memory on, snapshots and hydrations run as an ECS task rather than in a function."""
+    """From `above_gib` of memory on, snapshots and hydrations run as an ECS task rather than in a function.
 
+    Its image holds Relight's library: the agent's own, where none is given and Relight runs the agents.
+    """
+
+    image: str = ""
     above_gib: int = 40
     cpu: int = 2048
     memory: int = 8192
@@ -307,6 +314,11 @@ class Environment:
     def composes_connections(self) -> bool:
         """Whether Relight writes the connections itself, because every server in them is its own."""
         return self.own_state and not self.queue.existing
+
+    @property
+    def work_image(self) -> str:
+        """The image of the task that does what is too large for a function; it may say `{region}`."""
+        return self.large_work.image or self.agent.image
 
     @property
     def most_agents(self) -> int:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relight.config import Acknowledge, ConfirmBy, MemoryStore, OnLeaseLost, OnStandbyAway, Role
+from relight.config import ANY_REGION, Acknowledge, ConfirmBy, MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
@@ -133,7 +133,7 @@ def load_environment(path: Path) -> Environment:
         vaults=_vaults(vault),
         recovery=_recovery(recovery),
         incidents=_incidents(root.table("incidents", optional=True, secretive=True)),
-        large_work=_large_work(root.table("large_work", optional=True)),
+        large_work=_large_work(root.table("large_work", optional=True), regions),
         routing_controls=dns.flag("routing_controls", default=False),
         replicate_images=root.flag("replicate_images", default=True),
         read_only=root.flag("read_only", default=False),
@@ -341,6 +341,12 @@ def _vaults(table: Table) -> Vaults:
                     "an address such as https://host",
                 ),
                 bucket=inner.text("bucket", _BUCKET, "the name of a bucket"),
+                region=inner.text(
+                    "region",
+                    re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
+                    "the region that requests to the store are signed for, such as auto",
+                    default=ANY_REGION,
+                ),
             )
             inner.done()
     return Vaults(
@@ -370,11 +376,14 @@ def _incidents(table: Table) -> Incidents:
     return incidents
 
 
-def _large_work(table: Table) -> LargeWork:
+def _large_work(table: Table, regions: Regions) -> LargeWork:
     default = LargeWork()
     cpu, memory = _size(table, cpu=default.cpu, memory=default.memory)
     work = LargeWork(
-        above_gib=table.integer("above_gib", least=1, most=10_000, default=default.above_gib), cpu=cpu, memory=memory
+        image=_image(table, regions) if table.has("image") else default.image,
+        above_gib=table.integer("above_gib", least=1, most=10_000, default=default.above_gib),
+        cpu=cpu,
+        memory=memory,
     )
     table.done()
     return work

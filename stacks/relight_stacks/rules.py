@@ -202,10 +202,21 @@ def _agents(environment: Environment) -> Iterator[_Found]:
 
 
 def _images(environment: Environment) -> Iterator[_Found]:
-    """An image of a private registry is in each region."""
+    """An image of a private registry is in each region, and what is too large for a function has one to run."""
+    if not environment.work_image:
+        yield (
+            f'large_work.image is missing: with capacity.kind = "{environment.capacity.kind}" the agents\' image is '
+            "yours, and what is too large for a function runs as a task of ECS",
+            "give an image that holds Relight's library, such as the agents' own",
+        )
     if not environment.shape.standby:
         return
-    for name, image in {"agent.image": environment.agent.image, "vector.image": environment.vector.image}.items():
+    images = {
+        "agent.image": environment.agent.image,
+        "vector.image": environment.vector.image,
+        "large_work.image": environment.large_work.image,
+    }
+    for name, image in images.items():
         if ".dkr.ecr." in image and "{region}" not in image:
             yield (
                 f"{name} = {image} is in one region's registry: a standby that pulls from it needs that region",

@@ -171,9 +171,10 @@ def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
 
 
 def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
-    """The ports that agents and functions may reach anywhere: LLM providers', and those of servers that are not
-    Relight's own."""
+    """The ports that agents and functions may reach anywhere: LLM providers', vaults' outside AWS, and those of servers
+    that are not Relight's own."""
     urls = [urlsplit(spec.base_url) for spec in environment.providers if spec.base_url]
+    urls += [urlsplit(other.endpoint) for other in environment.vaults.other.values()]
     found = {HTTPS, *environment.network(role).ports}
     found |= {url.port or _PORTS[url.scheme] for url in urls}
     if environment.shape.state is StateKind.EXISTING:
@@ -245,7 +246,7 @@ def _grant(stack: AgentStack, agent: Agents) -> None:
         # It tells people when it has been on a fallback for long, or a key is refused.
         topic_of(environment).grant_publish(agent)
     for other in Role:
-        vault_of(environment, other).grant_keep_results(agent)
+        vault_of(environment, other, at=stack.role).grant_keep_results(agent)
 
 
 def _vector(stack: AgentStack, cluster: Cluster, count: Counts) -> Service:
@@ -317,7 +318,7 @@ def _queue(stack: AgentStack, cluster: Cluster, count: Counts) -> NatsQueue | No
 def _repositories(environment: Environment) -> Iterator[str]:
     """Those of the images that are in the primary's own registry."""
     region = environment.regions.primary
-    images = [_image(environment.vector.image, region)]
+    images = [_image(environment.vector.image, region), _image(environment.work_image, region)]
     if environment.capacity.kind is CapacityKind.ECS:
         images.append(_image(environment.agent.image, region))
     if not environment.queue.existing:

@@ -14,7 +14,7 @@ GIB = 1024**3
 
 
 def add_work(stack: AgentStack) -> WorkTask:
-    """Define it from the agent's image, which holds the library and is in the region already."""
+    """Define it from an image that holds the library: the agent's, which is in the region already, or its own."""
     environment = stack.environment
     work = WorkTask(
         stack,
@@ -23,7 +23,7 @@ def add_work(stack: AgentStack) -> WorkTask:
             place=stack.home,
             cluster=stack.names.cluster,
             family=stack.names.family("work"),
-            image=environment.agent.image.replace("{region}", stack.home.region),
+            image=environment.work_image.replace("{region}", stack.home.region),
             environment=stack.settings.to_env(),
             network=stack.network.attachment("functions"),
             logs_key=stack.key,

@@ -49,11 +49,12 @@ def asked(monkeypatch: pytest.MonkeyPatch, folder: Path) -> set[str]:
         'public_subnet_ids = ["subnet-1234567a", "subnet-1234567b"]'
     )
     r2 = '[vault.standby]\nendpoint = "https://r2.example.com"\nbucket = "points"\n'
+    work = '[large_work]\nimage = "agents:1"\n'
     files = {
         "plain": text,
         "own": text.replace('cidr = "10.30.0.0/16"', vpc).replace("[recovery]", f"{r2}\n[recovery]"),
-        "pods": f'{other}\n[capacity]\nkind = "eks"\ncluster = "c"\ndeployment = "d"\n',
-        "machines": f'{other}\n[capacity]\nkind = "auto-scaling"\ngroup = "g"\n',
+        "pods": f'{other}\n{work}[capacity]\nkind = "eks"\ncluster = "c"\ndeployment = "d"\n',
+        "machines": f'{other}\n{work}[capacity]\nkind = "auto-scaling"\ngroup = "g"\n',
     }
     for name, content in files.items():
         path = folder / f"{name}.toml"

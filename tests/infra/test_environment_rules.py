@@ -165,6 +165,12 @@ BAD += [
         'cidr = "10.20.0.0/16"\nnat = false',
         ["network.standby.nat = false with dns.routing", "no way"],
     ),
+    (
+        BATCH,
+        "[large_work]",
+        '[large_work]\nimage = "333333333333.dkr.ecr.eu-west-1.amazonaws.com/worker:1"',
+        ["large_work.image = 333333333333", "needs that region", "{region}"],
+    ),
 ]
 
 
@@ -342,3 +348,18 @@ def test_what_is_synthesized_together_is_looked_at_together(
     assert app.main(["--environment", "first", "--environment", "second", "--output", str(tmp_path / "out")]) == 1
     assert "can be configured once" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ['kind = "eks"\ncluster = "c"\ndeployment = "d"', 'kind = "auto-scaling"\ngroup = "g"']
+)
+def test_agents_of_ones_own_leave_an_image_to_say(tmp_path: Path, kind: str) -> None:
+    """fails when a task is deployed without an image: what is too large for a function needs Relight's library."""
+    head, _, rest = EXAMPLES[INTERNAL].partition("[agent]")
+    text = f"{head}[agent]\nreplicas = 3\n[vector]{rest.partition('[vector]')[2]}\n[capacity]\n{kind}\n"
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"large_work\.image is missing: with capacity\.kind"):
+        load_environment(path)
+    path.write_text(f'{text}[large_work]\nimage = "222222222222.dkr.ecr.{{region}}.amazonaws.com/worker:1"\n')
+    assert load_environment(path).work_image.endswith("/worker:1")

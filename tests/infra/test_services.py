@@ -15,7 +15,7 @@ from relight.config import MemoryStore, Role, Settings
 from relight_constructs.nats import PASSWORD
 from relight_stacks.app import synthesize
 from relight_stacks.bundles import Bundles
-from relight_stacks.environment import Capacity, CapacityKind, Environment, Network, Queue
+from relight_stacks.environment import Agent, Capacity, CapacityKind, Environment, LargeWork, Network, Queue
 from relight_stacks.loading import load_named
 from relight_stacks.services import VECTOR_SERVERS, counts
 from relight_stacks.settings import settings_for
@@ -328,13 +328,14 @@ def _variants() -> list[Environment]:
     private = {role: replace(network, nat=False) for role, network in demo.networks.items()}
     public = Queue(image="nats:2.15-alpine")
     pods = Capacity(kind=CapacityKind.EKS, cluster="agents", deployment="agent")
+    work = LargeWork(image="000000000000.dkr.ecr.{region}.amazonaws.com/worker:1")
     machines = Capacity(kind=CapacityKind.AUTO_SCALING, group="agents")
     return [
         _existing(demo),
         replace(demo, name="private", networks=private, read_only=True, vector=replace(demo.vector, storage_gib=77)),
         replace(demo, name="public", queue=public, replicate_images=False),
-        replace(demo, name="pods", capacity=pods),
-        replace(demo, name="machines", capacity=machines),
+        replace(demo, name="pods", capacity=pods, agent=Agent(replicas=2), large_work=work),
+        replace(demo, name="machines", capacity=machines, agent=Agent(replicas=2), large_work=work),
     ]
 
 
@@ -450,3 +451,18 @@ def test_agents_are_told_to_change_nothing(variants: Mapping[str, Synthesis], pa
         functions = of(variants, name, part, "aws_lambda_function").values()
         settings = [body["environment"]["variables"] for body in functions]
         assert {Settings.from_env(item).read_only for item in settings} == {expected}
+
+
+@pytest.mark.parametrize("part", ["primary", "standby"])
+def test_what_is_too_large_for_a_function_has_an_image(variants: Mapping[str, Synthesis], part: str) -> None:
+    """fails when a task would be defined without one: the agent's, or that of `large_work` where agents are yours."""
+    region = load_named("demo").names.region(Role(part))
+    for name, image in (("public", "agent:1"), ("pods", "worker:1"), ("machines", "worker:1")):
+        (task,) = (
+            body
+            for body in of(variants, name, part, "aws_ecs_task_definition").values()
+            if body["family"] == f"relight-{name}-work"
+        )
+        assert container(task)["image"] == f"000000000000.dkr.ecr.{region}.amazonaws.com/{image}"
+    (copies,) = of(variants, "pods", "primary", "aws_ecr_replication_configuration").values()
+    assert "worker" in json.dumps(copies)
