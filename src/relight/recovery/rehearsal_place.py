@@ -6,11 +6,13 @@ is called for as well, so each call may come twice, late, or for an execution th
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
 from relight.errors import AgainLaterError, ConfigError, ConflictError
-from relight.recovery.rehearsal import rehearse_region
+from relight.recovery.rehearsal import RECORDS, rehearse_region
 
 if TYPE_CHECKING:
     from relight.recovery.rehearsal import Rehearsal
@@ -111,3 +113,39 @@ def _address(task: dict[str, Any]) -> str:
 def rehearse_there(region: Region, address: str, *, point: str | None = None) -> Rehearsal:
     """Rehearse in the store at `address`; see `rehearse_region`."""
     return rehearse_region(region, point=point, into=region.rehearsal_dsn(address))
+
+
+def rehearse_apart(region: Region, *, point: str | None = None) -> dict[str, Any]:
+    """Have the region's state machine rehearse in its place, and wait for the end; what it recorded.
+
+    What failed before anything was restored recorded nothing: then there is only `ok` and `reason`. ConfigError where
+    the region has no such machine.
+    """
+    machine, vault, clock = region.settings.rehearsal_machine_arn, region.vault, region.clock
+    if not machine:
+        raise ConfigError(
+            f"the environment {region.settings.environment} rehearses nowhere in {region.settings.region}",
+            hint="use the standby, or leave --apart out",
+        )
+    states = region.aws("stepfunctions")
+    before = set(vault.list_keys(RECORDS))
+    with aws.translating():
+        started = states.start_execution(
+            stateMachineArn=machine, input=json.dumps({} if point is None else {"point": point})
+        )
+        while (ended := states.describe_execution(executionArn=started["executionArn"]))["status"] == _RUNNING:
+            clock.sleep(POLL_S)
+    ok = ended["status"] == "SUCCEEDED"
+    found: dict[str, Any] = {"execution": started["executionArn"], "ok": ok, "reason": "" if ok else _reason(ended)}
+    for key in sorted(set(vault.list_keys(RECORDS)) - before):
+        found |= vault.get_json(key)
+    # A store that could not be ended is a failure of the rehearsal too, though the point is good.
+    return found | {"ok": ok and found["ok"], "reason": found["reason"] or ("" if ok else _reason(ended))}
+
+
+def _reason(ended: dict[str, Any]) -> str:
+    """Why an execution failed: what its function raised, where one did."""
+    cause = str(ended.get("cause", ""))
+    with suppress(ValueError, TypeError, KeyError):
+        cause = str(json.loads(cause)["errorMessage"])
+    return ": ".join(part for part in (str(ended.get("error", ended["status"])), cause) if part)
