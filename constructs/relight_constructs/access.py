@@ -21,6 +21,8 @@ RUNS = "runs/"
 FINDINGS = "verified/"
 REHEARSALS = "rehearsals/"
 RESULTS = "results/"
+# What is in both vaults beside points; see `relight.vault.copy`.
+COPIED_BESIDE = (RESULTS, RUNS, REHEARSALS)
 METRICS = "Relight"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
@@ -43,6 +45,7 @@ SIGN_ACTIONS = ("kms:Sign",)
 CHECK_ACTIONS = ("kms:Verify",)
 WRITE_KEY_ACTIONS = ("kms:GenerateDataKey",)
 READ_KEY_ACTIONS = ("kms:Decrypt",)
+READ_SECRET_ACTIONS = ("secretsmanager:GetSecretValue",)
 PUBLISH_ACTIONS = ("sns:Publish",)
 
 
@@ -95,7 +98,8 @@ class VaultRef(BucketRef):
         A manifest that is there already may be the one that was just put, by an attempt whose answer was lost: reading
         it tells.
         """
-        grantee.allow(
+        self._allow(
+            grantee,
             f"seal-{self.label}",
             self._listing(POINTS),
             self._objects(SEAL_ACTIONS, f"{POINTS}*"),
@@ -105,7 +109,8 @@ class VaultRef(BucketRef):
 
     def grant_restore(self, grantee: Grantee) -> None:
         """Find recovery points, know what was found of them in this region, and read them."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"restore-{self.label}",
             self._listing(POINTS),
             self._listing(FINDINGS),
@@ -116,7 +121,8 @@ class VaultRef(BucketRef):
 
     def grant_bring_forward(self, grantee: Grantee) -> None:
         """Read the archived parts of the journal, and know which there are."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"bring-forward-{self.label}",
             self._listing(JOURNAL),
             self._objects(RESTORE_ACTIONS, f"{JOURNAL}*"),
@@ -125,7 +131,8 @@ class VaultRef(BucketRef):
 
     def grant_archive(self, grantee: Grantee) -> None:
         """Archive parts of the journal. One that is there already is read, to see that it is the same."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"archive-{self.label}",
             self._listing(JOURNAL),
             self._objects(ARCHIVE_ACTIONS, f"{JOURNAL}*"),
@@ -134,7 +141,8 @@ class VaultRef(BucketRef):
 
     def grant_cover(self, grantee: Grantee) -> None:
         """See which of the region's points are eligible; beside `grant_seal`."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"cover-{self.label}",
             self._listing(FINDINGS),
             self._objects(RESTORE_ACTIONS, self._findings),
@@ -143,7 +151,8 @@ class VaultRef(BucketRef):
 
     def grant_verify(self, grantee: Grantee) -> None:
         """Record what was found of recovery points; beside `grant_restore`."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"verify-{self.label}",
             self._objects(RECORD_ACTIONS, self._findings),
             self._key(WRITE_KEY_ACTIONS),
@@ -152,7 +161,8 @@ class VaultRef(BucketRef):
     def grant_prune(self, grantee: Grantee) -> None:
         """Find recovery points, and remove them and what was found of them in either region, and what of the journal no
         point needs."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"prune-{self.label}",
             self._listing(POINTS),
             self._listing(FINDINGS),
@@ -162,7 +172,8 @@ class VaultRef(BucketRef):
             self._objects(PRUNE_ACTIONS, f"{FINDINGS}*"),
             self._key(READ_KEY_ACTIONS),
         )
-        grantee.allow(
+        self._allow(
+            grantee,
             f"prune-journal-{self.label}",
             self._listing(JOURNAL),
             self._objects(HOLD_LOOK_ACTIONS, f"{JOURNAL}*"),
@@ -174,7 +185,8 @@ class VaultRef(BucketRef):
 
         Whoever may not list a bucket is told of a missing object that it is forbidden.
         """
-        grantee.allow(
+        self._allow(
+            grantee,
             f"results-{self.label}",
             self._listing(RESULTS),
             self._objects(KEEP_RESULTS_ACTIONS, f"{RESULTS}*"),
@@ -183,7 +195,8 @@ class VaultRef(BucketRef):
 
     def grant_rehearse(self, grantee: Grantee) -> None:
         """Record how rehearsals went; beside `grant_restore`."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"rehearse-{self.label}",
             self._objects(RECORD_ACTIONS, f"{REHEARSALS}*"),
             self._key(WRITE_KEY_ACTIONS),
@@ -191,7 +204,8 @@ class VaultRef(BucketRef):
 
     def grant_rehearsed(self, grantee: Grantee) -> None:
         """See how rehearsals went, and which points there are, of which nothing is read."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"rehearsed-{self.label}",
             self._listing(POINTS),
             self._listing(REHEARSALS),
@@ -205,7 +219,8 @@ class VaultRef(BucketRef):
 
     def grant_record(self, grantee: Grantee) -> None:
         """Write to the timelines of recovery runs, and read nothing."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"record-{self.label}",
             self._objects(RECORD_ACTIONS, f"{RUNS}*"),
             self._key(WRITE_KEY_ACTIONS),
@@ -213,12 +228,79 @@ class VaultRef(BucketRef):
 
     def grant_review(self, grantee: Grantee) -> None:
         """Read the timelines of recovery runs."""
-        grantee.allow(
+        self._allow(
+            grantee,
             f"review-{self.label}",
             self._listing(RUNS),
             self._objects(REVIEW_ACTIONS, f"{RUNS}*"),
             self._key(READ_KEY_ACTIONS),
         )
+
+    def grant_copy_from(self, grantee: Grantee) -> None:
+        """Find and read whatever the other region's vault should have too, where no store replicates."""
+        self._allow(
+            grantee,
+            f"copy-from-{self.label}",
+            *(self._listing(prefix) for prefix in (POINTS, FINDINGS, *COPIED_BESIDE)),
+            *(self._objects(RESTORE_ACTIONS, f"{prefix}*") for prefix in (POINTS, *COPIED_BESIDE)),
+            self._objects(RESTORE_ACTIONS, self._findings),
+            self._key(READ_KEY_ACTIONS),
+        )
+
+    def grant_copy_to(self, grantee: Grantee) -> None:
+        """Put what was found there, and seal recovery points."""
+        self._allow(
+            grantee,
+            f"copy-to-{self.label}",
+            *(self._listing(prefix) for prefix in (POINTS, FINDINGS, *COPIED_BESIDE)),
+            *(self._objects(SEAL_ACTIONS, f"{prefix}*") for prefix in (POINTS, *COPIED_BESIDE)),
+            self._objects(COMPARE_ACTIONS, MANIFESTS),
+            self._objects(RESTORE_ACTIONS, self._findings),
+            self._key(ENCRYPT_ACTIONS),
+        )
+
+    def _allow(self, grantee: Grantee, name: str, *statements: Statement) -> None:
+        grantee.allow(name, *statements)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """A secret of the region's own, known by its name, with the key that encrypts it."""
+
+    label: str
+    name: str
+    region: str
+    account: str
+    key_alias: str
+
+    def grant_read(self, grantee: Grantee) -> None:
+        """Read its value. The service ends its ARN with a hyphen and six letters that nobody can compute."""
+        grantee.allow(
+            f"read-{self.label}",
+            Statement(
+                actions=READ_SECRET_ACTIONS,
+                resources=(f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:{self.name}-??????",),
+            ),
+            Statement(
+                actions=READ_KEY_ACTIONS,
+                resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
+                condition={
+                    "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
+                    "StringEquals": {"kms:ViaService": f"secretsmanager.{self.region}.amazonaws.com"},
+                },
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherVaultRef(VaultRef):
+    """A region's vault in a store that is not Amazon's: whoever may do anything with it has the keys to it, which are
+    in the secret `keys`. What they may do is for that store to say."""
+
+    keys: SecretRef
+
+    def _allow(self, grantee: Grantee, name: str, *statements: Statement) -> None:  # noqa: ARG002 - IAM rules nothing there
+        self.keys.grant_read(grantee)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

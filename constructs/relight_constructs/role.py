@@ -22,6 +22,7 @@ class Role(Construct):
         self._provider = provider
         self._role = IamRole(self, "role", name=name, assume_role_policy=trust, provider=provider)
         self.policies: list[IamRolePolicy] = []
+        self._given: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -34,9 +35,11 @@ class Role(Construct):
         return self._role.arn
 
     def allow(self, name: str, *statements: Statement) -> None:
-        """Add one policy."""
+        """Add one policy; the same one again changes nothing."""
+        document = policy(*statements)
+        if self._given.get(name) == document:
+            return
+        self._given[name] = document
         self.policies.append(
-            IamRolePolicy(
-                self, name, name=name, role=self._role.name, policy=policy(*statements), provider=self._provider
-            )
+            IamRolePolicy(self, name, name=name, role=self._role.name, policy=document, provider=self._provider)
         )

@@ -80,6 +80,13 @@ def add_data(stack: AgentStack) -> Data:
     connections = _secret(
         stack, "connections", names.connections_secret, "How to reach this region's own databases and queue"
     )
+    if environment.vaults.other:
+        _secret(
+            stack,
+            "vault-keys",
+            names.vault_keys_secret,
+            'The keys of the vaults that are not in AWS: {"primary": "<id>:<secret>", "standby": "<id>:<secret>"}',
+        )
     vector = _secret(
         stack,
         "vector-password",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.config import Role
+from relight.recovery.copying import LAG as COPY_LAG
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.props import MetricAlarmProps
@@ -12,6 +13,7 @@ from relight_stacks.functions import LONGEST_S
 from relight_stacks.refs import vault_of
 
 if TYPE_CHECKING:
+    from relight_constructs.access import VaultRef
     from relight_constructs.function import Function
     from relight_constructs.work import WorkTask
     from relight_stacks.region import AgentStack
@@ -20,6 +22,10 @@ PRUNE_RATE = "rate(1 hour)"
 # It lists and deletes; what it did not get to, the next one does.
 PRUNE_TIMEOUT_S = 300
 VERIFY_RATE = "rate(15 minutes)"
+COPY_RATE = "rate(5 minutes)"
+COPY_LATE_S = 300
+# As late as what S3's own replication promises.
+LEAST_LAG_S = 900
 # CloudWatch looks at no more than a day at once.
 LONGEST_LOOK_S = 24 * 3600
 SHORTEST_LOOK_S = 300
@@ -39,6 +45,53 @@ def keep_points(stack: AgentStack) -> None:
     stack.signing.grant_check(verify)
     for function, rate, late_s in ((prune, PRUNE_RATE, 3600), (verify, VERIFY_RATE, 900)):
         stack.functions.schedule(function, rate=rate, late_s=late_s)
+    if stack.environment.vaults.other:
+        _copy(stack)
+
+
+def _copy(stack: AgentStack) -> None:
+    """Fetch what only the other region's vault has, where no store replicates, and tell when that falls behind.
+
+    Outside the network: what goes across the internet would pass a NAT gateway, which is paid by the byte.
+    """
+    # Two at once would fetch the same twice.
+    copy = stack.functions.make(
+        "copy-points", timeout_s=LONGEST_S, networked=False, at_once=1, more=stack.work.settings
+    )
+    for grantee in (copy, stack.work):
+        _other_vault(stack).grant_copy_from(grantee)
+        stack.own_vault.grant_copy_to(grantee)
+        if not stack.environment.shape.standby:  # nobody is there to fetch: what the other vault lacks is brought
+            stack.own_vault.grant_copy_from(grantee)
+            _other_vault(stack).grant_copy_to(grantee)
+    stack.signing.grant_check(copy)
+    copy.allow_metrics(METRICS)
+    stack.work.grant_start(copy)
+    stack.functions.schedule(copy, rate=COPY_RATE, late_s=COPY_LATE_S)
+    MetricAlarm(
+        stack,
+        "copy-lag",
+        MetricAlarmProps(
+            name=f"{copy.name}-lag",
+            description="This region's vault lacks points that the other's has, or nothing is copied at all: the log "
+            "of the copy-points function says why",
+            namespace=METRICS,
+            metric=COPY_LAG,
+            dimensions={"environment": stack.environment.name, "region": stack.home.region},
+            statistic="Maximum",
+            threshold=max(LEAST_LAG_S, int(stack.environment.objectives.rpo_s / 2)),
+            # A run may take as long as a function can.
+            period_s=LONGEST_S,
+            looks=2,
+            missing_is_bad=True,
+            topic=stack.incidents,
+        ),
+    )
+
+
+def _other_vault(stack: AgentStack) -> VaultRef:
+    other = Role.STANDBY if stack.role is Role.PRIMARY else Role.PRIMARY
+    return vault_of(stack.environment, other, at=stack.role)
 
 
 def _take(stack: AgentStack) -> None:
@@ -73,7 +126,7 @@ def _grant_take(stack: AgentStack, grantee: Function | WorkTask) -> None:
     stack.lease.grant_read(grantee)
     stack.signing.grant_sign(grantee)
     stack.signing.grant_check(grantee)
-    other_vault = vault_of(stack.environment, Role.STANDBY if stack.role is Role.PRIMARY else Role.PRIMARY)
+    other_vault = _other_vault(stack)
     stack.own_vault.grant_seal(grantee)
     other_vault.grant_seal(grantee)
     # The journal goes to the own vault, and away once the other region has it.

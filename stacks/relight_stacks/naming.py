@@ -87,6 +87,11 @@ class Names:
         return f"relight/{self.environment}/queue-password"
 
     @property
+    def vault_keys_secret(self) -> str:
+        """The secret with the keys of the vaults that are not in AWS, one in each region."""
+        return f"relight/{self.environment}/vault-keys"
+
+    @property
     def provider_keys_secret(self) -> str:
         """The secret with the keys of LLM providers, where Relight writes the connections itself."""
         return f"relight/{self.environment}/provider-keys"
@@ -183,10 +188,9 @@ class Names:
         """The topic that people are told by."""
         return f"{self.prefix}-incidents"
 
-    @property
-    def incidents_topic_arn(self) -> str:
-        """Its ARN."""
-        return f"arn:aws:sns:{self.standby_region}:{self.account}:{self.incidents_topic}"
+    def incidents_topic_arn(self, region: str) -> str:
+        """The ARN of the one in `region`."""
+        return f"arn:aws:sns:{region}:{self.account}:{self.incidents_topic}"
 
     def provider_alarm(self, provider: str) -> str:
         """The alarm that tells that the standby cannot ask an LLM provider."""

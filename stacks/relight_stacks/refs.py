@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight_constructs.access import LeaseRef, SigningRef, TopicRef, VaultRef
+from relight.config import Role
+from relight_constructs.access import LeaseRef, OtherVaultRef, SecretRef, SigningRef, TopicRef, VaultRef
 
 if TYPE_CHECKING:
-    from relight.config import Role
     from relight_stacks.environment import Environment
 
 
-def vault_of(environment: Environment, role: Role) -> VaultRef:
-    """The vault of the region deployed as `role`."""
+def vault_of(environment: Environment, role: Role, *, at: Role | None = None) -> VaultRef:
+    """The vault of the region deployed as `role`, as it is used in the one deployed as `at`: in its own, if nothing is
+    said."""
     names = environment.names
     region = names.region(role)
+    if other := environment.vaults.other.get(role):
+        keys = SecretRef(
+            label="vault-keys",
+            name=names.vault_keys_secret,
+            region=names.region(at or role),
+            account=environment.account,
+            key_alias=names.operations_key_alias,
+        )
+        return OtherVaultRef(
+            label=f"{role}-vault",
+            bucket=other.bucket,
+            region=region,
+            account=environment.account,
+            key_alias="",
+            keys=keys,
+        )
     return VaultRef(
         label=f"{role}-vault",
         bucket=names.vault_bucket(region),
@@ -42,12 +59,17 @@ def lease_of(environment: Environment) -> LeaseRef:
     )
 
 
+def incidents_region(environment: Environment) -> str:
+    """Where people are told of incidents at run time: in the standby, which outlives the primary, if there is one."""
+    return environment.names.region(Role.STANDBY if environment.shape.standby else Role.PRIMARY)
+
+
 def topic_of(environment: Environment) -> TopicRef:
     """The topic that people are told by."""
     names = environment.names
     return TopicRef(
         name=names.incidents_topic,
-        region=names.standby_region,
+        region=incidents_region(environment),
         account=environment.account,
         key_alias=names.operations_key_alias,
     )

@@ -9,6 +9,7 @@ from relight.config import Role, Settings, StateKind
 from relight_constructs.nats import node_name
 from relight_constructs.props import Lock
 from relight_stacks.counts import counts
+from relight_stacks.refs import incidents_region
 
 if TYPE_CHECKING:
     from relight_stacks.environment import Environment
@@ -23,7 +24,6 @@ def settings_for(environment: Environment, role: Role) -> Settings:
     """The settings of everything that runs in the region deployed as `role`."""
     names = environment.names
     region = names.region(role)
-    peer = names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY)
     return Settings(
         environment=environment.name,
         tier=environment.tier,
@@ -31,8 +31,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         region=region,
         primary_region=names.primary_region,
         standby_region=names.standby_region,
-        vault_bucket=names.vault_bucket(region),
-        peer_vault_bucket=names.vault_bucket(peer),
+        **_vaults(environment, role),
         lease_bucket=names.lease_bucket,
         lease_region=names.lease_region,
         connections_secret=names.connections_secret,
@@ -43,7 +42,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         agent_service=AGENT_SERVICE,
         agent_replicas=environment.agent.replicas,
         state_machine_arn=names.state_machine_arn,
-        incidents_topic_arn=names.incidents_topic_arn,
+        incidents_topic_arn=names.incidents_topic_arn(incidents_region(environment)),
         memory_store=environment.memory.store,
         collections=environment.memory.collections,
         recall_floor=environment.memory.recall_floor,
@@ -89,6 +88,20 @@ def _capacity(environment: Environment, role: Role) -> dict[str, Any]:
         "eks_deployment": capacity.deployment,
         "server_services": ",".join([VECTOR_SERVICE, *(node_name(number) for number in range(nodes))]),
     }
+
+
+def _vaults(environment: Environment, role: Role) -> dict[str, Any]:
+    """Where the region's own vault is, and the other's."""
+    names = environment.names
+    found: dict[str, Any] = {}
+    for whose, prefix in ((role, ""), (Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY, "peer_")):
+        other = environment.vaults.other.get(whose)
+        found[f"{prefix}vault_bucket"] = names.vault_bucket(names.region(whose)) if other is None else other.bucket
+        if other is not None:
+            found[f"{prefix}vault_endpoint"] = other.endpoint
+            found[f"{prefix}vault_signs_for"] = other.region
+            found["vault_keys_secret"] = names.vault_keys_secret
+    return found
 
 
 def _state(environment: Environment, role: Role) -> dict[str, Any]:
