@@ -118,15 +118,17 @@ class Settings:
     without it they are in the connections. `hold_timers_after_s` and its like say how late a task of that kind may
     still be done in a restored state; a later one is held for review, and with 0 every one is. `providers` are the LLM
     providers in order of preference; their keys are in the connections. With `read_only` nothing new is begun: no task,
-    no side effect, no memory. `approval_s` is how long a recovery waits for a person before it changes anything, 0
-    where it asks nobody. Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task
-    `large_task` of `cluster`, in `large_subnets` and `large_groups` (with commas between), and not by a function.
-    `capacity` is what runs the agents: the service `agent_service` of the ECS `cluster`, the Deployment
-    `eks_deployment` in the namespace `eks_namespace` of `eks_cluster`, or the Auto Scaling group `capacity_group`. Of
-    each of `server_services` (ECS services of `cluster`, with commas between) a recovery starts one task where none
-    runs. `rehearsal_machine_arn` is the state machine that rehearses in a place of its own, where there is one. What
-    works there is told the place: the service `rehearsal_service` of `rehearsal_cluster`, the secret of its password,
-    and `rehearsal_form`, a connection string with `{host}` and `{password}` in it.
+    no side effect, no memory. `pagerduty_secret` has the routing key of the service that is paged at
+    `pagerduty_url` of what the incidents topic is told. `approval_s` is how long a recovery waits for a person
+    before it changes anything, 0 where it asks nobody. Snapshots and hydrations of more than `large_bytes` (0: of
+    none) are done by the ECS task `large_task` of `cluster`, in `large_subnets` and `large_groups` (with commas
+    between), and not by a function. `capacity` is what runs the agents: the service `agent_service` of the ECS
+    `cluster`, the Deployment `eks_deployment` in the namespace `eks_namespace` of `eks_cluster`, or the Auto
+    Scaling group `capacity_group`. Of each of `server_services` (ECS services of `cluster`, with commas between) a
+    recovery starts one task where none runs. `rehearsal_machine_arn` is the state machine that rehearses in a place
+    of its own, where there is one. What works there is told the place: the service `rehearsal_service` of
+    `rehearsal_cluster`, the secret of its password, and `rehearsal_form`, a connection string with `{host}` and
+    `{password}` in it.
     """
 
     environment: str
@@ -175,6 +177,8 @@ class Settings:
     state_group: str = ""
     state_backup_days: int = 7
     provider_keys_secret: str = ""
+    pagerduty_secret: str = ""
+    pagerduty_url: str = "https://events.pagerduty.com"
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
     hold_timers_after_s: float = 3600.0
     hold_sends_after_s: float = 900.0

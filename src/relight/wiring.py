@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from relight.providers.router import Degradation
     from relight.recovery.capacity import Capacity
     from relight.recovery.large import EcsTasks
+    from relight.recovery.pager import Pager
     from relight.recovery.replica import Replica
     from relight.vault.signing import Signer
 
@@ -302,6 +303,22 @@ class Region:
     def _incidents(self) -> Any:
         """A client of where the topic of incidents is: the other region, for a primary."""
         return aws.client("sns", self.settings.incidents_topic_arn.split(":")[3])
+
+    @cached_property
+    def pager(self) -> Pager:
+        """Who is paged of incidents; ConfigError while nobody has put a routing key into its secret."""
+        # Late: one function alone pages.
+        from relight.adapters.pagerduty import PagerDuty
+
+        settings = self.settings
+        name = settings.pagerduty_secret
+        try:
+            key = self._secret(name).strip()
+        except NotFoundError:
+            raise ConfigError(
+                f"the secret {name} has no value yet", hint="put the routing key of an Events API v2 integration there"
+            ) from None
+        return PagerDuty(url=settings.pagerduty_url, key=key, source=name, clock=self.clock)
 
     def ledger(self, epoch: Callable[[], int]) -> Ledger:
         """The ledger, whose writes carry what `epoch` returns; what is too large for it goes into the vaults."""

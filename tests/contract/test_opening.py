@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,7 +76,7 @@ class Topic:
     """An SNS that keeps what is published, and lets a test wait for it."""
 
     def __init__(self) -> None:
-        self.published: list[dict[str, str]] = []
+        self.published: list[dict[str, Any]] = []
         self.told = threading.Event()
 
     def publish(self, **message: str) -> None:
@@ -210,7 +211,7 @@ def test_a_refused_key_is_told_to_a_person(claude: PlayedAnthropic, gpt: PlayedO
     [message] = topic.published
     assert message["TopicArn"] == TOPIC
     assert message["Subject"] == "Relight demo: LLM provider anthropic refuses its key"
-    assert "a new key goes into provider_keys of the secret relight/demo/connections" in message["Message"]
+    assert "a new key goes into provider_keys of the secret relight/demo/connections" in text_of(message)
     assert "hunter2" not in str(message)
 
 
@@ -253,9 +254,40 @@ def test_an_incident_says_what_to_do(kind: Kind) -> None:
     [message] = topic.published
     assert message["Subject"].isascii()
     assert len(message["Subject"]) <= 100
-    assert message["Message"].startswith("what happened\n")
-    assert "since 2026-04-19 02:00:00Z" in message["Message"]
-    assert "relight status --environment demo" in message["Message"]
+    assert text_of(message).startswith("what happened\n")
+    assert "since 2026-04-19 02:00:00Z" in text_of(message)
+    assert "relight status --environment demo" in text_of(message)
+
+
+def test_what_is_over_ends_what_was_told_before() -> None:
+    """fails when a pager's incident stays open: the end carries the keys of what it ends, and of nothing else."""
+    topic = Topic()
+    settings = replace(SETTINGS, incidents_topic_arn=TOPIC)
+    for incident in (
+        Incident(kind=Kind.FALLBACK, provider="openai", since=datetime.now(UTC), text="b"),
+        Incident(kind=Kind.DENIED, provider="anthropic", since=datetime.now(UTC), text="a"),
+        Incident(
+            kind=Kind.RECOVERED,
+            provider="anthropic",
+            since=datetime.now(UTC),
+            text="c",
+            ended=(Kind.DENIED, Kind.FALLBACK),
+        ),
+    ):
+        publish_incident(lambda: topic, settings)(incident)
+    told = [
+        {name: item["StringValue"] for name, item in message["MessageAttributes"].items()}
+        for message in topic.published
+    ]
+    assert [item["over"] for item in told] == ["false", "false", "true"]
+    begun = [key for item in told[:2] for key in json.loads(item["keys"])]
+    assert sorted(json.loads(told[2]["keys"])) == sorted(begun)
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """What people read."""
+    text: str = json.loads(message["Message"])["default"]
+    return text
 
 
 def test_a_topic_that_cannot_be_reached_is_an_error() -> None:

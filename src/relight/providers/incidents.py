@@ -52,12 +52,13 @@ _CLOSE_S = 2.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
     """What a person is to be told; `provider` is the fallback that answers, the provider that refuses, or the one that
-    answers again, and `since` is when it began."""
+    answers again, and `since` is when it began. `ended` are the kinds of what is over."""
 
     kind: Kind
     provider: str
     since: datetime
     text: str
+    ended: tuple[Kind, ...] = ()
 
 
 class Incidents:
@@ -250,6 +251,7 @@ class Incidents:
             provider=first.back if kind is Kind.RECOVERED else first.provider,
             since=self._clock.now() - timedelta(seconds=lasted_s),
             text=text,
+            ended=tuple(sorted({item.kind for item in episodes})) if kind is Kind.RECOVERED else (),
         )
 
     # -- the store

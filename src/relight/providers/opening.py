@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from relight.adapters import aws
 from relight.errors import ConfigError
 from relight.providers.board import Board
 from relight.providers.incidents import Incidents, Kind
@@ -14,6 +13,7 @@ from relight.providers.open import open_provider
 from relight.providers.router import AsyncRouter
 from relight.providers.shared import PostgresBreakers, PostgresEpisodes
 from relight.providers.spec import check_specs
+from relight.recovery.telling import News, Severity, key_of, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,11 +129,22 @@ def publish_incident(sns: Callable[[], Any], settings: Settings) -> Callable[[In
             "Runbook: 3. An LLM provider is out",
         ]
         subject = f"Relight {settings.environment}: {_SUBJECTS[incident.kind].format(provider=incident.provider)}"
-        with aws.translating():
-            # A subject is at most 100 characters of ASCII.
-            sns().publish(TopicArn=settings.incidents_topic_arn, Subject=subject[:100], Message="\n".join(lines))
+        kinds = incident.ended or (incident.kind,)
+        news = News(
+            subject=subject,
+            text="\n".join(lines),
+            keys=tuple(_key(settings.environment, kind, incident.provider) for kind in kinds),
+            severity=Severity.INFO if incident.kind is Kind.RECOVERED else Severity.ERROR,
+            over=incident.kind is Kind.RECOVERED,
+        )
+        tell(sns(), settings.incidents_topic_arn, news)
 
     return send
+
+
+def _key(environment: str, kind: Kind, provider: str) -> str:
+    """What goes on, whichever worker tells of it. That a fallback answers is one thing, whichever it is."""
+    return key_of(environment, "providers", *([] if kind is Kind.FALLBACK else [provider]), kind)
 
 
 _SUBJECTS = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
 from relight.errors import NotFoundError
+from relight.recovery.telling import News, Severity, key_of, tell
 
 if TYPE_CHECKING:
     from relight.recovery.timeline import Timeline
@@ -49,12 +50,16 @@ def ask(
         "recover": f"relight approve {question.run_id} --environment {environment}",
         "do_not": f"relight approve {question.run_id} --environment {environment} --refuse",
     }
-    with aws.translating():
-        sns.publish(
-            TopicArn=topic_arn,
-            Subject=f"Relight {environment}: shall the standby take over?"[:100],
-            Message=json.dumps(message, indent=2),
-        )
+    tell(
+        sns,
+        topic_arn,
+        News(
+            subject=f"Relight {environment}: shall the standby take over?",
+            text=json.dumps(message, indent=2),
+            keys=(key_of(environment, "recovery", question.run_id),),
+            severity=Severity.CRITICAL,
+        ),
+    )
     timeline.record(STATE, "started", {"reason": question.reason, "until": question.until.isoformat()})
     return {"asked": question.run_id, "until": question.until.isoformat()}
 

@@ -11,6 +11,7 @@ from relight.adapters import aws
 from relight.errors import ConflictError, TransientError
 from relight.recovery.decide import Decision, Policy, Verdict, decide
 from relight.recovery.evidence import HistoryStore, gather
+from relight.recovery.telling import News, Severity, key_of, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,11 +129,15 @@ def publish_page(sns: Any, topic_arn: str, environment: str) -> Callable[[Decisi
     """A `page` that writes to the incidents topic."""
 
     def send(decision: Decision) -> None:
-        with aws.translating():
-            sns.publish(
-                TopicArn=topic_arn,
-                Subject=f"Relight {environment}: nobody is served, and no recovery was started"[:100],
-                Message="\n".join(decision.reasons),
-            )
+        tell(
+            sns,
+            topic_arn,
+            News(
+                subject=f"Relight {environment}: nobody is served, and no recovery was started",
+                text="\n".join(decision.reasons),
+                keys=(key_of(environment, "unserved"),),
+                severity=Severity.CRITICAL,
+            ),
+        )
 
     return send

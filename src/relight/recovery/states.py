@@ -9,11 +9,11 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from relight.adapters import aws
 from relight.errors import AgainLaterError, ConflictError, PermanentError, UnavailableError
 from relight.memory.hydrate import hydrate as hydrate_memory
 from relight.memory.hydrate import verify_memory
 from relight.recovery.epoch import take_next
+from relight.recovery.telling import News, Severity, key_of, tell
 from relight.tasks.replay import replay as replay_tasks
 from relight.vault.points import NoPointError, newest_eligible
 
@@ -225,10 +225,14 @@ def announce(
         **({"error": error} if error else {}),
         "states": [{"state": event.state, "status": event.status, **event.detail} for event in ends],
     }
-    with aws.translating():
-        sns.publish(
-            TopicArn=topic_arn,
-            Subject=f"Relight {environment}: recovery {outcome} after {took_s:.0f} s"[:100],
-            Message=json.dumps(message, indent=2, default=str),
-        )
+    tell(
+        sns,
+        topic_arn,
+        News(
+            subject=f"Relight {environment}: recovery {outcome} after {took_s:.0f} s",
+            text=json.dumps(message, indent=2, default=str),
+            keys=(key_of(environment, "recovery", timeline.run_id),),
+            severity=Severity.CRITICAL if failed else Severity.WARNING,
+        ),
+    )
     return {"outcome": outcome, "seconds": round(took_s, 1)}
