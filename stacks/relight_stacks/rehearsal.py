@@ -70,7 +70,8 @@ class RehearsalStack(HomeStack):
                 rate=environment.shape.rehearse,
                 late_after_s=longest_gap_s(environment.shape.rehearse) + GRACE_S,
                 zone=environment.network(Role.STANDBY).zones[0],
-                internet=repository_of(image) is None,
+                # A vault that is not in AWS is reached over it too.
+                internet=repository_of(image) is None or Role.STANDBY in environment.vaults.other,
             ),
         )
 

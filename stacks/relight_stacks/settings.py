@@ -49,7 +49,10 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         keep_hourly=environment.memory.keep_hourly,
         keep_daily=environment.memory.keep_daily,
         keep_monthly=environment.memory.keep_monthly,
-        lock_days=0 if environment.vaults.lock is Lock.NONE else environment.vaults.lock_days,
+        # A bucket of another store has the locks that its owner gave it.
+        lock_days=0
+        if environment.vaults.lock is Lock.NONE or role in environment.vaults.other
+        else environment.vaults.lock_days,
         rehearsal_check=environment.memory.rehearsal_check,
         signing_key=names.signing_key_alias,
         acknowledge=environment.acknowledge,
