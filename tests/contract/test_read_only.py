@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 import secrets
 import threading
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from contract.test_review_cli import stage
 from contract.test_worker import Handled, made
 from memory_helpers import DIMENSION, make_state, some_points, wait_for_standby
 from runtime_helpers import Held, RecordingTool, claimed, clean_ledger, effects_of, sql, statuses, until, working
+from synthesis import ROOT
 
 from relight.clock import SystemClock
 from relight.errors import ConfigError, ReadOnlyModeError
@@ -233,6 +235,19 @@ def test_the_switch_keeps_its_moment_and_takes_a_newer_reason(own: Database) -> 
     assert read_only(own) is None
 
 
+def test_the_runbooks_sql_is_the_switch(own: Database, ledger: Ledger) -> None:
+    """fails when the page tells an operator, on a day without this command, what the database does not understand."""
+    page = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    on, off = re.findall(r"^    ((?:insert into|delete from) relight\.read_only.*);$", page, re.MULTILINE)
+    with own.transaction() as cur:
+        cur.execute(on)
+    with pytest.raises(ReadOnlyModeError, match=WHY):
+        ledger.start_task({})
+    with own.transaction() as cur:
+        cur.execute(off)
+    assert ledger.start_task({})
+
+
 def test_the_standby_knows_it(own: Database, state_pair: StatePair) -> None:
     """fails when a relit region would begin what an operator had stopped: the switch is in the replica."""
     standby = Database(state_pair.standby.dsn("read_only_tests"))
@@ -330,7 +345,6 @@ def test_points_gate_and_recovery_go_on(pair: Pair) -> None:
     ledger.start_task({}, id_="t")
     begin_read_only(pair.east.database, reason=WHY)
     assert take_point(pair.east)["points"] == 2
-    wait_for_standby(pair.state)
     pair.state.primary.kill()
     run, keeper = Run(run_id="epoch-2-test", decided_at="2026-04-19T02:00:00+00:00"), pair.west.lease_keeper()
     with renewing(keeper):

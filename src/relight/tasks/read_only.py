@@ -46,11 +46,15 @@ def read_only(database: Database) -> ReadOnly | None:
 
 
 def begin_read_only(database: Database, *, reason: str) -> ReadOnly:
-    """From the return on nothing new is begun. Called again, it keeps the moment and takes the newer reason."""
+    """From the return on nothing new is begun, here or where a recovery leads to. Called again, it keeps the moment and
+    takes the newer reason.
+
+    UnconfirmedError when the standby did not confirm it: nothing is begun here, and a relit region may not know it.
+    """
     said = " ".join(reason.replace("\0", " ").split())
     if not said:
         raise ConfigError("no reason is given", hint="say why, for whoever is refused")
-    [(since, kept)] = database.execute(SQL["begin"], {"reason": said}).rows
+    [(since, kept)] = database.execute(SQL["begin"], {"reason": said}, confirmed=True).rows
     return ReadOnly(since=since, reason=kept)
 
 
