@@ -119,6 +119,18 @@ class VaultRef(BucketRef):
             self._key(READ_KEY_ACTIONS),
         )
 
+    def grant_survey(self, grantee: Grantee) -> None:
+        """See which recovery points there are and which are eligible, and nothing of what is in them."""
+        self._allow(
+            grantee,
+            f"survey-{self.label}",
+            self._listing(POINTS),
+            self._listing(FINDINGS),
+            self._objects(REVIEW_ACTIONS, MANIFESTS),
+            self._objects(REVIEW_ACTIONS, self._findings),
+            self._key(READ_KEY_ACTIONS),
+        )
+
     def grant_bring_forward(self, grantee: Grantee) -> None:
         """Read the archived parts of the journal, and know which there are."""
         self._allow(

@@ -54,7 +54,9 @@ def synthesize(
         for region in regions.values():
             region.add_dependency(vault)
             region.add_dependency(dns)
-        if environment.own_state and Role.STANDBY in regions:
+        # Slack's one configuration names the topics of both.
+        ordered = environment.own_state or environment.incidents.slack_channel
+        if ordered and Role.STANDBY in regions:
             regions[Role.STANDBY].add_dependency(regions[Role.PRIMARY])
         if environment.rehearsed:
             # Its alarms tell the standby's topic.

@@ -179,13 +179,15 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incidents:
-    """Whom incidents reach. The PagerDuty routing key is in a secret; Slack is reached through Amazon Q Developer in
-    chat applications, which has to be authorized in the workspace once."""
+    """Whom incidents reach. The PagerDuty routing key is in a secret, and with `pagerduty_eu` it is of an account in
+    PagerDuty's EU; Slack is reached through Amazon Q Developer in chat applications, which has to be authorized in the
+    workspace once."""
 
     emails: tuple[str, ...] = ()
     slack_team: str = ""
     slack_channel: str = ""
     pagerduty: bool = False
+    pagerduty_eu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -371,6 +371,7 @@ def _incidents(table: Table) -> Incidents:
         slack_team=table.text("slack_team", re.compile(r"T[A-Z0-9]{6,}"), "a workspace's id: T…", default=""),
         slack_channel=table.text("slack_channel", re.compile(r"[CG][A-Z0-9]{6,}"), "a channel's id: C…", default=""),
         pagerduty=table.flag("pagerduty", default=False),
+        pagerduty_eu=table.flag("pagerduty_eu", default=False),
     )
     table.done()
     return incidents

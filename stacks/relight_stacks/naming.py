@@ -97,6 +97,15 @@ class Names:
         return f"relight/{self.environment}/provider-keys"
 
     @property
+    def pagerduty_secret(self) -> str:
+        """The secret with the routing key of the service that is paged, one in each region."""
+        return f"relight/{self.environment}/pagerduty"
+
+    def dashboard(self, region: str) -> str:
+        """The dashboard of `region`. Dashboards are an account's and of no region, so the region is part of it."""
+        return f"{self.prefix}-{region}"
+
+    @property
     def state_password_secret(self) -> str:
         """The secret with the password of the state database's master user, replicated to the standby."""
         return f"relight/{self.environment}/state-password"

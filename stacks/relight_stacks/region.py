@@ -25,6 +25,7 @@ from relight_constructs.props import (
 )
 from relight_stacks.data import add_data
 from relight_stacks.environment import CapacityKind
+from relight_stacks.eyes import add_eyes
 from relight_stacks.functions import Functions
 from relight_stacks.keeping import keep_points
 from relight_stacks.refs import lease_of, signing_of, vault_of
@@ -143,3 +144,4 @@ class AgentStack(HomeStack):
         watch_replication(self)
         if role is Role.STANDBY:
             relight(self, bundles)
+        add_eyes(self)

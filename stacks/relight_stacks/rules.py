@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from relight.config import Acknowledge, ConfirmBy, Role
 from relight.errors import ConfigError
@@ -183,12 +184,39 @@ def _keeping(environment: Environment) -> Iterator[_Found]:
             f"{memory.keep_monthly} end after {longest} days",
             f"use a lock_days of {max(1, longest)} or less, or keep_daily = {vaults.lock_days} or more",
         )
-    stores = list(vaults.other.values())
-    if len(stores) == len(Role) and stores[0] == stores[1]:
+
+
+def _other_stores(environment: Environment) -> Iterator[_Found]:
+    """A vault that is not in AWS is another one than the other's, and there is a way to it."""
+    stores = environment.vaults.other
+    if not stores:
+        return
+    if len({(store.endpoint, store.bucket) for store in stores.values()}) < len(stores):
         yield (
-            f"vault.primary and vault.standby are both the bucket {stores[0].bucket}: what befalls one befalls both",
+            f"vault.primary and vault.standby are both the bucket {stores[Role.PRIMARY].bucket}: what befalls one "
+            "befalls both",
             "give each region a vault of its own",
         )
+    for role, store in stores.items():
+        if str(urlsplit(store.endpoint).hostname).endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
+            yield (
+                f"vault.{role}.endpoint = {store.endpoint} is Amazon's: Relight makes the buckets there itself",
+                f"leave [vault.{role}] out",
+            )
+    if environment.given.get("replication_time_control"):
+        yield (
+            "vault.replication_time_control = true is S3's promise for its own replication, and with "
+            f"[vault.{next(iter(stores))}] Relight copies between the vaults itself",
+            "leave it out",
+        )
+    for role in Role if environment.shape.standby else (Role.PRIMARY,):
+        network = environment.network(role)
+        if not network.vpc_id and not network.nat:
+            yield (
+                f"network.{role}.nat = false, and the vault in {next(iter(stores.values())).endpoint} is reached over "
+                "the internet",
+                "use nat = true, or an existing network (vpc_id) with a way out",
+            )
 
 
 def _agents(environment: Environment) -> Iterator[_Found]:
@@ -241,6 +269,8 @@ def _people(environment: Environment) -> Iterator[_Found]:
     if bool(incidents.slack_team) != bool(incidents.slack_channel):
         one, lacking = ("slack_team", "slack_channel") if incidents.slack_team else ("slack_channel", "slack_team")
         yield f"incidents.{one} is given without {lacking}", "give both, or neither"
+    if incidents.pagerduty_eu and not incidents.pagerduty:
+        yield "incidents.pagerduty_eu = true says where, and incidents.pagerduty is false", "set both, or neither"
     reached = incidents.emails or incidents.slack_team or incidents.pagerduty
     if recovery.approval and not reached:
         yield (
@@ -256,6 +286,7 @@ _RULES: tuple[Callable[[Environment], Iterator[_Found]], ...] = (
     _networks,
     _onward,
     _keeping,
+    _other_stores,
     _agents,
     _images,
     _sentinel,

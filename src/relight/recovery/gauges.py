@@ -98,7 +98,7 @@ def observe_region(region: Region) -> dict[str, Any]:
     _replication(region, page, acts=acts, now=now)
     _exposure(region, page, acts=acts)
     _points(region, page, now)
-    if not nowhere:
+    if acts is not False and not nowhere:
         _providers(region, page)
     page.add(metrics.LOOKS_FAILED, float(len(page.failed)))
     region.metrics.put_tallies(page.tallies, at=now)
@@ -262,7 +262,7 @@ def _points(region: Region, page: _Page, now: datetime) -> None:
 
 
 def _providers(region: Region, page: _Page) -> None:
-    """Which LLM providers the workers leave alone, as they know it together."""
+    """Which LLM providers the workers of the region that acts leave alone, as they know it together."""
     specs = region.settings.providers
     if not specs:
         return
