@@ -33,7 +33,7 @@ from relight.vault.points import manifest_key
 from relight.vault.signing import open_signer
 from relight.vault.store import Vault
 from relight.wiring import Region
-from relight_cli.console import DONE, FAILED, MISSED
+from relight_cli.console import DONE, MISSED, USAGE
 from relight_cli.main import main
 from relight_constructs.bundle import build_bundle, host_target
 from relight_constructs.rehearsal import SERVICE
@@ -121,8 +121,7 @@ class Deployed:
 
     def region(self) -> Region:
         """The region as the functions have it."""
-        place = {"rehearsal_cluster": NAME, "rehearsal_service": SERVICE}
-        return Region(replace(self.settings, **place))
+        return Region(replace(self.settings, rehearsal_cluster=NAME, rehearsal_service=SERVICE))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -323,9 +322,9 @@ def test_an_operator_rehearses_apart(
     assert main(["rehearse", "--apart", "--yes", "--snapshot", "20200101T000000Z"]) == MISSED
     assert "holds nothing of point 20200101T000000Z" in capsys.readouterr().err
     monkeypatch.delenv("RELIGHT_REHEARSAL_MACHINE_ARN")
-    assert main(["rehearse", "--apart", "--yes"]) == FAILED
+    assert main(["rehearse", "--apart", "--yes"]) == USAGE
     assert "rehearses nowhere" in capsys.readouterr().err
-    assert main(["rehearse", "--apart", "--yes", "--check", "true"]) == FAILED
+    assert main(["rehearse", "--apart", "--yes", "--check", "true"]) == USAGE
 
 
 def test_the_store_is_called_once_it_is_healthy(deployed: Deployed) -> None:
