@@ -66,9 +66,13 @@ AURORA_HOUR: dict[str, float] = {
     "db.r6g.4xlarge": 2.076,
 }
 
+# Out of AWS, up to 10 TB in a month.
+INTERNET_GB = 0.09
+
 # For what is used, whatever that comes to.
+IN_VAULT = "points and journal in the standby's vault"
 PER_UNIT: dict[str, tuple[float, str]] = {
-    "points and journal in the standby's vault": (0.023, "GB and month"),
+    IN_VAULT: (0.023, "GB and month"),
     "between the regions": (0.02, "GB"),
 }
 PER_UNIT_OF_A_STANDBY: dict[str, tuple[float, str]] = {
@@ -150,6 +154,7 @@ def _everywhere(environment: Environment) -> Iterator[Line]:
     yield Line(what="KMS keys", quantity=keys, unit="keys", price=KEY_MONTH)
     if environment.shape.standby:
         secrets = 4 if environment.composes_connections and environment.providers else 3
+        secrets += bool(environment.vaults.other)
         yield Line(what="secrets", quantity=secrets, unit="secrets", price=SECRET_MONTH)
 
 
@@ -251,8 +256,12 @@ def _state(environment: Environment) -> Iterator[Line]:
 
 def _per_unit(environment: Environment) -> Iterator[UnitLine]:
     used = PER_UNIT | PER_UNIT_OF_A_STANDBY if environment.shape.standby else PER_UNIT
+    stores = environment.vaults.other
     for what, (price, unit) in used.items():
-        yield UnitLine(what=what, price=price, unit=unit)
+        if what != IN_VAULT or Role.STANDBY not in stores:  # another store has prices of its own
+            yield UnitLine(what=what, price=price, unit=unit)
+    if stores:
+        yield UnitLine(what="to a vault that is not in AWS, over the internet", price=INTERNET_GB, unit="GB")
     if environment.shape.replication_time_control and not environment.vaults.other:
         yield UnitLine(what="Replication Time Control", price=RTC_GB, unit="GB")
     if environment.shape.state is StateKind.AURORA_GLOBAL:

@@ -10,6 +10,7 @@ from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.props import MetricAlarmProps
 from relight_stacks.functions import LONGEST_S
+from relight_stacks.promises import COPY_EVERY_S
 from relight_stacks.refs import vault_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ PRUNE_RATE = "rate(1 hour)"
 # It lists and deletes; what it did not get to, the next one does.
 PRUNE_TIMEOUT_S = 300
 VERIFY_RATE = "rate(15 minutes)"
-COPY_RATE = "rate(5 minutes)"
-COPY_LATE_S = 300
+COPY_RATE = f"rate({COPY_EVERY_S // 60} minutes)"
 # As late as what S3's own replication promises.
 LEAST_LAG_S = 900
 # CloudWatch looks at no more than a day at once.
@@ -67,7 +67,7 @@ def _copy(stack: AgentStack) -> None:
     stack.signing.grant_check(copy)
     copy.allow_metrics(METRICS)
     stack.work.grant_start(copy)
-    stack.functions.schedule(copy, rate=COPY_RATE, late_s=COPY_LATE_S)
+    stack.functions.schedule(copy, rate=COPY_RATE, late_s=COPY_EVERY_S)
     MetricAlarm(
         stack,
         "copy-lag",

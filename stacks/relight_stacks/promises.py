@@ -125,6 +125,9 @@ COPIED_BACKUPS_S = 900.0
 SEALING_S = 120.0
 # Without Replication Time Control S3 promises nothing; most objects arrive within 15 minutes, some within hours.
 REPLICATION_S = 3600.0
+# Where no store replicates, how often each region looks for what it lacks, and how quickly that comes.
+COPY_EVERY_S = 300
+COPY_BYTES_PER_S = 50e6
 
 # By hand: nobody is woken for a sandbox.
 NOTICE_S = 8 * 3600.0
@@ -388,7 +391,18 @@ def _point_age(environment: Environment) -> Iterator[Part]:
     yield Part(what="a snapshot is made", seconds=SEALING_S, basis=Basis.ASSUMED, why="until its manifest is sealed")
     if uploads_to_standby_first(environment.objectives):
         return
-    promised = environment.shape.replication_time_control and not environment.vaults.other
+    if environment.vaults.other:
+        gib = environment.vector.storage_gib
+        yield Part(
+            what="it is copied to the other vault",
+            seconds=COPY_EVERY_S + gib * _GIB / COPY_BYTES_PER_S,
+            basis=Basis.ASSUMED,
+            why=f"{COPY_EVERY_S:g} + {gib * _GIB / COPY_BYTES_PER_S:.0f}: Relight looks every "
+            f"{COPY_EVERY_S / 60:g} minutes, and {gib} GiB, the whole volume, at 50 MB/s over the internet",
+            keys=("vault.primary", "vault.standby", "vector.storage_gib"),
+        )
+        return
+    promised = environment.shape.replication_time_control
     yield Part(
         what="it is replicated",
         seconds=REPLICATION_TIME_CONTROL_S if promised else REPLICATION_S,
@@ -411,6 +425,8 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         yield "capacity that is not to be had: reserve it in the standby where that must not happen"
     if shape.state is StateKind.EXISTING:
         yield "the state database and its replication, which are yours"
+    for role, other in environment.vaults.other.items():
+        yield f"the {role}'s vault in {other.endpoint}: its durability, its locks and its speed are that store's"
     if environment.queue.existing:
         yield "the queue's servers, which are yours; what was in the queue is rebuilt"
     if environment.capacity.kind is not CapacityKind.ECS:

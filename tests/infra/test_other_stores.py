@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import pytest
 from synthesis import Synthesis
 
 from relight.config import Role, Settings
+from relight.errors import ConfigError
 from relight.objectives import Tier
 from relight.recovery.copying import LAG
+from relight_stacks.costs import estimate
 from relight_stacks.environment import OtherStore
-from relight_stacks.loading import examples_folder, load_named
+from relight_stacks.loading import examples_folder, load_environment, load_named
+from relight_stacks.promises import promises
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
@@ -198,3 +202,64 @@ def test_a_rehearsal_reaches_a_vault_elsewhere(stacks: Mapping[str, Synthesis]) 
     resources = json.loads(folder.read_text())["resource"]
     assert "aws_nat_gateway" in resources
     assert "read-vault-keys" in {body["name"] for body in resources["aws_iam_role_policy"].values()}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[vault.standby]\nendpoint = "https://s3.us-west-2.amazonaws.com"\nbucket = "abc"', "is Amazon's"),
+        ("[vault]\nreplication_time_control = true\n{R2}", "copies between the vaults itself"),
+        ("{R2}\n[network.primary]\nnat = false", "network.primary.nat = false, and the vault in https://r2.example"),
+        ('{R2}\n[network.standby]\nnat = false\ncidr = "10.60.0.0/16"', "network.standby.nat = false"),
+        ('[vault.standby]\nendpoint = "http://r2.example"\nbucket = "abc"', "an address such as https://host"),
+        ('[vault.standby]\nendpoint = "https://r2.example/x"\nbucket = "abc"', "an address such as https://host"),
+        ('[vault.standby]\nendpoint = "https://r2.example"\nbucket = "A"', "the name of a bucket"),
+        ('[vault.standby]\nendpoint = "https://r2.example"', "vault.standby.bucket"),
+        ('{R2}\nregion = "Auto!"', "vault.standby.region"),
+        ('{R2}\nkeys = "id:secret"', "vault.standby"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, more: str, said: str) -> None:
+    """One clear error, which shows no key that somebody put into the file."""
+    more = more.replace("{R2}", '[vault.standby]\nendpoint = "https://r2.example"\nbucket = "points"')
+    text = (examples_folder() / "batch.toml").read_text()
+    for table in ("network.primary", "network.standby"):
+        if f"[{table}]" in more:
+            text = re.sub(rf"\[{table}\]\n(.+\n)*", "", text)
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{text}\n{more}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_environment(path)
+    assert said in str(caught.value)
+    assert "id:secret" not in str(caught.value)
+
+
+def test_a_store_is_read_from_the_file(tmp_path: Path) -> None:
+    """Its address, its bucket and the region to sign for, which is auto where nothing is said."""
+    path = tmp_path / "mine.toml"
+    text = (examples_folder() / "batch.toml").read_text()
+    stores = '[vault.standby]\nendpoint = "https://r2.example"\nbucket = "points"\n'
+    stores += '[vault.primary]\nendpoint = "https://b2.example:8443"\nbucket = "other"\nregion = "us-west-004"\n'
+    path.write_text(f"{text}\n{stores}")
+    assert load_environment(path).vaults.other == {
+        Role.STANDBY: OtherStore(endpoint="https://r2.example", bucket="points", region="auto"),
+        Role.PRIMARY: OtherStore(endpoint="https://b2.example:8443", bucket="other", region="us-west-004"),
+    }
+
+
+def test_what_a_copy_costs_and_takes_is_said() -> None:
+    """S3's price for what is not in S3 would be wrong, and so would its promise of time."""
+    there, here = ENVIRONMENTS["both"], load_named("batch", examples_folder())
+    units = {line.what for line in estimate(there).per_unit} ^ {line.what for line in estimate(here).per_unit}
+    assert (
+        units
+        == {
+            "points and journal in the standby's vault",
+            "to a vault that is not in AWS, over the internet",
+            "Replication Time Control",
+        }
+        & units
+    )
+    assert "to a vault that is not in AWS, over the internet" in units
+    covered = " ".join(promises(there).not_covered)
+    assert "the standby's vault in https://0123456789abcdef.r2.cloudflarestorage.com" in covered
