@@ -26,6 +26,22 @@ def _topic(place: Place, a: Arguments) -> dict[str, Any]:
     return {"id": arn, "arn": arn, "name": name}
 
 
+def _subscription(place: Place, a: Arguments) -> dict[str, Any]:
+    arn = place.client("sns").subscribe(
+        TopicArn=a.need("topic_arn"),
+        Protocol=a.need("protocol"),
+        Endpoint=a.need("endpoint"),
+        ReturnSubscriptionArn=True,
+    )["SubscriptionArn"]
+    return {"id": arn, "arn": arn}
+
+
+def _dashboard(place: Place, a: Arguments) -> dict[str, Any]:
+    name = a.need("dashboard_name")
+    place.client("cloudwatch").put_dashboard(DashboardName=name, DashboardBody=a.need("dashboard_body"))
+    return {"id": name, "dashboard_arn": f"arn:aws:cloudwatch::{place.emulator.account}:dashboard/{name}"}
+
+
 def _queue(place: Place, a: Arguments) -> dict[str, Any]:
     name, sqs = a.need("name"), place.client("sqs")
     attributes = given(
@@ -71,6 +87,8 @@ def _alarm(place: Place, a: Arguments) -> dict[str, Any]:
 MAKERS: dict[str, Make] = {
     "aws_cloudwatch_log_group": _log_group,
     "aws_sns_topic": _topic,
+    "aws_sns_topic_subscription": _subscription,
+    "aws_cloudwatch_dashboard": _dashboard,
     "aws_sqs_queue": _queue,
     "aws_sqs_queue_policy": _queue_policy,
     "aws_cloudwatch_metric_alarm": _alarm,

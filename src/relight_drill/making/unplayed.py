@@ -61,6 +61,11 @@ UNPLAYED: Mapping[str, Unplayed] = {
         told="name policy_type resource_id scalable_dimension service_namespace"
         " target_tracking_scaling_policy_configuration",
     ),
+    "aws_chatbot_slack_channel_configuration": Unplayed(
+        why="no chat is played: who is subscribed to the topic itself is told",
+        told="configuration_name iam_role_arn slack_team_id slack_channel_id sns_topic_arns guardrail_policy_arns"
+        " logging_level user_authorization_required region",
+    ),
     "aws_ecr_replication_configuration": Unplayed(why=IMAGES, told="replication_configuration"),
     "aws_eip": Unplayed(
         why=WIRES, told="domain", gives={"id": "eipalloc-{number}", "allocation_id": "eipalloc-{number}"}
