@@ -136,7 +136,7 @@ class Vault(Construct):
         super().__init__(scope, id_)
         self.ref = props.ref
         self._props = props
-        self.key = self._key()
+        self.key: Key | ReplicaKey = self._key()
         self.bucket = PrivateBucket(self, "bucket", ref=props.ref, key=self.key, provider=props.provider)
         self.versioning = S3BucketVersioningA(
             self,
