@@ -122,8 +122,11 @@ TABLE: dict[str, set[str]] = {
     "fence": HOLD_LEASE | RECORD,
     "promote": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
     "scale": {
-        f"ecs:{action} {what}" for action in ("DescribeServices", "UpdateService") for what in ("agent", "cluster")
+        f"ecs:{action} {what}"
+        for action in ("DescribeServices", "UpdateService")
+        for what in ("agent", "vector", "nats-0", "cluster")
     }
+    | {"application-autoscaling:DescribeScalableTargets *", "application-autoscaling:RegisterScalableTarget bounds"}
     | RECORD,
     "hydrate": JOIN_NETWORK | READ_SECRET | restore("standby") | bring_forward("standby") | RECORD | START_WORK,
     "verify": JOIN_NETWORK | READ_SECRET | READ_LEASE | RECORD,
@@ -188,7 +191,10 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
         LEASE: "lease",
         "arn:aws:kms:us-east-1:000000000000:key/*": "us-east-1-keys",
         "arn:aws:kms:us-west-2:000000000000:key/*": "us-west-2-keys",
-        "arn:aws:ecs:us-west-2:000000000000:service/relight-demo/agent": "agent",
+        **{
+            f"arn:aws:ecs:us-west-2:000000000000:service/relight-demo/{service}": service
+            for service in ("agent", "vector", "nats-0")
+        },
         "arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo": "cluster",
         "arn:aws:states:us-west-2:000000000000:stateMachine:relight-demo-recovery": "recovery",
         "arn:aws:sns:us-west-2:000000000000:relight-demo-incidents": "incidents",
@@ -206,6 +212,8 @@ def short(synthesis: Synthesis, part: str, resource: str) -> str:
         for secret in ("connections", "vector-password"):
             named[f"${{{synthesis.address_of('aws_secretsmanager_secret', f'{part}/{secret}/secret')}.arn}}"] = secret
         named[f"${{{synthesis.address_of('aws_sns_topic', f'{part}/incidents/topic')}.arn}}"] = "topic"
+        target = synthesis.address_of("aws_appautoscaling_target", f"{part}/agent-scaling/target")
+        named[f"${{{target}.arn}}"] = "bounds"
         for role in ("role", "execution"):
             named[f"${{{synthesis.address_of('aws_iam_role', f'{part}/work/{role}/role')}.arn}}"] = f"work-{role}"
     for arn, label in named.items():
@@ -310,10 +318,13 @@ def test_a_schedule_may_call_its_own_function_only(synthesis: Synthesis, part: s
     assert allowed(synthesis, part, path) == {f"lambda:InvokeFunction {arn}"} | LETTERS
 
 
-def test_only_actions_with_a_written_reason_are_allowed_everywhere(syntheses: Mapping[str, Synthesis]) -> None:
+def test_only_actions_with_a_written_reason_are_allowed_everywhere(
+    syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]
+) -> None:
     """Fails when a policy of any environment allows `*` for an action whose reason is not in ANY_RESOURCE."""
     seen = set()
-    policies = [item for made in syntheses.values() for item in made.resources("aws_iam_role_policy").values()]
+    made = [*syntheses.values(), *variants.values()]
+    policies = [item for stacks in made for item in stacks.resources("aws_iam_role_policy").values()]
     for item in policies:
         for statement in json.loads(item["policy"])["Statement"]:
             if statement["Effect"] == "Allow" and "*" in statement["Resource"]:

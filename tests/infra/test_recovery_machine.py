@@ -111,9 +111,11 @@ def test_every_error_that_may_pass_is_tried_again_and_no_other() -> None:
 
 
 def test_a_state_comes_again_as_long_as_what_it_asked_for_may_take() -> None:
-    """Promote until the database has been promoted, scale until there is capacity, replay until all is published."""
+    """Promote until the database has been promoted; scale until what was started serves, hydrate until the store does,
+    and the gate until an agent renews the lease; replay until all is published."""
     later = {name: state["Retry"][0] for name, state in states_of(PLAIN).items() if state["Type"] == "Task"}
-    for name, wait_s in (("promote", WAITS.promotion_s), ("scale", WAITS.capacity_s)):
+    capacity = dict.fromkeys(("scale", "hydrate", "open-gate"), WAITS.capacity_s)
+    for name, wait_s in {"promote": WAITS.promotion_s, **capacity}.items():
         assert later[name]["BackoffRate"] == 1.0
         assert later[name]["IntervalSeconds"] * later[name]["MaxAttempts"] == wait_s
     assert (later["replay"]["IntervalSeconds"], later["replay"]["MaxAttempts"]) == (1, 12)

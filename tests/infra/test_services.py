@@ -4,25 +4,20 @@ and of some that differ from the examples in what an operator may choose."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from infra.test_network import actions_of, each_region, environment_of, of, ways
 from synthesis import ENVIRONMENTS, Synthesis
 
-from relight.config import MemoryStore, Role, Settings
+from relight.config import Role, Settings
 from relight_constructs.nats import PASSWORD
-from relight_stacks.app import synthesize
-from relight_stacks.bundles import Bundles
-from relight_stacks.environment import Agent, Capacity, CapacityKind, Environment, LargeWork, Network, Queue
 from relight_stacks.loading import load_named
 from relight_stacks.services import VECTOR_SERVERS, counts
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 with_standby = pytest.mark.parametrize("name", [name for name, parts in ENVIRONMENTS.items() if "standby" in parts])
 
@@ -307,53 +302,6 @@ def test_load_balancers_cannot_be_removed_by_accident(syntheses: Mapping[str, Sy
 
 
 # What an operator may choose
-
-
-def _existing(environment: Environment) -> Environment:
-    network = Network(
-        vpc_id="vpc-0123456789abcdef0",
-        private_subnet_ids=("subnet-0aaaaaaaaaaaaaaa0", "subnet-0aaaaaaaaaaaaaaa1"),
-        public_subnet_ids=("subnet-0bbbbbbbbbbbbbbb0", "subnet-0bbbbbbbbbbbbbbb1"),
-        route_table_ids=("rtb-0123456789abcdef0",),
-        certificate_arn="arn:aws:acm:us-east-1:000000000000:certificate/1",
-        endpoints=False,
-        ports=(6432,),
-        access_logs_bucket="logs-of-load-balancers",
-    )
-    return replace(environment, name="existing", networks=dict.fromkeys(Role, network), queue=Queue(existing=True))
-
-
-def _variants() -> list[Environment]:
-    demo = load_named("demo")
-    private = {role: replace(network, nat=False) for role, network in demo.networks.items()}
-    public = Queue(image="nats:2.15-alpine")
-    pods = Capacity(kind=CapacityKind.EKS, cluster="agents", deployment="agent")
-    work = LargeWork(image="000000000000.dkr.ecr.{region}.amazonaws.com/worker:1")
-    machines = Capacity(kind=CapacityKind.AUTO_SCALING, group="agents")
-    return [
-        _existing(demo),
-        replace(demo, name="private", networks=private, read_only=True, vector=replace(demo.vector, storage_gib=77)),
-        replace(demo, name="public", queue=public, replicate_images=False),
-        replace(demo, name="pods", capacity=pods, agent=Agent(replicas=2), large_work=work),
-        replace(demo, name="machines", capacity=machines, agent=Agent(replicas=2), large_work=work),
-    ]
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path) -> Mapping[str, Synthesis]:
-    """Environments like `demo` that differ in one thing each, by name."""
-    bundles = Bundles(region=bundle_file, providers=bundle_file)
-    found = _variants()
-    output = synthesize(found, bundles=dict.fromkeys(MemoryStore, bundles), output=tmp_path_factory.mktemp("variants"))
-    return {item.name: Variant(output, item.name) for item in found}
-
-
-class Variant(Synthesis):
-    """The stacks of an environment that is no file."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("vault", "primary", "standby", "dns")
 
 
 @pytest.mark.parametrize("part", ["primary", "standby"])

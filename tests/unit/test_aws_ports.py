@@ -18,7 +18,7 @@ from relight.config import Connections
 from relight.errors import ConfigError, ConflictError, NotFoundError
 from relight.recovery.epoch import Lease, LeaseStore
 from relight.recovery.evidence import HistoryStore, ProbeHistory
-from relight.recovery.states import announce, scale
+from relight.recovery.states import announce
 from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
 from relight.wiring import Region
@@ -64,20 +64,6 @@ def test_a_lease_is_created_once(s3: Any) -> None:
     assert store.read() == (lease, tag)
     with pytest.raises(ConflictError):
         store.write(lease, instead_of=None)
-
-
-def test_scaling_asks_for_more_and_never_for_less(aws: None) -> None:
-    """The desired count is raised to the number of replicas, and a higher one is left alone."""
-    ecs = boto3.client("ecs", region_name=REGION)
-    ecs.create_cluster(clusterName="relight-demo")
-    ecs.register_task_definition(family="agent", containerDefinitions=[{"name": "a", "image": "a", "memory": 64}])
-    ecs.create_service(cluster="relight-demo", serviceName="agent", taskDefinition="agent", desiredCount=1)
-    ask: dict[str, Any] = {"ecs": ecs, "cluster": "relight-demo", "service": "agent"}
-    assert scale(**ask, replicas=3) == {"before": 1, "desired": 3}
-    assert scale(**ask, replicas=3) == {"before": 3, "desired": 3}
-    assert scale(**ask, replicas=2) == {"before": 3, "desired": 3}
-    with pytest.raises(NotFoundError, match="no service 'ghost'"):
-        scale(ecs=ecs, cluster="relight-demo", service="ghost", replicas=2)
 
 
 def test_an_announcement_tells_the_run(s3: Any) -> None:
