@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 # Every environment that is synthesized, and its stacks.
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
-    "demo": ("vault", "primary", "standby", "dns"),
-    "customer-facing": ("vault", "primary", "standby", "dns"),
-    "internal": ("vault", "primary", "standby", "dns"),
-    "batch": ("vault", "primary", "standby", "dns"),
+    "demo": ("vault", "primary", "standby", "dns", "rehearsal"),
+    "customer-facing": ("vault", "primary", "standby", "dns", "rehearsal"),
+    "internal": ("vault", "primary", "standby", "dns", "rehearsal"),
+    "batch": ("vault", "primary", "standby", "dns", "rehearsal"),
     "sandbox": ("vault", "primary", "dns"),
 }
 PARTS = ENVIRONMENTS["demo"]
