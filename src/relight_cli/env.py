@@ -35,9 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the environments that there are, and the examples")
     for action in (check, listing):
         action.add_argument("--json", action="store_true", help="print JSON on stdout")
-    policy = actions.add_parser("policy", help="the IAM policies of whoever plans or deploys an environment, as JSON")
+    policy = actions.add_parser("policy", help="the IAM policies of whoever plans, deploys or rehearses, as JSON")
     policy.add_argument("file", metavar="FILE", type=Path, help="a TOML file, or the name of a shipped environment")
-    policy.add_argument("--may", choices=("plan", "deploy"), default="deploy", help="what for (default: %(default)s)")
+    policy.add_argument(
+        "--may", choices=("plan", "deploy", "rehearse"), default="deploy", help="what for (default: %(default)s)"
+    )
     policy.add_argument(
         "--stacks", type=Path, metavar="DIR", help="read what was synthesized there (default: do it now)"
     )

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from relight.config import Role
 from relight.errors import ConfigError
+from relight_constructs.access import REHEARSALS
 from relight_constructs.policies import VERSION
 from relight_stacks.deploy_calls import CALLS, UNBOUND
+from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,10 +33,11 @@ _UNBOUND = frozenset(f"{service}:{call}" for service, calls in UNBOUND.items() f
 
 
 class May(StrEnum):
-    """What the role is for. Who plans changes nothing, and does not lock the state."""
+    """What the role is for. Who plans changes nothing, and does not lock the state; who rehearses deploys nothing."""
 
     PLAN = "plan"
     DEPLOY = "deploy"
+    REHEARSE = "rehearse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +94,23 @@ def policies(stacks: Mapping[str, Mapping[str, Any]], environment: Environment, 
 
     Raises ConfigError for a type that CALLS does not know.
     """
+    statements = _Statements()
+    if may is May.REHEARSE:
+        _rehearse(statements, environment)
+        return _named(statements, environment, may)
     types = types_of(stacks)
     if unknown := sorted(types - set(CALLS)):
         raise ConfigError(
             f"it is not written which calls {', '.join(unknown)} needs", hint="add it to relight_stacks/deploy_calls.py"
         )
-    statements = _Statements()
     for type_ in sorted(types):
         for calls in CALLS[type_]:
             _allow(statements, calls, environment, may, passed_to=_trusted(stacks))
     _state(statements, stacks, may)
+    return _named(statements, environment, may)
+
+
+def _named(statements: _Statements, environment: Environment, may: May) -> dict[str, dict[str, Any]]:
     packed = _pack(list(statements.documents()))
     prefix = environment.names.prefix
     return {
@@ -157,6 +168,34 @@ def _state(statements: _Statements, stacks: Mapping[str, Mapping[str, Any]], may
         statements.allow(actions, (f"{bucket}/{key}",))
         if may is May.DEPLOY:
             statements.allow({"s3:DeleteObject", "s3:GetObject", "s3:PutObject"}, (f"{bucket}/{key}.tflock",))
+
+
+def _rehearse(statements: _Statements, environment: Environment) -> None:
+    """Start the machine that rehearses, wait for it, and read what it recorded: `relight rehearse --apart`."""
+    if not environment.rehearsed:
+        raise ConfigError(
+            f"{environment.name} rehearses nothing", hint="give it a standby and a schedule, [recovery] rehearse"
+        )
+    names, settings = environment.names, settings_for(environment, Role.STANDBY)
+    region, account, vault = names.standby_region, environment.account, f"arn:aws:s3:::{settings.vault_bucket}"
+    statements.allow({"states:StartExecution"}, (names.rehearsal_machine_arn,))
+    executions = f"arn:aws:states:{region}:{account}:execution:{names.rehearsal}:*"
+    statements.allow({"states:DescribeExecution"}, (executions,))
+    if settings.vault_endpoint:
+        secret = settings.vault_keys_secret or settings.connections_secret
+        statements.allow(
+            {"secretsmanager:GetSecretValue"}, (f"arn:aws:secretsmanager:{region}:{account}:secret:{secret}-*",)
+        )
+        alias, via = names.operations_key_alias, f"secretsmanager.{region}.amazonaws.com"
+    else:
+        statements.allow({"s3:ListBucket"}, (vault,), {"StringLike": {"s3:prefix": f"{REHEARSALS}*"}})
+        statements.allow({"s3:GetObject"}, (f"{vault}/{REHEARSALS}*",))
+        alias, via = names.vault_key_alias, f"s3.{region}.amazonaws.com"
+    statements.allow(
+        {"kms:Decrypt"},
+        (f"arn:aws:kms:{region}:{account}:key/*",),
+        {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}, "StringEquals": {"kms:ViaService": via}},
+    )
 
 
 def size(document: Mapping[str, Any]) -> int:

@@ -283,6 +283,29 @@ def test_who_plans_changes_nothing(environment: Environment, stacks: dict[str, d
     assert "s3:GetObject" in found
 
 
+def test_who_rehearses_starts_that_machine_alone(environment: Environment, stacks: dict[str, dict[str, Any]]) -> None:
+    """And reads what it recorded; where nothing is rehearsed there is nothing to allow."""
+    if not environment.rehearsed:
+        with pytest.raises(ConfigError, match=f"{environment.name} rehearses nothing"):
+            policies(stacks, environment, May.REHEARSE)
+        return
+    found = policies(stacks, environment, May.REHEARSE)
+    assert list(found) == [f"{environment.names.prefix}-rehearse-1"]
+    actions = {action for item in statements(found) for action in item["Action"]}
+    assert actions == {
+        "kms:Decrypt",
+        "s3:GetObject",
+        "s3:ListBucket",
+        "states:DescribeExecution",
+        "states:StartExecution",
+    }
+    machines = {
+        body["name"] for body in stacks[f"{environment.name}-rehearsal"]["resource"]["aws_sfn_state_machine"].values()
+    }
+    (start,) = [item for item in statements(found) if item["Action"] == ["states:StartExecution"]]
+    assert {arn.rpartition(":")[2] for arn in start["Resource"]} == machines
+
+
 def test_states_are_those_of_the_stacks(environment: Environment, deploy: dict[str, dict[str, Any]]) -> None:
     """One key for each stack, in the bucket of its home, and the lock beside it; nothing else in that bucket."""
     names = environment.names
