@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from relight_constructs.access import ENCRYPT_ACTIONS, PUBLISH_ACTIONS
@@ -31,7 +32,7 @@ class IncidentsTopic(Construct):
         self._props = props
         self._topic = SnsTopic(self, "topic", name=props.name, kms_master_key_id=props.key.arn)
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._topic.arn

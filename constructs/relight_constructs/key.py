@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import Construct, KmsAlias, KmsKey, KmsReplicaKey
@@ -33,7 +34,7 @@ class Key(Construct):
         )
         KmsAlias(self, "alias", name=props.alias, target_key_id=self._key.key_id, provider=props.provider)
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._key.arn
@@ -59,7 +60,7 @@ class ReplicaKey(Construct):
         )
         KmsAlias(self, "alias", name=props.alias, target_key_id=self._key.key_id, provider=props.provider)
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._key.arn

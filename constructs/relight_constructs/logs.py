@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import CloudwatchLogGroup, Construct
@@ -23,12 +24,12 @@ class LogGroup(Construct):
         self._computed_arn = f"arn:aws:logs:{place.region}:{place.account}:log-group:{name}"
         self._group = CloudwatchLogGroup(self, "group", name=name, retention_in_days=retention_days, kms_key_id=key.arn)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A reference to its name, so that it exists before what writes to it."""
         return self._group.name
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._group.arn

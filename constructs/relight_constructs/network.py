@@ -61,14 +61,14 @@ class Network(Construct):
             self.route_table_ids = props.route_table_ids
         else:
             self._make_vpc()
-        self._groups = {
+        self._group_ids = {
             group: SecurityGroup(
                 self,
                 f"{group}-group",
                 name=f"{props.place.prefix}-{group}",
                 description=f"Relight: {group}",
                 vpc_id=self.vpc_id,
-            )
+            ).id
             for group in props.groups
         }
         if props.endpoints:
@@ -256,7 +256,7 @@ class Network(Construct):
 
     def group_id(self, group: str) -> str:
         """A reference to the id of one of the network's groups."""
-        return self._groups[group].id
+        return self._group_ids[group]
 
     @property
     def _callers(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import Construct, IamRole, IamRolePolicy
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 class Role(Construct):
     """Define a role that starts with no permission. It is a Grantee."""
 
+    # Here and in what else is referred to often: each look at a resource's attribute asks node and waits for it, which
+    # is most of what a synthesis does, and the answer never changes.
+
     def __init__(
         self, scope: Construct, id_: str, *, name: str, trust: str, provider: TerraformProvider | None = None
     ) -> None:
@@ -24,12 +28,12 @@ class Role(Construct):
         self.policies: list[IamRolePolicy] = []
         self._given: dict[str, str] = {}
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A reference to its name."""
         return self._role.name
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._role.arn
@@ -41,5 +45,5 @@ class Role(Construct):
             return
         self._given[name] = document
         self.policies.append(
-            IamRolePolicy(self, name, name=name, role=self._role.name, policy=document, provider=self._provider)
+            IamRolePolicy(self, name, name=name, role=self.name, policy=document, provider=self._provider)
         )

@@ -7,6 +7,7 @@ blocks, so they are overrides; Terraform knows them from 1.11 on.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from relight_constructs.access import ENCRYPT_ACTIONS
@@ -72,7 +73,7 @@ class Secret(Construct):
             self, "value", secret_id=self._secret.id, secret_string_wo=value, secret_string_wo_version=version
         )
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """A reference to its ARN, whose suffix only the service knows."""
         return self._secret.arn
