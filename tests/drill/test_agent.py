@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from relight.config import Role
+from relight.tasks.database import Database
+from relight.tasks.read_only import begin_read_only, end_read_only
 from relight_drill.audit import read_summaries
 from relight_drill.corpus import documents
 from relight_drill.network import Mode
@@ -87,3 +90,37 @@ def test_a_task_goes_on_with_the_next_provider(stage: Stage) -> None:
     logs = [path.read_text() for role in Role for path in world.play_of(role).folder.glob("*.log")]
     assert logs
     assert not any(key in log for key in world.models.keys().values() for log in logs)
+
+
+def test_an_agent_that_changes_nothing_answers(stage: Stage) -> None:
+    """fails when a task or a memory is taken while all is read-only, a question refused, or anything lost by it: what
+    was sent meanwhile is done once writes are taken, once."""
+    world = stage.world
+    names = [f"meanwhile-{number:04}" for number in range(2)]
+
+    async def scenario() -> None:
+        async with world.callers() as callers:
+            task, memory = {"id": "refused", "payload": {"topic": "t"}}, {"id": "refused", "text": "t"}
+            with closing(Database(world.state_dsn(Role.PRIMARY))) as database:
+                await asyncio.to_thread(begin_read_only, database, reason="a test")
+                try:
+                    for path, body in (("/tasks", task), ("/memories", memory)):
+                        assert await callers.call("POST", path, body) == (503, {"error": "ReadOnlyModeError"})
+                    status, found = await callers.call("POST", "/ask", {"question": "what is a lock?"})
+                    assert (status, len(found["hits"])) == (200, 5)
+                    status, found = await callers.call("GET", "/ready")
+                    assert (status, found["works"]) == (200, True)
+                    await callers.submit(documents(2, seed=13), prefix="meanwhile", over_s=0.5)
+                    assert callers.waiting >= len(names)
+                    assert not set(names) & set(callers.record.tasks)
+                finally:
+                    await asyncio.to_thread(end_read_only, database)
+
+            def reported() -> bool:
+                return {message.task for message in world.outbox.sent()} >= set(names)
+
+            await wait_until(reported, what="the tasks to be done", timeout_s=60)
+
+    stage.run(scenario())
+    assert all(sum(message.task == name for message in world.outbox.sent()) == 1 for name in names)
+    assert world.runs("epoch-") == []
