@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     # Late, as in every verb: the command line answers --help at once.
     from relight_stacks import costs, promises
-    from relight_stacks.loading import load_environment
+    from relight_stacks.loading import load_with_others
 
     path = _path(args.file)
     try:
-        environment = load_environment(path)
+        environment = load_with_others(path)
     except ConfigError as exc:
         if args.json:
             print(json.dumps({"file": str(path), "refused": exc.problem, "hint": exc.hint}, indent=2))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 from dataclasses import MISSING
 from importlib import resources
 from pathlib import Path
@@ -38,7 +39,7 @@ from relight_stacks.environment import (
     Vaults,
     Vector,
 )
-from relight_stacks.rules import check, check_together
+from relight_stacks.rules import check, check_together, collisions
 from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
 
@@ -80,6 +81,19 @@ def load_environments(folder: Path | None = None) -> list[Environment]:
     found = [load_environment(path) for path in sorted((folder or environments_folder()).glob("*.toml"))]
     check_together(found)
     return found
+
+
+def load_with_others(path: Path) -> Environment:
+    """Read one file; ConfigError also where it cannot be deployed beside those of its folder that can be read."""
+    environment = load_environment(path)
+    others = []
+    for other in sorted(path.parent.glob("*.toml")):
+        with suppress(ConfigError):
+            others += [] if other.name == path.name else [load_environment(other)]
+    for problem, hint in collisions([*others, environment]):
+        if problem.startswith(f"{environment.name}: "):
+            raise ConfigError(f"{path}: {problem}", hint=hint)
+    return environment
 
 
 def load_named(name: str, folder: Path | None = None) -> Environment:

@@ -72,6 +72,23 @@ def test_a_bad_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_one_that_collides_with_another_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a file is said to be good, and cannot be deployed beside those that are there; what is no environment
+    is passed over."""
+    text = (examples_folder() / "internal.toml").read_text()
+    (tmp_path / "first.toml").write_text(text)
+    (tmp_path / "notes.toml").write_text("this is no environment")
+    (tmp_path / "second.toml").write_text(text.replace("assistant.example.com", "second.example.com"))
+    assert main(["env", "check", str(tmp_path / "second.toml")]) == FAILED
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'second.toml'}: second: replicate_images = true, and first copies images" in err
+    (tmp_path / "second.toml").write_text(f"replicate_images = false\n{text}")
+    assert main(["env", "check", str(tmp_path / "second.toml")]) == FAILED
+    assert "is the domain of first in the same account" in capsys.readouterr().err
+    (tmp_path / "first.toml").unlink()
+    assert main(["env", "check", str(tmp_path / "second.toml")]) == DONE
+
+
 def test_the_environments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """What is deployed, and the example of each tier, told apart."""
     assert main(["env", "list", "--json"]) == DONE
