@@ -6,6 +6,10 @@ verify  read the points that this region never verified, or the one that is name
 prune   remove what the retention ladder does not keep from this region's vault
 copy    carry points across to the vault that lacks them, both ways
 bisect  find the newest point from before a corruption, by restoring some of them beside the memory
+hold    keep one point of this region's vault, whatever the ladder says, until it is released
+release let the ladder decide about it again
+undelete
+        show a point again that a deletion hides; without an id, which there are
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from relight.memory.scratch import Check
 from relight.memory.stores import open_store
 from relight.recovery.exposure import vector_exposure
 from relight.recovery.points import VERIFY_S, copy_region, prune_points, verify_region
+from relight.vault.holding import hidden_point, hidden_points, hold, undelete
 from relight.vault.points import find, status_of, survey
 from relight_cli.console import (
     DONE,
@@ -46,11 +51,15 @@ if TYPE_CHECKING:
     from relight.wiring import Region
 
 
+# Actions on one point, which is named.
+OF_ONE = ("show", "verify", "hold", "release", "undelete")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("action", choices=[*ACTIONS], help="what to do with them")
-    parser.add_argument("id", nargs="?", metavar="ID", help="show, verify: which point, as 20260419T020000Z")
+    parser.add_argument("id", nargs="?", metavar="ID", help=f"{', '.join(OF_ONE)}: which point, as 20260419T020000Z")
     parser.add_argument(
         "--within", type=float, default=VERIFY_S, metavar="SECONDS", help="verify: begin no point after this long"
     )
@@ -67,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what `action` says."""
-    if args.id and args.action not in ("show", "verify"):
+    if args.id and args.action not in OF_ONE:
         raise ConfigError(f"`points {args.action}` takes no point", hint="leave the id out")
     with open_region(args) as region:
         return ACTIONS[args.action](args, region)
@@ -132,15 +141,55 @@ def _print_vaults(vaults: list[dict[str, Any]]) -> None:
             print(f"  {row['id']}  {row['bytes']:>15,} bytes  {verdict}{where}")
 
 
-def _show(args: argparse.Namespace, region: Region) -> int:
-    """Print the manifest, from whichever vault has it, and where the point can be restored from."""
+def _hold(args: argparse.Namespace, region: Region) -> int:
+    held = args.action == "hold"
+    point = _point(args)
+    status = status_of(region.vault, point)
+    shown = {"vault": _named(region.vault), args.action: point, "bytes": f"{status.bytes:,}"}
+    if held:
+        shown["note"] = "each region's vault holds its own: add --role for the other"
+    if not confirmed(args, shown):
+        return DONE
+    result(args, {"point": point, "held": held, "objects": hold(region.vault, point, held=held)})
+    return DONE
+
+
+def _undelete(args: argparse.Namespace, region: Region) -> int:
+    if not args.id:
+        found = hidden_points(region.vault)
+        if args.json:
+            print(json.dumps([point.to_json() for point in found], indent=2))
+        for point in found if not args.json else ():
+            print(f"  {point.id}  {point.bytes:>15,} bytes  hidden since {point.hidden_at:%Y-%m-%dT%H:%M:%SZ}")
+        say(f"{_named(region.vault)} hides {len(found)} points")
+        return DONE
+    hidden = hidden_point(region.vault, args.id)
+    shown = {
+        "vault": _named(region.vault),
+        "undelete": f"{hidden.id}, hidden since {hidden.hidden_at:%Y-%m-%dT%H:%M:%SZ}",
+        "bytes": f"{hidden.bytes:,}",
+        "note": "the next prune hides it again unless a rung keeps it: `relight points hold` keeps it",
+    }
+    if not confirmed(args, shown):
+        return DONE
+    status = undelete(region.vault, hidden.id)
+    result(args, {"point": status.id, "eligible": status.eligible, "reason": status.reason})
+    return DONE if status.eligible else FAILED
+
+
+def _point(args: argparse.Namespace) -> str:
     if not args.id:
         raise ConfigError("no point is named", hint="`relight points list` shows them")
-    manifest = None
+    return str(args.id)
+
+
+def _show(args: argparse.Namespace, region: Region) -> int:
+    """Print the manifest, from whichever vault has it, and where the point can be restored from."""
+    point, manifest = _point(args), None
     for vault in (region.vault, region.peer_vault):
         try:
-            manifest = manifest or find(vault, args.id)
-            say(f"{vault.region}: {status_of(vault, args.id).reason or 'eligible'}")
+            manifest = manifest or find(vault, point)
+            say(f"{vault.region}: {status_of(vault, point).reason or 'eligible'}")
         except RelightError as exc:
             say(f"{vault.region}: {exc}")
     if manifest is None:
@@ -264,4 +313,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Region], int]] = {
     "prune": _prune,
     "copy": _copy,
     "bisect": _bisect,
+    "hold": _hold,
+    "release": _hold,
+    "undelete": _undelete,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,14 @@ from point_helpers import seal_point
 
 from relight.clock import point_id
 from relight.config import Role
+from relight.errors import ConflictError, NotFoundError, UnavailableError
 from relight.recovery.points import prune_points
 from relight.vault import points
+from relight.vault.holding import hidden_points, hold, undelete
 from relight.vault.retention import prune
+from relight.vault.store import Vault
 from relight.wiring import Region
+from relight_cli.main import main
 from relight_drill.applier import apply
 from relight_drill.emulator import SECRET_KEY, Emulator
 from relight_stacks.loading import load_named
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from relight.vault.store import Vault
+    from relight.vault.store import HiddenObject
     from relight_drill.deployment import Deployment
     from relight_drill.processes import ProcessGroup
 
@@ -61,6 +66,14 @@ def region(deployed: tuple[Emulator, Deployment], monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
     with Region.from_env() as region:
         yield region
+
+
+@pytest.fixture
+def emulator_pages(region: Region) -> None:
+    """Pages of five entries, whatever is asked for."""
+    region.vault._client.meta.events.register(
+        "provide-client-params.s3.ListObjectVersions", lambda params, **_: {**params, "MaxKeys": 5}
+    )
 
 
 def versions(vault: Vault, prefix: str) -> tuple[list[Any], list[Any]]:
@@ -139,11 +152,92 @@ def test_a_prune_hides_what_the_bucket_locked_and_nothing_is_lost(region: Region
     for version in found:
         with pytest.raises(ClientError, match="AccessDenied"):
             vault._client.delete_object(Bucket=vault.bucket, Key=version["Key"], VersionId=version["VersionId"])
-    # As docs/vault.md says, by a person with a person's permissions.
-    for marker in markers:
-        vault._client.delete_object(Bucket=vault.bucket, Key=marker["Key"], VersionId=marker["VersionId"])
+    assert {point.id for point in hidden_points(vault)} == {*pruned.removed}
+    assert undelete(vault, gone).eligible
     assert gone in eligible(vault)
     assert prune_points(region).removed == (gone,)
+
+
+def test_a_point_is_brought_back_and_held_by_hand(region: Region, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was deleted is shown, comes back after a yes, and stays through prunes until it is released."""
+    vault = region.vault
+    old, new = (point_id(HALF_PAST - timedelta(days=200, minutes=5 * number)) for number in (1, 0))
+    for point in (old, new):
+        seal_point(vault, point)
+    vault.delete([*vault.list_keys(f"points/{old}/")])
+    vault.delete([points.manifest_key(old)])  # twice, and still one deletion to undo
+    assert main(["points", "undelete", "--json"]) == 0
+    shown = {row["id"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (shown[old]["objects"], new in shown) == (3, False)
+    assert main(["points", "undelete", old, "--dry-run"]) == 0
+    assert old not in eligible(vault)
+    assert main(["points", "undelete", old, "--yes"]) == 0
+    assert old in eligible(vault)
+    assert main(["points", "hold", old, "--yes"]) == 0
+    assert main(["points", "hold", old, "--yes"]) == 0
+    capsys.readouterr()
+    assert old in prune_points(region).plan.locked
+    assert old in eligible(vault)
+    assert main(["points", "release", old, "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"point": old, "held": False, "objects": 3}
+    assert old in prune_points(region).removed
+
+
+def test_what_cannot_be_brought_back_is_said(region: Region, capsys: pytest.CaptureFixture[str]) -> None:
+    """A point that is seen, that never was, or that has no name; and nothing is held that is no point."""
+    point = point_id(HALF_PAST - timedelta(days=300))
+    seal_point(region.vault, point)
+    for arguments, code, message in (
+        (["undelete", point], 1, f"hides no point {point}"),
+        (["undelete", "20200101T000000Z"], 1, "hides no point 20200101T000000Z"),
+        (["undelete", "../x"], 1, "does not name a recovery point"),
+        (["hold"], 2, "no point is named"),
+        (["hold", "20200101T000000Z"], 1, "holds nothing of point"),
+        (["prune", point], 2, "takes no point"),
+    ):
+        assert main(["points", *arguments, "--yes"]) == code, arguments
+        assert message in capsys.readouterr().err
+    half = point_id(HALF_PAST - timedelta(days=301))
+    region.vault.put_bytes(f"points/{half}/memory-0a.pgcopy", b"half")
+    with pytest.raises(ConflictError, match="is not sealed"):
+        hold(region.vault, half, held=True)
+
+
+def test_an_undelete_that_is_cut_shows_no_half_point(region: Region) -> None:
+    """fails when the manifest comes back before the bytes that it names; run again, it ends."""
+    vault = region.vault
+    point = point_id(HALF_PAST - timedelta(days=310))
+    seal_point(vault, point)
+    vault.delete([*vault.list_keys(f"points/{point}/")])
+
+    class Cut(Vault):
+        left = 2
+
+        def unhide(self, item: HiddenObject) -> None:
+            if not self.left:
+                raise UnavailableError("cut")
+            self.left -= 1
+            super().unhide(item)
+
+    with pytest.raises(UnavailableError):
+        undelete(Cut(vault._client, vault.bucket, region=vault.region), point)
+    assert (points.status_of(vault, point).sealed, [item.id for item in hidden_points(vault, point=point)]) == (
+        False,
+        [point],
+    )
+    assert undelete(vault, point).eligible
+    with pytest.raises(NotFoundError, match="hides no point"):
+        undelete(vault, point)
+
+
+def test_many_hidden_objects_are_all_found(region: Region, emulator_pages: None) -> None:
+    """fails when a listing of versions that has several pages is read in part."""
+    vault = region.vault
+    keys = [f"points/20250101T0000{number:02}Z/manifest.json" for number in range(12)]
+    for key in keys:
+        vault.put_bytes(key, b"{}")
+    vault.delete(keys)
+    assert [item.key for item in vault.hidden("points/20250101T")] == keys
 
 
 def test_a_lock_that_somebody_made_longer_is_respected(region: Region) -> None:

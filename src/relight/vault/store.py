@@ -73,6 +73,16 @@ class StoredObject:
     etag: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenObject:
+    """An object that a deletion hides: since when, the size of what it hides, and the markers that do."""
+
+    key: str
+    bytes: int
+    hidden_at: datetime
+    markers: tuple[str, ...]
+
+
 class Vault:
     """One region's bucket for recovery points. Safe to share between threads.
 
@@ -178,6 +188,45 @@ class Vault:
                 answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
             failed |= {item["Key"]: f"{item.get('Code')}: {item.get('Message')}" for item in answer.get("Errors", [])}
         return failed
+
+    def hidden(self, prefix: str) -> list[HiddenObject]:
+        """The objects under `prefix` that a deletion hides, and whose bytes are still there; by key."""
+        arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        versions: dict[str, Any] = {}
+        markers: dict[str, list[Any]] = {}
+        while True:
+            with translating():
+                page = self._client.list_object_versions(**arguments)
+            for item in page.get("Versions", []):  # the newest of a key comes first
+                versions.setdefault(item["Key"], item)
+            for item in page.get("DeleteMarkers", []):
+                markers.setdefault(item["Key"], []).append(item)
+            if not page.get("IsTruncated"):
+                break
+            arguments |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+        return [
+            HiddenObject(
+                key=key,
+                bytes=versions[key]["Size"],
+                hidden_at=max(item["LastModified"] for item in found),
+                markers=tuple(item["VersionId"] for item in found),
+            )
+            for key, found in sorted(markers.items())
+            if key in versions and not versions[key]["IsLatest"]
+        ]
+
+    def unhide(self, item: HiddenObject) -> None:
+        """Show the object's newest bytes again. It removes markers alone, and takes a permission that no role has."""
+        for marker in item.markers:
+            with translating():
+                self._client.delete_object(Bucket=self.bucket, Key=item.key, VersionId=marker)
+
+    def hold(self, key: str, *, held: bool) -> None:
+        """Put a legal hold on an object, or end it: until then nobody may destroy it, however old it is."""
+        with translating():
+            self._client.put_object_legal_hold(
+                Bucket=self.bucket, Key=key, LegalHold={"Status": "ON" if held else "OFF"}
+            )
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Every key under `prefix`, in order."""
