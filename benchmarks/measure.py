@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _SAMPLE_S = 0.02
@@ -29,10 +29,13 @@ class Usage:
     peak_mib: float
 
 
-def run(command: Sequence[str], *, cwd: Path) -> Usage:
-    """Run `command` to its end; SystemExit with its output when it fails."""
+def run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None) -> Usage:
+    """Run `command` to its end, in our own environment unless another is given; SystemExit with its output when it
+    fails."""
     start = time.monotonic()
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     peak = [0]
     watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
     watcher.start()

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as bench  # noqa: E402 - a command at the root, not an installed package
 from benchmarks.figure import Figure  # noqa: E402
 from benchmarks.measure import run as measure  # noqa: E402
+from benchmarks.synth import Written, written_in  # noqa: E402
 
 FIGURE = Figure(name="wall", unit="s", ours=1.0, peer=4.0, peer_name="the other")
 
@@ -69,3 +70,33 @@ def test_fails_when_a_command_fails() -> None:
     """A figure is never made of a failure."""
     with pytest.raises(SystemExit, match="failed with exit code 3"):
         measure([sys.executable, "-c", "raise SystemExit(3)"], cwd=ROOT)
+
+
+def test_what_a_synthesis_wrote_is_counted_and_hashed(tmp_path: Path) -> None:
+    """Resources of every stack count; and a byte more, a name more, or a file moved is another output."""
+
+    def written(name: str, files: dict[str, str]) -> Written:
+        for path, content in files.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(content)
+        return written_in(tmp_path / name)
+
+    stack = json.dumps({"resource": {"aws_sqs_queue": {"a": {}, "b": {}}, "aws_vpc": {"c": {}}}})
+    files = {"stacks/x/cdk.tf.json": stack, "stacks/y/cdk.tf.json": stack, "manifest.json": "{}"}
+    first = written("first", files)
+    assert first.resources == 6
+    assert written("again", files) == first
+    for number, changed in enumerate(
+        (
+            {**files, "manifest.json": "{ }"},
+            {**files, "more.json": ""},
+            {"stacks/x/cdk.tf.json": stack, "stacks/y/cdk.tf.json": stack, "manifests.json": "{}"},
+        )
+    ):
+        assert written(f"changed-{number}", changed).sha256 != first.sha256
+
+
+def test_a_command_can_be_given_an_environment() -> None:
+    """It sees that one and no other."""
+    code = "import os, sys; sys.exit(os.environ.get('RELIGHT_BENCH') != 'yes' or 'HOME' in os.environ)"
+    assert measure([sys.executable, "-P", "-c", code], cwd=ROOT, environment={"RELIGHT_BENCH": "yes"}).wall_s > 0
