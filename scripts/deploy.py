@@ -183,8 +183,8 @@ def apply(environment: str, output: Path, approved: Path, *, only: list[str], wa
     return DONE
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
+def main_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(prog="scripts/deploy", description=(__doc__ or "").partition("\n\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|apply")
     for name, folder, help_ in (
@@ -199,7 +199,12 @@ def main(arguments: list[str] | None = None) -> int:
     verbs.choices["apply"].add_argument(
         "--wait", default="5m", metavar="TIME", help="how long for somebody else's lock (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    options = main_parser().parse_args(arguments)
     try:
         if options.verb == "plan":
             return plan(options.environment, options.stacks, options.folder, only=options.only)
