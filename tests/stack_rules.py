@@ -472,6 +472,8 @@ KEEPS_NOTHING = (
     "aws_acm_certificate_validation",
     "aws_appautoscaling_policy",
     "aws_appautoscaling_target",
+    "aws_chatbot_slack_channel_configuration",
+    "aws_cloudwatch_dashboard",
     "aws_cloudwatch_event_rule",
     "aws_cloudwatch_event_target",
     "aws_cloudwatch_metric_alarm",
@@ -506,6 +508,7 @@ KEEPS_NOTHING = (
     "aws_s3_bucket_public_access_block",
     "aws_s3_bucket_server_side_encryption_configuration",
     "aws_s3_bucket_versioning",
+    "aws_sns_topic_subscription",
     # Their values are write-only, and held by the secret.
     "aws_secretsmanager_secret_version",
     # AWS encrypts what they hold with a key of its own; it is names, and the ids of runs.

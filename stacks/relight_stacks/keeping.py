@@ -59,13 +59,13 @@ def _copy(stack: AgentStack) -> None:
         "copy-points", timeout_s=LONGEST_S, networked=False, at_once=1, more=stack.work.settings
     )
     for grantee in (copy, stack.work):
+        grantee.allow_metrics(METRICS)
         _other_vault(stack).grant_copy_from(grantee)
         stack.own_vault.grant_copy_to(grantee)
         if not stack.environment.shape.standby:  # nobody is there to fetch: what the other vault lacks is brought
             stack.own_vault.grant_copy_from(grantee)
             _other_vault(stack).grant_copy_to(grantee)
     stack.signing.grant_check(copy)
-    copy.allow_metrics(METRICS)
     stack.work.grant_start(copy)
     stack.functions.schedule(copy, rate=COPY_RATE, late_s=COPY_EVERY_S)
     MetricAlarm(
@@ -133,4 +133,3 @@ def _grant_take(stack: AgentStack, grantee: Function | WorkTask) -> None:
     stack.own_vault.grant_archive(grantee)
     other_vault.grant_cover(grantee)
     other_vault.grant_bring_forward(grantee)
-    grantee.allow_metrics(METRICS)

@@ -27,7 +27,13 @@ from relight_stacks.settings import settings_for
 if TYPE_CHECKING:
     from synthesis import Synthesis
 
-HOME = {"vault": "us-west-2", "primary": "us-east-1", "standby": "us-west-2", "dns": "us-west-2"}
+HOME = {
+    "vault": "us-west-2",
+    "primary": "us-east-1",
+    "standby": "us-west-2",
+    "dns": "us-west-2",
+    "rehearsal": "us-west-2",
+}
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
 # How ACM wants a domain proved is a set, whose members say the same.
 PROOF = re.compile(r"tolist\((aws_acm_certificate\.[\w-]+\.domain_validation_options)\)\.0\.resource_record_[a-z]+")
@@ -70,17 +76,17 @@ def test_no_required_version(synthesis: Synthesis) -> None:
 
 
 def test_references_have_one_form(synthesis: Synthesis) -> None:
-    """`${type.name.attribute}` and `${data.type.name.attribute}`, of what the same stack holds: no function,
-    but to take one of a certificate's proofs."""
+    """`${type.name.attribute}`, with `data.` or `ephemeral.` before it, of what the same stack holds: no function, but to
+    take one of a certificate's proofs."""
     for part in PARTS:
         stack = synthesis.stacks[part]
         references = REFERENCE.findall(synthesis.text(part))
         assert references or part == "none"
         for reference in references:
             names = PROOF.sub(r"\1", reference).split(".")
-            kinds = stack["data"] if names[0] == "data" else stack["resource"]
+            kinds = stack[names[0]] if names[0] in ("data", "ephemeral") else stack["resource"]
             type_, name, _attribute = names[-3:]
-            assert len(names) == 3 + (names[0] == "data"), reference
+            assert len(names) == 3 + (names[0] in ("data", "ephemeral")), reference
             assert name in kinds[type_], reference
 
 
@@ -201,8 +207,9 @@ def test_keys_rotate(synthesis: Synthesis) -> None:
 
 
 def functions(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
-    """Each function by its verb; of those that both regions have, the standby's."""
-    return {path.split("/")[-2]: body for path, body in synthesis.resources("aws_lambda_function").items()}
+    """Each function of a region by its verb; of those that both regions have, the standby's."""
+    found = [item for part in HALVES for item in synthesis.resources("aws_lambda_function", part=part).items()]
+    return {path.split("/")[-2]: body for path, body in found}
 
 
 def test_functions_run_on_arm_with_python_313(synthesis: Synthesis) -> None:
@@ -269,7 +276,7 @@ def test_only_what_talks_to_servers_is_in_the_network(synthesis: Synthesis) -> N
     """The sentinel and the functions that need AWS's own interfaces only stay outside any network."""
     inside = {verb for verb, function in functions(synthesis).items() if "vpc_config" in function}
     assert inside == {
-        *("snapshot", "assess", "hydrate", "promote", "verify", "replay", "open-gate", "rehearse", "providers")
+        *("snapshot", "observe", "assess", "hydrate", "promote", "verify", "replay", "open-gate", "providers")
     }
     config = as_block(functions(synthesis)["hydrate"]["vpc_config"])
     private = [synthesis.address_of("aws_subnet", f"standby/network/private-{zone}") for zone in "ab"]
@@ -441,10 +448,13 @@ def test_the_vector_database_starts_with_its_password_and_a_volume_of_its_own(sy
 def test_no_secret_has_a_value(synthesis: Synthesis) -> None:
     """Values are put by whoever operates the environment: no state and no JSON holds one."""
     for part in PARTS:
-        assert "aws_secretsmanager_secret_version" not in synthesis.stacks[part]["resource"]
+        # A rehearsal's password is made up while it is deployed, and goes by a write-only argument.
+        versions = synthesis.stacks[part]["resource"].get("aws_secretsmanager_secret_version", {})
+        assert all("secret_string" not in version for version in versions.values())
+        assert bool(versions) is (part == "rehearsal")
         assert "password" not in json.dumps(synthesis.stacks[part].get("output", {}))
     names = [secret["name"] for secret in synthesis.resources("aws_secretsmanager_secret").values()]
-    own = ["connections", "queue-password", "vector-password"]
+    own = ["connections", "queue-password", "rehearsal-password", "vector-password"]
     assert sorted(set(names)) == [f"relight/demo/{name}" for name in own]
 
 
