@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relight.config import Role
+from relight.config import Role, StateKind
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.props import Code, RehearsalProps, ScratchStoreProps
@@ -38,8 +38,15 @@ class RehearsalStack(HomeStack):
         asset = TerraformAsset(self, "bundle", path=str(bundles.region), type=AssetType.FILE)
         server = VECTOR_SERVERS[environment.memory.store]
         image = environment.vector.image.replace("{region}", self.home.region)
-        # Nothing here asks a provider, and Lambda takes 4 KB of variables in all.
-        settings = replace(settings_for(environment, Role.STANDBY), providers=())
+        # Nothing here asks a provider or promotes a database, and what names the primary's is not to be here.
+        settings = replace(
+            settings_for(environment, Role.STANDBY),
+            providers=(),
+            provider_keys_secret="",
+            state_kind=StateKind.EXISTING,
+            state_id="",
+            state_source="",
+        )
         Rehearsal(
             self,
             "rehearsal",

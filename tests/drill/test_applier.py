@@ -240,7 +240,8 @@ def test_the_demo_stacks_are_applied_whole(applied: tuple[Emulator, Deployment])
     assert schedule["ScheduleExpression"] == "rate(5 minutes)"
     assert schedule["Target"]["Arn"] == deployment.functions(EAST)["relight-demo-snapshot"]
     services = {(service.region, service.name) for service in deployment.services}
-    assert services == {(region, name) for region in (EAST, WEST) for name in ("agent", "nats-0", "vector")}
+    live = {(region, name) for region in (EAST, WEST) for name in ("agent", "nats-0", "vector")}
+    assert services == live | {(WEST, "scratch")}
     scaling = emulator.client("application-autoscaling", WEST).describe_scalable_targets(ServiceNamespace="ecs")
     (target,) = scaling["ScalableTargets"]
     assert target["ResourceId"] == "service/relight-demo/agent"
@@ -252,7 +253,7 @@ def test_the_demo_stacks_are_applied_whole(applied: tuple[Emulator, Deployment])
     failover = {record.failover: record for record in deployment.records if record.failover}
     assert failover["PRIMARY"].health_check == primary.id
     assert failover["PRIMARY"].ttl <= 10
-    machine = deployment.one("aws_sfn_state_machine").attributes["arn"]
+    machine = deployment.one("aws_sfn_state_machine", name="relight-demo-recovery").attributes["arn"]
     definition = emulator.client("stepfunctions", WEST).describe_state_machine(stateMachineArn=machine)["definition"]
     assert json.loads(definition)["StartAt"] == "assess"
     role = deployment.one("aws_iam_role", name=snapshot["Role"].rpartition("/")[2])

@@ -50,7 +50,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
 # Those of one region, and those that each region has of its own.
-FUNCTIONS = ("snapshot", "sentinel", "rehearse", "providers", *STATES)
+FUNCTIONS = ("snapshot", "sentinel", "providers", *STATES)
 OF_EACH = ("verify-points", "prune")
 EACH = tuple((verb, role) for role in Role for verb in OF_EACH)
 # The standby's snapshot function seals nothing without the lease, which it has after a recovery only. It is not called
@@ -211,11 +211,10 @@ class Walk:
             {f"verify-points of the {role}": partial(self._verify_points, role) for role in Role}
             | {f"agent of the {role}": partial(self._agent, role) for role in Role}
         )
-        # Now each point is verified, which a rehearsal reads. Prunes come by turns, because what is put there for one
-        # to remove is replicated to the other.
-        rehearse, providers = (partial(self._refusals, verb, Role.STANDBY) for verb in ("rehearse", "providers"))
+        # Prunes come by turns, because what is put there for one to remove is replicated to the other.
+        providers = partial(self._refusals, "providers", Role.STANDBY)
         first, second = (partial(self._prune, role) for role in Role)
-        found |= self._together({"rehearse": rehearse, "providers": providers, f"prune of the {Role.PRIMARY}": first})
+        found |= self._together({"providers": providers, f"prune of the {Role.PRIMARY}": first})
         found[f"prune of the {Role.STANDBY}"] = second()
         self._stage.run(self._world.lose(Role.PRIMARY, Mode.DEAD))
         found["sentinel"], run_id = self._sentinel()

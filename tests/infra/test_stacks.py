@@ -76,8 +76,8 @@ def test_no_required_version(synthesis: Synthesis) -> None:
 
 
 def test_references_have_one_form(synthesis: Synthesis) -> None:
-    """`${type.name.attribute}`, with `data.` or `ephemeral.` before it, of what the same stack holds: no function, but to
-    take one of a certificate's proofs."""
+    """`${type.name.attribute}`, with `data.` or `ephemeral.` before it, of what the same stack holds: no function, but
+    to take one of a certificate's proofs."""
     for part in PARTS:
         stack = synthesis.stacks[part]
         references = REFERENCE.findall(synthesis.text(part))

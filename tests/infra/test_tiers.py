@@ -126,14 +126,15 @@ def test_people_are_asked_where_the_environment_says_so(syntheses: Mapping[str, 
 
 @pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
 def test_the_order_of_stacks_is_declared(syntheses: Mapping[str, Synthesis], name: str) -> None:
-    """Regions follow the vault and the names; a standby follows the primary whose database it copies."""
+    """Regions follow the vault and the names; a standby follows the primary whose database it copies, and the place for
+    rehearsals the standby whose topic it tells."""
     manifest = json.loads((syntheses[name].folder / "manifest.json").read_text())["stacks"]
     for part in syntheses[name].parts:
         needed = set(manifest[f"{name}-{part}"]["dependencies"])
         if part in ("vault", "dns"):
             assert needed == set()
             continue
-        expected = {f"{name}-vault", f"{name}-dns"}
+        expected = {f"{name}-vault", f"{name}-standby"} if part == "rehearsal" else {f"{name}-vault", f"{name}-dns"}
         if part == "standby" and name != "demo":
             expected.add(f"{name}-primary")
         assert expected <= needed
