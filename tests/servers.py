@@ -152,7 +152,7 @@ def demo_stacks(server_dir: Path) -> Path:
         archive.writestr("relight_lambdas/__init__.py", "")
         for verb in (
             *("snapshot", "hydrate", "replay", "sentinel", "assess", "fence", "promote", "scale", "verify"),
-            *("open_gate", "announce", "prune", "verify_points"),
+            *("open_gate", "announce", "observe", "prune", "verify_points"),
             *("rehearse", "rehearse_open", "rehearse_close", "rehearse_age"),
         ):
             archive.writestr(f"relight_lambdas/{verb}.py", PUPPET)
