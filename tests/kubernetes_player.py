@@ -79,6 +79,8 @@ class KubernetesPlayer:
     scalers: dict[str, PlayedScaler] = field(default_factory=dict)
     forbidden: tuple[str, ...] = ()
     """What of the API's paths the caller may not reach."""
+    rules: list[dict[str, Any]] | None = None
+    """Those of the caller's Role, of RBAC; without them he may do all."""
     access: bool = True
     """Whether the caller has an access entry."""
     failing: list[int] = field(default_factory=list)
@@ -97,7 +99,7 @@ class KubernetesPlayer:
         self.calls.append((method, path, body))
         if self.failing:
             raise RefusedError(self.failing.pop(0), "as the player was told")
-        if any(part in path for part in self.forbidden):
+        if any(part in path for part in self.forbidden) or not self._allows(method, path):
             raise RefusedError(403, f"cannot reach {path}")
         if method == "PATCH":
             assert headers["content-type"] == "application/merge-patch+json"
@@ -114,6 +116,22 @@ class KubernetesPlayer:
             if path == f"{where}/scale":
                 return self._scale(item, body)
         raise RefusedError(404, f"{path} not found")
+
+    def _allows(self, method: str, path: str) -> bool:
+        """Whether a rule allows the verb on the resource, of that name where it names any."""
+        if self.rules is None:
+            return True
+        _, _, group, _, _, namespace, kind, *rest = path.split("/")
+        name, sub = (*rest, "", "")[:2]
+        verb = "list" if method == "GET" and not name else method.lower()
+        resource = f"{kind}/{sub}" if sub else kind
+        return namespace == self.namespace and any(
+            group in rule["apiGroups"]
+            and resource in rule["resources"]
+            and verb in rule["verbs"]
+            and ("resourceNames" not in rule or name in rule["resourceNames"])
+            for rule in self.rules
+        )
 
     def _deployment(self, item: PlayedDeployment) -> dict[str, Any]:
         ready = item.ready(item.replicas)

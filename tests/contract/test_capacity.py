@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import yaml  # type: ignore[import-untyped]
 from botocore.config import Config
 from fakes import FakeClock
 from kubernetes_player import KubernetesPlayer, PlayedDeployment, PlayedScaler, playing
@@ -18,6 +20,7 @@ from relight.adapters.aws import client
 from relight.errors import AgainLaterError, DeniedError, NotFoundError, PermanentError, RelightError, UnavailableError
 from relight.recovery.capacities import AutoScalingGroup, EcsService, EksDeployment
 from relight.recovery.capacity import WAIT_S, Capacity, Found, Need, scale
+from relight_constructs.capacity import SCALERS
 from relight_drill.ecs import RUNNING_TAG
 
 if TYPE_CHECKING:
@@ -312,6 +315,27 @@ class TestEks(CapacityContract):
         assert "403" in warning
         found = scale([Need(name="agents", capacity=platform.capacity, least=2)], clock=FakeClock())
         assert found["agents"]["warning"] == warning
+
+    def test_what_the_documents_bind_is_what_it_needs(self, platform: Platform, player: KubernetesPlayer) -> None:
+        """fails when a cluster that was prepared as docs/capacity.md says refuses a recovery, or is asked to allow
+        more than a recovery does."""
+        text = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text()
+        role, binding = yaml.safe_load_all(text.partition("```yaml\n")[2].partition("```")[0])
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert [(item["kind"], item["name"]) for item in binding["subjects"]] == [("Group", SCALERS)]
+        player.rules = role["rules"]
+        platform.capacity.look()
+        assert platform.capacity.raise_to(2) == ""
+        for rule in role["rules"]:
+            for verb in rule["verbs"]:
+                less = {**rule, "verbs": [item for item in rule["verbs"] if item != verb]}
+                player.rules = [less if item is rule else item for item in role["rules"]]
+                player.deployments["agent"].replicas, player.scalers["agent"].least = 1, 1
+                try:
+                    platform.capacity.look()
+                    assert "403" in platform.capacity.raise_to(2), f"{verb} of {rule['resources']} is not needed"
+                except DeniedError:
+                    pass
 
     def test_the_platforms_own_reason_is_told(self, platform: Platform, player: KubernetesPlayer) -> None:
         """A quota that is used up, an image that cannot be pulled: what the Deployment says of it."""
