@@ -81,7 +81,8 @@ class SlackChannel(Construct):
             slack_channel_id=props.channel,
             sns_topic_arns=list(props.topic_arns),
             guardrail_policy_arns=[NOBODY_ACTS],
-            logging_level="ERROR",
+            # It would make a log group by itself, in us-east-1 whatever the region, that never ends.
+            logging_level="NONE",
             user_authorization_required=True,
             region=props.service_region,
         )
