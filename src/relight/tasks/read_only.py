@@ -2,7 +2,8 @@
 
 The state database refuses it, whoever asks and however old their code is: to start or claim a task, to intend an
 effect, to write a memory. What was begun is finished. Snapshots, the gate, replays and recoveries go on, and since the
-switch is replicated, a relit region is read-only too.
+switch is replicated, a relit region is read-only too. To ask for it costs a statement that begins something about 8 µs
+(measured).
 """
 
 from __future__ import annotations
