@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from relight_stacks.environment import Environment
 
-# USD, us-east-1, on demand. Source: the price pages of AWS. What others publish agreed, in 2026, on Fargate, RDS's storage
-# and backups, Aurora's storage and writes, and Route 53's checks; nobody was found for the rest.
+# USD, us-east-1, on demand. Source: the price pages of AWS. What others published in 2026 agreed on Fargate, RDS's
+# storage and backups, Aurora's storage and writes, and Route 53's checks; nobody was found for the rest.
 PRICES_OF = "2026-11"
 HOURS = 730
 
