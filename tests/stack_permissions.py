@@ -442,13 +442,24 @@ def rule_problems(deployment: Deployment, stack: Stack) -> Iterator[str]:
             yield f"{what} loses what it cannot deliver"
         elif not any(_lets_send(stack, policy, letters, rule_arn) for _, policy in stack.of("aws_sqs_queue_policy")):
             yield f"{what} may not leave a letter in {letters}"
+    for _, subscription in stack.of("aws_sns_topic_subscription"):
+        if subscription["protocol"] == "lambda":
+            needed.add((subscription["endpoint"].rpartition(":")[2], subscription["topic_arn"]))
     for _, permission in stack.of("aws_lambda_permission"):
-        function = stack.target(permission["function_name"])
+        function, source = stack.target(permission["function_name"]), permission.get("source_arn", "anybody")
         assert function is not None
-        given.add((function[1]["function_name"], permission.get("source_arn", "anybody")))
-        if permission["principal"] != "events.amazonaws.com":
-            yield f"{function[1]['function_name']} lets in {permission['principal']}"
+        given.add((function[1]["function_name"], source))
+        wanted = next((service for start, service in CALLERS.items() if source.startswith(start)), "nobody")
+        if permission["principal"] != wanted:
+            yield f"{function[1]['function_name']} lets in {permission['principal']}, expected {wanted}"
     yield from differences("a function's own policy", needed, given)
+
+
+# Who calls a function without a role, by what it calls on behalf of.
+CALLERS = {
+    "${aws_cloudwatch_event_rule.": "events.amazonaws.com",
+    "${aws_sns_topic.": "sns.amazonaws.com",
+}
 
 
 def _lets_send(stack: Stack, policy: Mapping[str, Any], queue: str, rule: str) -> bool:

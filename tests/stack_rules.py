@@ -613,7 +613,14 @@ def _insights_log(body: dict[str, Any]) -> Iterator[Any]:
         yield f"/aws/ecs/containerinsights/{body['name']}/performance"
 
 
+def _chat_log(body: dict[str, Any]) -> Iterator[Any]:
+    # It makes the group by itself, in us-east-1 whatever the region, and for ever.
+    if body.get("logging_level", "NONE") != "NONE":
+        yield f"/aws/chatbot/{body['configuration_name']}"
+
+
 LOGGED: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
+    "aws_chatbot_slack_channel_configuration": _chat_log,
     "aws_db_instance": _database_logs,
     "aws_ecs_cluster": _insights_log,
     "aws_ecs_task_definition": _containers,

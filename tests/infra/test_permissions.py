@@ -252,6 +252,11 @@ def anybody_calls(stacks: Stacks) -> None:
         del body["source_arn"]
 
 
+def another_service_calls(stacks: Stacks) -> None:
+    for body in stacks["standby"]["resource"]["aws_lambda_permission"].values():
+        body["principal"] = "s3.amazonaws.com"
+
+
 def a_rule_that_may_leave_no_letter(stacks: Stacks) -> None:
     path = "dead-letters/policy"
     change(stacks, "standby", "aws_sqs_queue_policy", path, "policy", "rule/relight-demo-", "rule/another-")
@@ -349,6 +354,7 @@ BY_HAND: list[tuple[Callable[[Stacks], None], str, str]] = [
     (a_schedule_that_loses_calls, "schedules and rules", "loses what it cannot deliver"),
     (a_rule_that_may_not_call, "schedules and rules", "a function's own policy lacks"),
     (anybody_calls, "schedules and rules", "a function's own policy has no need of relight-demo-hydrate on anybody"),
+    (another_service_calls, "schedules and rules", "lets in s3.amazonaws.com, expected events.amazonaws.com"),
     (a_rule_that_may_leave_no_letter, "schedules and rules", "may not leave a letter"),
     (a_key_that_is_not_needed, "keys", "has no need of Encrypt on alias/relight-demo-operations"),
     (a_key_through_no_service, "keys", "prune/role/role may kms:Decrypt by itself"),
