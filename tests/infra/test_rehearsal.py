@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from unit.test_config import SETTINGS
 
 from relight.recovery.rehearsal import AGE
-from relight_constructs.access import METRICS
+from relight_constructs.access import METRICS, SigningRef, TopicRef, VaultRef
+from relight_constructs.props import Code, Place, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal_machine import CLOSE, CLOSE_AFTER_FAILURE, FAILED, OPEN, REHEARSE, whole_s
 from relight_stacks.environment import LONGEST_NAME
 from relight_stacks.loading import examples_folder, load_environments
@@ -17,6 +19,7 @@ from relight_stacks.rehearsal import GRACE_S, longest_gap_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from synthesis import Synthesis
 
@@ -167,11 +170,55 @@ def test_who_reaches_whom(syntheses: Mapping[str, Synthesis], name: str) -> None
     assert blocks(service["network_configuration"])["assign_public_ip"] is False
 
 
-def test_an_image_from_outside_aws_needs_a_way_there(synthesis: Synthesis) -> None:
-    """The image of `demo` is in no registry of ECR: its place has a NAT gateway, and no endpoint but S3's."""
-    endpoints = synthesis.resources("aws_vpc_endpoint", part=PART).values()
-    assert [item["vpc_endpoint_type"] for item in endpoints] == ["Gateway"]
-    assert len(synthesis.resources("aws_nat_gateway", part=PART)) == 1
+def test_it_can_be_taken_alone(tmp_path: Path) -> None:
+    """In somebody's own stack, of an image in no registry of ECR: then a NAT gateway is the way to it, and to AWS; and
+    what asks for no such thing has none."""
+    from relight_constructs.bindings import App, AwsProvider, TerraformStack
+    from relight_constructs.rehearsal import Rehearsal
+
+    place = Place(account="111122223333", region="eu-west-1", prefix="theirs")
+    props = RehearsalProps(
+        place=place,
+        name="theirs-rehearsal",
+        environment=SETTINGS.to_env(),
+        code=Code(path="relight.zip", sha256="abc="),
+        vault=VaultRef(label="vault", bucket="theirs", region=place.region, account=place.account, key_alias="alias/v"),
+        signing=SigningRef(alias="alias/s", region=place.region, account=place.account),
+        topic=TopicRef(name="theirs", region=place.region, account=place.account, key_alias="alias/t"),
+        store=ScratchStoreProps(
+            image="docker.io/qdrant/qdrant:v1.15.4",
+            cpu=512,
+            memory=1024,
+            storage_gib=20,
+            port=6333,
+            data="/data",
+            password_variable="QDRANT__SERVICE__API_KEY",  # noqa: S106 - a variable's name
+            health_command="true",
+            form="http://:{password}@{host}:6333",
+        ),
+        key_alias="alias/theirs-rehearsal",
+        password_secret="theirs/rehearsal",  # noqa: S106 - a secret's name
+        password_version=1,
+        rate="rate(30 days)",
+        late_after_s=DAY_S,
+        internet=True,
+    )
+    app = App(outdir=str(tmp_path))
+    for name, internet in (("with", True), ("without", False)):
+        theirs = TerraformStack(app, name)
+        AwsProvider(theirs, "aws", region=place.region)
+        Rehearsal(theirs, "rehearsal", replace(props, internet=internet))
+    app.synth()
+    ways = {}
+    for name in ("with", "without"):
+        resources = json.loads((tmp_path / "stacks" / name / "cdk.tf.json").read_text())["resource"]
+        out = resources["aws_vpc_security_group_egress_rule"].values()
+        anywhere = {rule["from_port"] for rule in out if rule.get("cidr_ipv4") == "0.0.0.0/0"}
+        endpoints = {item["service_name"].rsplit("eu-west-1.")[1] for item in resources["aws_vpc_endpoint"].values()}
+        ways[name] = (len(resources.get("aws_nat_gateway", {})), anywhere, endpoints)
+    assert ways["with"] == (1, {443}, {"s3"})
+    private = {"s3", "ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager"}
+    assert ways["without"] == (0, set(), private)
 
 
 @pytest.mark.parametrize("name", REHEARSED)
