@@ -192,12 +192,12 @@ def test_it_can_be_taken_alone(tmp_path: Path) -> None:
             storage_gib=20,
             port=6333,
             data="/data",
-            password_variable="QDRANT__SERVICE__API_KEY",  # noqa: S106 - a variable's name
+            password_variable="QDRANT__SERVICE__API_KEY",
             health_command="true",
             form="http://:{password}@{host}:6333",
         ),
         key_alias="alias/theirs-rehearsal",
-        password_secret="theirs/rehearsal",  # noqa: S106 - a secret's name
+        password_secret="theirs/rehearsal",
         password_version=1,
         rate="rate(30 days)",
         late_after_s=DAY_S,
