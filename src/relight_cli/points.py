@@ -5,6 +5,7 @@ show    the manifest of one point
 verify  read the points that this region never verified, or the one that is named, and compare checksums
 prune   remove what the retention ladder does not keep from this region's vault
 copy    carry points across to the vault that lacks them, both ways
+probe   try whether the stores of both vaults do what is relied upon, with small objects that are removed again
 bisect  find the newest point from before a corruption, by restoring some of them beside the memory
 hold    keep one point of this region's vault, whatever the ladder says, until it is released
 release let the ladder decide about it again
@@ -28,6 +29,7 @@ from relight.recovery.exposure import vector_exposure
 from relight.recovery.points import VERIFY_S, copy_region, prune_points, verify_region
 from relight.vault.holding import hidden_point, hidden_points, hold, undelete
 from relight.vault.points import find, status_of, survey
+from relight.vault.probe import probe
 from relight_cli.console import (
     DONE,
     FAILED,
@@ -246,6 +248,26 @@ def _copy(args: argparse.Namespace, region: Region) -> int:
     return FAILED if any(item.reason for item in done) else DONE
 
 
+def _probe(args: argparse.Namespace, region: Region) -> int:
+    """Try both; one that cannot be reached is a trial that fails."""
+    vaults = (region.vault, region.peer_vault)
+    if not confirmed(args, {_named(vault): "some small objects are put under probe/, and removed" for vault in vaults}):
+        return DONE
+    found = [(vault, [*probe(vault)]) for vault in vaults]
+    if args.json:
+        print(
+            json.dumps(
+                [{"vault": _named(vault), "trials": [item.to_json() for item in tried]} for vault, tried in found]
+            )
+        )
+    else:
+        for vault, tried in found:
+            print(_named(vault))
+            for item in tried:
+                print(f"  {'ok' if item.ok else 'NOT OK':<6}  {item.what}: {item.found}")
+    return DONE if all(item.ok for _, tried in found for item in tried) else FAILED
+
+
 def _bisect(args: argparse.Namespace, region: Region) -> int:
     spec = _spec(region, args.collection)
     floor = region.settings.recall_floor if args.floor is None else args.floor
@@ -312,6 +334,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Region], int]] = {
     "verify": _verify,
     "prune": _prune,
     "copy": _copy,
+    "probe": _probe,
     "bisect": _bisect,
     "hold": _hold,
     "release": _hold,

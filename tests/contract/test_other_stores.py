@@ -19,6 +19,7 @@ from relight.clock import SystemClock, parse_time
 from relight.errors import ConflictError, DeniedError, IntegrityError, NotFoundError, PermanentError
 from relight.vault import points
 from relight.vault.copy import Copied, copy_beside, copy_points, lag_s
+from relight.vault.probe import probe
 from relight.vault.retention import prune
 from relight.vault.store import Vault, equal_part_bytes
 from relight.vault.verify import verify_points
@@ -359,3 +360,42 @@ def test_what_is_beside_points_is_fetched_too(home: Vault, away: Vault) -> None:
     again = copy_beside(home, away)
     assert (again.objects, {*again.failed}) == (0, {altered})
     assert copy_beside(home, away, out_of_time=lambda: True).left
+
+
+def test_a_probe_says_what_a_store_does(away: Vault, rules: Rules) -> None:
+    """Each kind does what is relied upon, or it is said; nothing stays."""
+    found = [*probe(away)]
+    assert [item.what for item in found if not item.ok] == []
+    [condition] = [item.found for item in found if "condition" in item.what]
+    assert condition.startswith("heeded" if rules.heeds_conditions else "ignored")
+    assert [*away.list_keys("")] == []
+
+
+@pytest.mark.parametrize("rules", [replace(R2, keeps_locked=True)], ids=["locked"], indirect=True)
+def test_a_probe_says_what_a_store_does_not(away: Vault, store: Store) -> None:
+    """A lock that keeps what is deleted, a body that is kept as it came, and an error in the middle, one by one."""
+    assert [(item.ok, "stay under probe/" in item.found) for item in probe(away)][-1] == (False, True)
+
+    def careless(request: Request) -> None:
+        if request.path.endswith("/altered"):
+            object.__setattr__(request, "body", b"sent")  # as a store does that does not look
+        elif "uploads" in request.query:
+            raise RefusedError(501, "NotImplemented", "no parts here")
+
+    store.before = careless
+    failed = {item.what: item.found for item in probe(away) if not item.ok}
+    assert [*failed] == [
+        "a body that was altered on the way",
+        "an upload in parts, read back in ranges",
+        "a deletion of several at once",
+    ]
+    assert failed["a body that was altered on the way"].startswith("taken")
+    assert "no parts here" in failed["an upload in parts, read back in ranges"]
+
+
+@pytest.mark.parametrize("rules", [R2], ids=["r2"], indirect=True)
+@pytest.mark.usefixtures("store")
+def test_amazons_store_is_probed_alike(home: Vault) -> None:
+    """As the emulator plays it."""
+    assert [item.what for item in probe(home) if not item.ok] == []
+    assert [*home.list_keys("")] == []

@@ -462,3 +462,22 @@ def _points(store: PgVectorStore, spec: CollectionSpec) -> int:
     found = store.describe(spec.name)
     assert found is not None
     return found.points
+
+
+def test_the_stores_of_both_vaults_are_tried(standby_region: Standby, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a yes, and nothing stays; one that cannot be reached is a trial that fails and is said."""
+    assert main(["points", "probe", "--dry-run"]) == 0
+    assert [*standby_region.vault.list_keys("")] == []
+    capsys.readouterr()
+    assert main(["points", "probe", "--yes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [vault["vault"] for vault in found] == [
+        f"{item.bucket} in {item.region}" for item in (standby_region.vault, standby_region.peer)
+    ]
+    assert all(trial["ok"] for vault in found for trial in vault["trials"])
+    assert [*standby_region.vault.list_keys("")] == [*standby_region.peer.list_keys("")] == []
+    standby_region.peer._client.delete_bucket(Bucket=standby_region.peer.bucket)
+    assert main(["points", "probe", "--yes"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("NOT OK") == 6
+    assert "NoSuchBucket" in told
