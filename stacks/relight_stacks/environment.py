@@ -134,8 +134,8 @@ class Queue:
 class Capacity:
     """What runs the agents, and what a recovery scales. Relight makes the service of `ecs` only.
 
-    At most `most` agents run at once, twice `agent.replicas` where it is 0. `cluster`, `namespace` and `deployment` are
-    for `eks`, `group` for `auto-scaling`; they have the same names in both regions.
+    Of `ecs` at most `most` agents run at once, twice `agent.replicas` where it is 0. `cluster`, `namespace` and
+    `deployment` are for `eks`, `group` for `auto-scaling`; they have the same names in both regions.
     """
 
     kind: CapacityKind = CapacityKind.ECS

@@ -329,17 +329,16 @@ def _queue(table: Table, regions: Regions) -> Queue:
 def _capacity(table: Table) -> Capacity:
     """The kind's own keys, and no other kind's."""
     kind = table.choice("kind", CapacityKind, default=CapacityKind.ECS)
-    named: dict[str, str] = {}
+    said: dict[str, Any] = {}
     if kind is CapacityKind.EKS:
-        named = {name: table.text(name, _WORD, f"the name of the {name}") for name in ("cluster", "deployment")}
-        named["namespace"] = table.text("namespace", _WORD, "the name of a namespace", default="default")
+        said = {name: table.text(name, _WORD, f"the name of the {name}") for name in ("cluster", "deployment")}
+        said["namespace"] = table.text("namespace", _WORD, "the name of a namespace", default="default")
     elif kind is CapacityKind.AUTO_SCALING:
-        named = {"group": table.text("group", _WORD, "the name of an Auto Scaling group")}
-    capacity = Capacity(
-        kind=kind, most=table.integer("most", least=1, most=1000, default=0) if table.has("most") else 0, **named
-    )
+        said = {"group": table.text("group", _WORD, "the name of an Auto Scaling group")}
+    elif table.has("most"):  # of the others, who runs them says how far they scale
+        said = {"most": table.integer("most", least=1, most=1000)}
     table.done()
-    return capacity
+    return Capacity(kind=kind, **said)
 
 
 def _vaults(table: Table) -> Vaults:

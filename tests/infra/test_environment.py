@@ -198,6 +198,11 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("[queue]", '[pattern]\nstandby = "half"\n[queue]', ["pattern.standby = 'half'", "full, pilot, none"]),
     ("[queue]", "[pattern]\nsnapshot_minutes = 1\n[queue]", ["pattern.snapshot_minutes = 1", "from 5 to 1440"]),
     ("[queue]", '[capacity]\nkind = "eks"\n[queue]', ["capacity.cluster is missing", "the name of the cluster"]),
+    (
+        "[queue]",
+        '[capacity]\nkind = "auto-scaling"\ngroup = "g"\nmost = 9\n[queue]',
+        ["capacity.most = 9 is not a key", "allowed here: group, kind"],
+    ),
     ("[queue]", '[capacity]\ncluster = "x"\n[queue]', ["capacity.cluster = 'x' is not a key", "kind"]),
     ("[queue]", '[vault]\nlock = "forever"\n[queue]', ["vault.lock = 'forever'", "none, governance, compliance"]),
     (
@@ -318,7 +323,9 @@ def test_the_two_sides_differ_only_in_their_side() -> None:
     demo = load_named("demo")
     primary, standby = (dataclasses.asdict(settings_for(demo, role)) for role in Role)
     differing = {name for name in primary if primary[name] != standby[name]}
-    assert differing == {"role", "region", "vault_bucket", "peer_vault_bucket", "confirm_replicas"}
+    # The primary's database has a replica, and the standby the machine that rehearses.
+    kept_apart = {"role", "region", "vault_bucket", "peer_vault_bucket"}
+    assert differing == {*kept_apart, "confirm_replicas", "rehearsal_machine_arn"}
 
 
 def test_each_region_waits_for_the_replicas_that_it_has(tmp_path: Path) -> None:
@@ -337,9 +344,11 @@ def test_each_region_waits_for_the_replicas_that_it_has(tmp_path: Path) -> None:
 
 def test_what_the_environment_chooses_reaches_the_settings(tmp_path: Path) -> None:
     """The tier, the replicas and the choices about acknowledgement and the lease arrive where they are read."""
-    text = 'acknowledge = "local"\non_lease_lost = "serve"\nconfirm_timeout_s = 2.5\n' + DEMO
+    text = 'read_only = true\nacknowledge = "local"\non_lease_lost = "serve"\nconfirm_timeout_s = 2.5\n' + DEMO
     text = text.replace("replicas = 2", "replicas = 7").replace(TIER, 'tier = "batch"')
     settings = settings_for(load_environment(write(tmp_path, text)), Role.STANDBY)
+    assert settings.read_only is True
+    assert settings_for(load_named("demo"), Role.STANDBY).read_only is False
     assert (settings.tier, settings.agent_replicas) == (Tier.BATCH, 7)
     assert (settings.acknowledge, settings.on_lease_lost) == (Acknowledge.LOCAL, OnLeaseLost.SERVE)
     assert settings.confirm_timeout_s == 2.5
