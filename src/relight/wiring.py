@@ -402,10 +402,11 @@ class Region:
         from relight.recovery.capacities import EcsService
 
         settings = self.settings
-        names = [name for name in settings.server_services.split(",") if name]
+        ecs = self.aws("ecs")
         servers = [
-            Need(name=name, capacity=EcsService(self.aws("ecs"), None, cluster=settings.cluster, service=name), least=1)
-            for name in names
+            Need(name=name, capacity=EcsService(ecs, None, cluster=settings.cluster, service=name), least=1)
+            for name in settings.server_services.split(",")
+            if name
         ]
         return (*servers, Need(name=AGENTS, capacity=self.agents, least=settings.agent_replicas))
 

@@ -19,7 +19,7 @@ from moto import mock_aws
 from relight.adapters.aws import client
 from relight.errors import AgainLaterError, DeniedError, NotFoundError, PermanentError, RelightError, UnavailableError
 from relight.recovery.capacities import AutoScalingGroup, EcsService, EksDeployment
-from relight.recovery.capacity import WAIT_S, Capacity, Found, Need, scale
+from relight.recovery.capacity import WAIT_S, Capacity, Found, Need, Raised, scale
 from relight_constructs.capacity import SCALERS
 from relight_drill.ecs import RUNNING_TAG
 
@@ -53,9 +53,9 @@ class CapacityContract:
     def test_it_asks_for_more_and_never_for_fewer(self, platform: Platform) -> None:
         """However often it is asked, and a higher number is left alone."""
         assert platform.capacity.look().asked == 1
-        for least, asked in ((2, 2), (2, 2), (1, 2)):
-            assert platform.capacity.raise_to(least) == ""
-            assert platform.capacity.look().asked == asked
+        for least, before in ((2, 1), (2, 2), (1, 2)):
+            assert platform.capacity.raise_to(least) == Raised(before=before)
+            assert platform.capacity.look().asked == 2
 
     def test_what_scales_by_itself_takes_none_away(self, platform: Platform) -> None:
         """fails when the minimum stays below what was asked for, or the maximum does."""
@@ -136,7 +136,7 @@ class TestEcs(CapacityContract):
     def test_a_service_that_nobody_scales_is_only_asked(self, emulator: Emulator) -> None:
         """A vector store, or a service whose autoscaling was removed: nothing is registered for it."""
         service(emulator, "unbounded", asked=0)
-        assert of_ecs(emulator, "unbounded", scales=True).raise_to(1) == ""
+        assert of_ecs(emulator, "unbounded", scales=True).raise_to(1) == Raised(before=0)
         assert of_ecs(emulator, "unbounded").look().asked == 1
         scaling = emulator.client("application-autoscaling", REGION)
         found = scaling.describe_scalable_targets(
@@ -310,7 +310,7 @@ class TestEks(CapacityContract):
     ) -> None:
         """fails when a right that is missing there keeps a recovery from its agents; a person is told."""
         player.forbidden = ("horizontalpodautoscalers",)
-        warning = platform.capacity.raise_to(2)
+        warning = platform.capacity.raise_to(2).warning
         assert player.deployments["agent"].replicas == 2
         assert "403" in warning
         found = scale([Need(name="agents", capacity=platform.capacity, least=2)], clock=FakeClock())
@@ -325,7 +325,7 @@ class TestEks(CapacityContract):
         assert [(item["kind"], item["name"]) for item in binding["subjects"]] == [("Group", SCALERS)]
         player.rules = role["rules"]
         platform.capacity.look()
-        assert platform.capacity.raise_to(2) == ""
+        assert platform.capacity.raise_to(2) == Raised(before=1)
         for rule in role["rules"]:
             for verb in rule["verbs"]:
                 less = {**rule, "verbs": [item for item in rule["verbs"] if item != verb]}
@@ -333,7 +333,9 @@ class TestEks(CapacityContract):
                 player.deployments["agent"].replicas, player.scalers["agent"].least = 1, 1
                 try:
                     platform.capacity.look()
-                    assert "403" in platform.capacity.raise_to(2), f"{verb} of {rule['resources']} is not needed"
+                    assert "403" in platform.capacity.raise_to(2).warning, (
+                        f"{verb} of {rule['resources']} is not needed"
+                    )
                 except DeniedError:
                     pass
 

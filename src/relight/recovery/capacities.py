@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from relight.adapters import aws
 from relight.adapters.kubernetes import Kubernetes, token_for
 from relight.errors import ConflictError, DeniedError, NotFoundError, UnavailableError
-from relight.recovery.capacity import Found
+from relight.recovery.capacity import Found, Raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Of what is there: what to merge into it, None for nothing.
+_Change: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any] | None]"
 
 # What is changed is compared first: somebody else's change in between is looked at, and not overwritten.
 ATTEMPTS = 5
@@ -41,14 +44,15 @@ class EcsService:
         said = str(events[0]["message"]) if events and serve < asked else ""
         return Found(asked=asked, serve=serve, said=said)
 
-    def raise_to(self, least: int) -> str:
-        """See `Capacity.raise_to`. The bounds come first: a number below them would be brought back at once."""
+    def raise_to(self, least: int) -> Raised:
+        """See `Capacity.raise_to`. The bounds come first: a number outside of them would be brought back at once."""
+        before = self.look().asked
         if self._scaling is not None:
             self._raise_bounds(self._scaling, least)
-        if self.look().asked < least:
+        if before < least:
             with aws.translating():
                 self._ecs.update_service(cluster=self._cluster, service=self._service, desiredCount=least)
-        return ""
+        return Raised(before=before)
 
     def _raise_bounds(self, scaling: Any, least: int) -> None:
         target = {
@@ -84,7 +88,7 @@ class AutoScalingGroup:
         said = "the process Launch is suspended" if "Launch" in suspended else ""
         return Found(asked=int(found["DesiredCapacity"]), serve=len(serve), said=said)
 
-    def raise_to(self, least: int) -> str:
+    def raise_to(self, least: int) -> Raised:
         """See `Capacity.raise_to`: with its minimum, no policy and no schedule takes one away."""
         found = self._describe()
         bounds = {name: int(found[name]) for name in ("MinSize", "DesiredCapacity", "MaxSize")}
@@ -92,7 +96,7 @@ class AutoScalingGroup:
         if raised != bounds:
             with aws.translating():
                 self._autoscaling.update_auto_scaling_group(AutoScalingGroupName=self._group, **raised)
-        return ""
+        return Raised(before=bounds["DesiredCapacity"])
 
     def _describe(self) -> dict[str, Any]:
         with aws.translating():
@@ -134,19 +138,16 @@ class EksDeployment:
             ),
         )
 
-    def raise_to(self, least: int) -> str:
+    def raise_to(self, least: int) -> Raised:
         """See `Capacity.raise_to`. Agents start also where nobody may look at what scales them by itself."""
-        self._raise(
-            (*self._path, "scale"),
-            lambda found: (
-                {"spec": {"replicas": least}} if int(found.get("spec", {}).get("replicas", 0)) < least else None
-            ),
-        )
+        found = self._raise((*self._path, "scale"), lambda found: _replicas(found, least))
+        before = int(found.get("spec", {}).get("replicas", 0))
         try:
             self._raise_bounds(least)
         except DeniedError as exc:
-            return f"what scales the Deployment by itself was not looked at: {exc.problem}"
-        return ""
+            warning = f"what scales the Deployment by itself was not looked at: {exc.problem}"
+            return Raised(before=before, warning=warning)
+        return Raised(before=before)
 
     def _raise_bounds(self, least: int) -> None:
         folder = ("apis", "autoscaling", "v2", "namespaces", self._namespace, "horizontalpodautoscalers")
@@ -155,21 +156,24 @@ class EksDeployment:
             if (target.get("kind"), target.get("name")) == ("Deployment", self._deployment):
                 self._raise((*folder, item["metadata"]["name"]), lambda found: _bounds(found["spec"], least))
 
-    def _raise(self, path: tuple[str, ...], change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-        """Make the change that `change` says of what is there, None for none, unless it is another by then."""
-        for attempt in range(1, ATTEMPTS + 1):
+    def _raise(
+        self, path: tuple[str, ...], change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        """Make a change, unless what it is made of is another by then; return what was there before."""
+        problem = ""
+        for _ in range(ATTEMPTS):
             found = self._api.call("GET", *path)
             wanted = change(found)
             if wanted is None:
-                return
+                return found
             version = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}}
             try:
                 self._api.call("PATCH", *path, body=version | wanted)
             except ConflictError as exc:
-                if attempt == ATTEMPTS:
-                    raise UnavailableError(exc.problem, hint="something else changes it all the time") from exc
+                problem = exc.problem
             else:
-                return
+                return found
+        raise UnavailableError(problem, hint="something else changes it all the time")
 
     @property
     def _path(self) -> tuple[str, ...]:
@@ -185,6 +189,11 @@ class EksDeployment:
                 f"the cluster {self._cluster!r} is {found.get('status')}, and has no API yet", hint="see its console"
             )
         return Kubernetes(address, authority=authority, token=token_for(self._sts, self._cluster))
+
+
+def _replicas(found: dict[str, Any], least: int) -> dict[str, Any] | None:
+    # A number of none is left out.
+    return {"spec": {"replicas": least}} if int(found.get("spec", {}).get("replicas", 0)) < least else None
 
 
 def _bounds(spec: dict[str, Any], least: int) -> dict[str, Any] | None:

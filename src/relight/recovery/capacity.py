@@ -29,6 +29,14 @@ class Found:
     said: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """How many were asked for before. `warning` says what could not be done and does not keep them from starting."""
+
+    before: int
+    warning: str = ""
+
+
 class Capacity(Protocol):
     """Something that runs in a number that can be raised, by the control plane of its own region alone.
 
@@ -39,12 +47,9 @@ class Capacity(Protocol):
         """How many there are now; changes nothing."""
         ...
 
-    def raise_to(self, least: int) -> str:
+    def raise_to(self, least: int) -> Raised:
         """Ask for at least `least` from now on: never for fewer than are asked for, and whatever scales by itself has
-        `least` as its minimum, so that it does not take them away again. May be asked again.
-
-        Returns what of it could not be done and does not keep them from starting, in words; empty when all was.
-        """
+        `least` as its minimum, so that it does not take them away again. May be asked again."""
         ...
 
 
@@ -88,9 +93,9 @@ def scale(needs: Sequence[Need], *, clock: Clock) -> dict[str, Any]:
 
 
 def _ask(need: Need) -> dict[str, Any]:
-    before = need.capacity.look().asked
-    warning = need.capacity.raise_to(need.least)
-    return {"before": before, "desired": max(before, need.least)} | ({"warning": warning} if warning else {})
+    raised = need.capacity.raise_to(need.least)
+    done = {"before": raised.before, "desired": max(raised.before, need.least)}
+    return done | ({"warning": raised.warning} if raised.warning else {})
 
 
 def _lacks(need: Need, found: Found) -> str:
