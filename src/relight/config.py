@@ -106,29 +106,29 @@ class Settings:
     `signing_key` is a KMS key (ARN or alias) or `file:` and a path, empty for none. `vault_endpoint` and
     `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
     points itself; `vault_signs_for` and `peer_vault_signs_for` are the regions that requests to them are signed for.
-    `vault_keys_secret` is a secret with their keys alone; without it they are in the connections. For `lock_days` the
-    bucket itself locks each object of the region's own vault, 0 where it does not. `rehearsal_check` is a
-    command that a rehearsal runs against what it restored. `confirm_replicas` is how many replicas must have a commit
-    under `confirm_by = "position"`: all that the region's database has, so that the other region's is among them, and 0
-    where it has none, as after a recovery; under `confirm_by = "aurora"` it is how many other regions must have it.
-    `state_kind` says how the standby's database is promoted. `state_id` is this region's own instance or cluster,
-    `state_source` what it follows: the ARN of the instance that is replicated or backed up, or the identifier of the
-    global database. `state_group` is the security group of a database that is restored, `state_backup_days` how long
-    the backups of a promoted one are kept. `provider_keys_secret` is a secret with the keys of LLM providers alone;
-    without it they are in the connections. `hold_timers_after_s` and its like say how late a task of that kind may
-    still be done in a restored state; a later one is held for review, and with 0 every one is. `providers` are the LLM
-    providers in order of preference; their keys are in the connections. With `read_only` nothing new is begun: no task,
-    no side effect, no memory. `pagerduty_secret` has the routing key of the service that is paged at
-    `pagerduty_url` of what the incidents topic is told. `approval_s` is how long a recovery waits for a person
-    before it changes anything, 0 where it asks nobody. Snapshots and hydrations of more than `large_bytes` (0: of
-    none) are done by the ECS task `large_task` of `cluster`, in `large_subnets` and `large_groups` (with commas
-    between), and not by a function. `capacity` is what runs the agents: the service `agent_service` of the ECS
-    `cluster`, the Deployment `eks_deployment` in the namespace `eks_namespace` of `eks_cluster`, or the Auto
-    Scaling group `capacity_group`. Of each of `server_services` (ECS services of `cluster`, with commas between) a
-    recovery starts one task where none runs. `rehearsal_machine_arn` is the state machine that rehearses in a place
-    of its own, where there is one. What works there is told the place: the service `rehearsal_service` of
-    `rehearsal_cluster`, the secret of its password, and `rehearsal_form`, a connection string with `{host}` and
-    `{password}` in it.
+    `vault_keys_secret` is a secret with their keys alone; without it they are in the connections. `vault_holds_days` is
+    how long the own one's bucket lets go of no object. For `lock_days` the bucket itself locks each object of the
+    region's own vault, 0 where it does not. `rehearsal_check` is a command that a rehearsal runs against what it
+    restored. `confirm_replicas` is how many replicas must have a commit under `confirm_by = "position"`: all that the
+    region's database has, so that the other region's is among them, and 0 where it has none, as after a recovery; under
+    `confirm_by = "aurora"` it is how many other regions must have it. `state_kind` says how the standby's database is
+    promoted. `state_id` is this region's own instance or cluster, `state_source` what it follows: the ARN of the
+    instance that is replicated or backed up, or the identifier of the global database. `state_group` is the security
+    group of a database that is restored, `state_backup_days` how long the backups of a promoted one are kept.
+    `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the connections.
+    `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored state; a later
+    one is held for review, and with 0 every one is. `providers` are the LLM providers in order of preference; their
+    keys are in the connections. With `read_only` nothing new is begun: no task, no side effect, no memory.
+    `pagerduty_secret` has the routing key of the service that is paged at `pagerduty_url` of what the incidents topic
+    is told. `approval_s` is how long a recovery waits for a person before it changes anything, 0 where it asks nobody.
+    Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task `large_task` of `cluster`,
+    in `large_subnets` and `large_groups` (with commas between), and not by a function. `capacity` is what runs the
+    agents: the service `agent_service` of the ECS `cluster`, the Deployment `eks_deployment` in the namespace
+    `eks_namespace` of `eks_cluster`, or the Auto Scaling group `capacity_group`. Of each of `server_services` (ECS
+    services of `cluster`, with commas between) a recovery starts one task where none runs. `rehearsal_machine_arn` is
+    the state machine that rehearses in a place of its own, where there is one. What works there is told the place: the
+    service `rehearsal_service` of `rehearsal_cluster`, the secret of its password, and `rehearsal_form`, a connection
+    string with `{host}` and `{password}` in it.
     """
 
     environment: str
@@ -166,6 +166,7 @@ class Settings:
     vault_signs_for: str = ANY_REGION
     peer_vault_signs_for: str = ANY_REGION
     vault_keys_secret: str = ""
+    vault_holds_days: int = 0
     acknowledge: Acknowledge = Acknowledge.REMOTE
     confirm_by: ConfirmBy = ConfirmBy.COMMIT
     confirm_replicas: int = 1

@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -144,7 +145,8 @@ class Region:
             secret=secret,
             region=settings.vault_signs_for if own else settings.peer_vault_signs_for,
         )
-        return Vault(client, bucket, region=region, signer=self._signer, elsewhere=True)
+        holds_for = timedelta(days=settings.vault_holds_days if own else 0)
+        return Vault(client, bucket, region=region, signer=self._signer, elsewhere=True, holds_for=holds_for)
 
     def _vault_keys(self, region: str) -> str:
         """`ID:SECRET` of a region's vault; ConfigError, which shows neither, while nobody has put them there."""

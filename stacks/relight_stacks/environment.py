@@ -150,11 +150,12 @@ class Capacity:
 class OtherStore:
     """A bucket of an S3-compatible store other than Amazon's, such as Cloudflare R2; its keys are in the secret.
 
-    `region` is what requests are signed for."""
+    `region` is what requests are signed for, `lock_days` how long a lock of the bucket's own keeps each object."""
 
     endpoint: str
     bucket: str
     region: str = ANY_REGION
+    lock_days: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

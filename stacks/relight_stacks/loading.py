@@ -360,6 +360,7 @@ def _vaults(table: Table) -> Vaults:
                     "the region that requests to the store are signed for, such as auto",
                     default=ANY_REGION,
                 ),
+                lock_days=inner.integer("lock_days", least=0, most=400, default=0),
             )
             inner.done()
     return Vaults(

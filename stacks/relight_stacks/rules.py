@@ -177,13 +177,17 @@ def _keeping(environment: Environment) -> Iterator[_Found]:
     """Nothing is locked for longer than the ladder keeps it."""
     vaults, memory = environment.vaults, environment.memory
     longest = max(memory.keep_hourly // 24, memory.keep_daily, 31 * memory.keep_monthly)
-    if vaults.lock is not Lock.NONE and vaults.lock_days > longest:
-        yield (
-            f"vault.lock_days = {vaults.lock_days} locks points for longer than the ladder keeps any: "
-            f"memory.keep_hourly = {memory.keep_hourly}, keep_daily = {memory.keep_daily}, keep_monthly = "
-            f"{memory.keep_monthly} end after {longest} days",
-            f"use a lock_days of {max(1, longest)} or less, or keep_daily = {vaults.lock_days} or more",
-        )
+    locks = {f"vault.{role}": store.lock_days for role, store in vaults.other.items()}
+    if vaults.lock is not Lock.NONE and len(vaults.other) < len(Role):
+        locks["vault"] = vaults.lock_days
+    for table, days in locks.items():
+        if days > longest:
+            yield (
+                f"{table}.lock_days = {days} locks points for longer than the ladder keeps any: "
+                f"memory.keep_hourly = {memory.keep_hourly}, keep_daily = {memory.keep_daily}, keep_monthly = "
+                f"{memory.keep_monthly} end after {longest} days",
+                f"use a lock_days of {max(1, longest)} or less, or keep_daily = {days} or more",
+            )
 
 
 def _other_stores(environment: Environment) -> Iterator[_Found]:

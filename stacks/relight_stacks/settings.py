@@ -103,6 +103,8 @@ def _vaults(environment: Environment, role: Role) -> dict[str, Any]:
         if other is not None:
             found[f"{prefix}vault_endpoint"] = other.endpoint
             found[f"{prefix}vault_signs_for"] = other.region
+            if whose is role:
+                found["vault_holds_days"] = other.lock_days
             found["vault_keys_secret"] = names.vault_keys_secret
     return found
 

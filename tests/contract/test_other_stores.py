@@ -339,6 +339,20 @@ def test_a_lock_of_the_bucket_hides_nothing(away: Vault) -> None:
     assert eligible(away) == [NEW, OLD]
 
 
+@pytest.mark.parametrize("rules", [replace(R2, keeps_locked=True)], ids=["locked"], indirect=True)
+def test_a_lock_that_is_known_is_waited_for(away: Vault) -> None:
+    """fails when each prune fails for as long as the bucket's own lock keeps what the ladder has let go."""
+    for point in (OLD, NEW):
+        seal_point(away, point)
+    held = Vault(away._client, away.bucket, region=away.region, elsewhere=True, holds_for=timedelta(days=7))
+    now = datetime.now(UTC)
+    done = prune(held, keep_hourly=1, keep_daily=0, keep_monthly=0, now=now)
+    assert (done.failed, done.removed, [*done.plan.locked]) == ({}, (), [OLD])
+    assert timedelta(days=6) < done.plan.locked[OLD] - now < timedelta(days=8)
+    later = prune(held, keep_hourly=1, keep_daily=0, keep_monthly=0, now=now + timedelta(days=8), dry_run=True)
+    assert later.plan.remove == (OLD,)
+
+
 def test_what_is_beside_points_is_fetched_too(home: Vault, away: Vault) -> None:
     """Results of steps, timelines and rehearsals, once each; one that is not what its name says is left and told of,
     and of the journal and of what was found of points each region keeps its own."""

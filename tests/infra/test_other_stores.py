@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from relight_stacks.environment import Environment
 
-R2 = OtherStore(endpoint="https://0123456789abcdef.r2.cloudflarestorage.com", bucket="our-points")
+R2 = OtherStore(endpoint="https://0123456789abcdef.r2.cloudflarestorage.com", bucket="our-points", lock_days=3)
 GOOGLE = OtherStore(endpoint="https://storage.googleapis.com:8443", bucket="their-points", region="europe-west1")
 PARTS = ("vault", "primary", "standby", "dns")
 
@@ -187,6 +187,7 @@ def test_the_settings_say_where_each_vault_is() -> None:
     one = settings_for(ENVIRONMENTS["one"], Role.PRIMARY)
     assert (one.vault_endpoint, one.peer_vault_endpoint) == ("", R2.endpoint)
     assert one.vault_bucket == ENVIRONMENTS["one"].names.vault_bucket(one.region)
+    assert (standby.vault_holds_days, primary.vault_holds_days) == (3, 0)
     assert (one.lock_days > 0, settings_for(ENVIRONMENTS["one"], Role.STANDBY).lock_days) == (True, 0)
 
 
@@ -216,6 +217,7 @@ def test_a_rehearsal_reaches_a_vault_elsewhere(stacks: Mapping[str, Synthesis]) 
         ('[vault.standby]\nendpoint = "https://r2.example"\nbucket = "A"', "the name of a bucket"),
         ('[vault.standby]\nendpoint = "https://r2.example"', "vault.standby.bucket"),
         ('{R2}\nregion = "Auto!"', "vault.standby.region"),
+        ("{R2}\nlock_days = 373", "vault.standby.lock_days = 373 locks points for longer than the ladder keeps any"),
         ('{R2}\nkeys = "id:secret"', "vault.standby"),
     ],
 )

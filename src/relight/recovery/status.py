@@ -67,6 +67,8 @@ def peer_of(settings: Settings) -> Settings:
         peer_vault_bucket=settings.vault_bucket,
         vault_endpoint=settings.peer_vault_endpoint,
         peer_vault_endpoint=settings.vault_endpoint,
+        # Only the one that prunes has to know, and it is not told of the other.
+        vault_holds_days=0,
         vault_signs_for=settings.peer_vault_signs_for,
         peer_vault_signs_for=settings.vault_signs_for,
         # Not known, and not the same: nobody reads it from here.

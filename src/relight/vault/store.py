@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters.aws import md5, translating
@@ -87,16 +87,25 @@ class Vault:
     """One region's bucket for recovery points. Safe to share between threads.
 
     Every method raises UnavailableError, DeniedError, or NotFoundError for an object that does not exist. Of a store
-    `elsewhere` than in AWS nothing is taken for granted in which such stores differ: docs/other-stores.md.
+    `elsewhere` than in AWS nothing is taken for granted in which such stores differ: docs/other-stores.md. Its bucket
+    lets go of no object `holds_for` that long after it was put, and tells nobody.
     """
 
     def __init__(
-        self, client: Any, bucket: str, *, region: str, signer: Signer | None = None, elsewhere: bool = False
+        self,
+        client: Any,
+        bucket: str,
+        *,
+        region: str,
+        signer: Signer | None = None,
+        elsewhere: bool = False,
+        holds_for: timedelta = timedelta(),
     ) -> None:
         self._client = client
         self.bucket = bucket
         self.region = region
         self.elsewhere = elsewhere
+        self._holds_for = holds_for
         self.signer = signer
         """Signs the points that are sealed here and verifies those that are read; None for no signatures."""
 
@@ -177,6 +186,9 @@ class Vault:
         if head.get("ObjectLockLegalHoldStatus") == "ON":
             return datetime.max.replace(tzinfo=UTC)
         until: datetime | None = head.get("ObjectLockRetainUntilDate")
+        if self._holds_for:
+            held: datetime = head["LastModified"] + self._holds_for
+            return held if until is None else max(until, held)
         return until
 
     def delete(self, keys: Sequence[str]) -> dict[str, str]:
