@@ -242,7 +242,7 @@ def _methods(item: ast.ClassDef) -> Iterator[tuple[str, str]]:
             continue
         decorated = {ast.unparse(decorator) for decorator in made.decorator_list}
         told = ", ".join(prop.name for prop in _arguments(made))
-        yield made.name if "property" in decorated else f"{made.name}({told})", _said(made)
+        yield made.name if decorated & {"property", "cached_property"} else f"{made.name}({told})", _said(made)
 
 
 def _said(item: ast.ClassDef | ast.FunctionDef) -> str:

@@ -39,6 +39,11 @@ class Key(Construct):
         """A reference to its ARN."""
         return self._key.arn
 
+    @property
+    def resource(self) -> KmsKey:
+        """The key itself, for what it must outlast."""
+        return self._key
+
 
 class ReplicaKey(Construct):
     """Define a replica of a key of several regions, known by its own alias.
@@ -64,6 +69,11 @@ class ReplicaKey(Construct):
     def arn(self) -> str:
         """A reference to its ARN."""
         return self._key.arn
+
+    @property
+    def resource(self) -> KmsReplicaKey:
+        """The key itself, for what it must outlast."""
+        return self._key
 
 
 class SigningKey(Construct):

@@ -80,7 +80,8 @@ class PrivateBucket(Construct):
         provider: TerraformProvider | None = None,
     ) -> None:
         super().__init__(scope, id_)
-        self._bucket = S3Bucket(self, "bucket", bucket=ref.bucket, provider=provider)
+        # Terraform destroys the bucket first, which S3 refuses while something is in it: so the key stays too.
+        self._bucket = S3Bucket(self, "bucket", bucket=ref.bucket, depends_on=[key.resource], provider=provider)
         S3BucketPublicAccessBlock(
             self,
             "public-access",

@@ -84,7 +84,15 @@ def test_a_lock_that_is_changed_later_replaces_no_bucket(syntheses: Mapping[str,
     """fails when a bucket has its own switch for locks: Terraform would destroy and make it anew."""
     for found in syntheses.values():
         for bucket in found.resources("aws_s3_bucket", part="vault").values():
-            assert {*bucket} - {"//", "provider"} == {"bucket"}
+            assert {*bucket} - {"//", "provider", "depends_on"} == {"bucket"}
+
+
+def test_no_key_is_destroyed_before_what_it_encrypts(synthesis: Synthesis) -> None:
+    """fails when destroying the stack, which S3 refuses while there are points, schedules their key for deletion."""
+    types = {"standby-vault": "aws_kms_key", "primary-vault": "aws_kms_replica_key", "lease": "aws_kms_key"}
+    for path, type_ in types.items():
+        key = synthesis.address_of(type_, f"vault/{'standby-vault' if path == 'lease' else path}/key/key")
+        assert synthesis.one("aws_s3_bucket", f"vault/{path}/bucket/bucket")["depends_on"] == [key]
 
 
 # What would end a lock, or destroy what it keeps. Object versions are a lifecycle's to end.
