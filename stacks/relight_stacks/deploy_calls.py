@@ -120,7 +120,7 @@ _RDS_KEYS = Calls(
 _SECRET_KEYS = Calls(
     service="kms",
     look="Decrypt",
-    change="GenerateDataKey",
+    change="Encrypt GenerateDataKey",
     on=_KEYS,
     condition={"StringLike": {"kms:ViaService": "secretsmanager.*.amazonaws.com"}},
 )
