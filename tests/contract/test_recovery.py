@@ -15,6 +15,7 @@ from servers import StatePair, start_pair
 from unit.test_config import SETTINGS
 
 from relight.adapters import aws, postgres
+from relight.clock import SystemClock
 from relight.config import ConfirmBy, Connections, Role
 from relight.errors import AgainLaterError, ConfigError, ConflictError, IntegrityError, NotFoundError, StaleEpochError
 from relight.memory.api import Applier, Memory, Point
@@ -22,6 +23,7 @@ from relight.memory.store import CollectionSpec
 from relight.queue.queues import open_queue
 from relight.recovery.first_day import prepare
 from relight.recovery.gate import readiness
+from relight.recovery.large import hydrate_or_hand_over
 from relight.recovery.points import take_point
 from relight.recovery.run import STATES, Run, run_state
 from relight.recovery.smoke import smoke_test
@@ -36,7 +38,7 @@ from relight_drill.postgres import PostgresServer
 from relight_lambdas.replay import handler as replay_handler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from relight.recovery.epoch import LeaseKeeper
@@ -391,3 +393,57 @@ def test_a_replay_that_does_not_fit_into_one_invocation_goes_on_in_the_next(
         if event.state == "replay" and event.status != "started"
     ] == [("waiting", None), ("done", 3)]
     assert AgainLaterError.__name__ in LATER_ERRORS
+
+
+class Hurried(SystemClock):
+    """Real time, in which nobody sleeps: so much more of it has passed, and `then` has happened."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self._then = then
+        self._slept = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self._slept)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._slept
+
+    def sleep(self, seconds: float) -> None:
+        self._slept += seconds
+        self._then()
+
+
+def test_a_store_that_is_being_started_is_waited_for(pair: Pair) -> None:
+    """fails when the recovery of a cold standby, or the rule on a task that has just started, meets a store that does
+    not answer yet, and gives up; how long to go on asking is the state machine's to say."""
+    remember(pair.east, "one", "two")
+    point = take_point(pair.east)
+    run, store = Run(run_id="cold"), pair.stores["west"]
+    for name in ("fence", "promote"):
+        run_state(name, pair.west, run)
+    asyncio.run(store.stop(immediate=True))
+    with Region(replace(WEST, large_bytes=1), clock=Hurried()) as west:
+        with pytest.raises(AgainLaterError, match="the vector store does not answer yet"):
+            run_state("hydrate", west, run)
+        with pytest.raises(AgainLaterError, match="the vector store does not answer yet"):
+            hydrate_or_hand_over(west, run, in_recovery=True)
+    started = iter([lambda: asyncio.run(store.start())])
+    with Region(WEST, clock=Hurried(lambda: next(started)())) as west:
+        (done,) = run_state("hydrate", west, run)["collections"]
+    assert (done["restored"], done["points"]) == (point["id"], 2)
+
+
+def test_a_gate_waits_for_an_agent(pair: Pair) -> None:
+    """fails when the agents of a cold standby, which start while tasks are replayed, come too late for their gate."""
+    remember(pair.east, "one")
+    run = Run(run_id="cold")
+    for name in ("fence", "promote", "hydrate", "verify", "replay"):
+        run_state(name, pair.west, run)
+    later = Hurried()
+    with Region(WEST, clock=later) as west:
+        later.sleep(WEST.lease_ttl_s + 1)
+        with pytest.raises(AgainLaterError, match="no agent there renews it"):
+            run_state("open-gate", west, run)
+    with renewing(pair.west.lease_keeper()):
+        found = run_state("open-gate", pair.west, run)
+    assert found["epoch"] == 2
