@@ -224,7 +224,7 @@ RETRIED_ERRORS = (
     "TransientError",
 )
 # What says itself when to come again.
-LATER_ERRORS = ("AgainLaterError", "ProvidersDownError", "WouldDegradeError")
+LATER_ERRORS = ("AgainLaterError", "ProvidersDownError", "ReadOnlyModeError", "WouldDegradeError")
 # A function that was ended by its timeout, or whose process died: newer runtimes name the first by itself. All states
 # may be run again. Source: the same.
 ENDED_ERRORS = ("Sandbox.Timedout", "Lambda.Unknown", "States.Timeout")

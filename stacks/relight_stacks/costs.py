@@ -154,7 +154,8 @@ def _everywhere(environment: Environment) -> Iterator[Line]:
     keys = 2 + environment.shape.standby + (environment.shape.state is StateKind.SNAPSHOTS)
     yield Line(what="KMS keys", quantity=keys, unit="keys", price=KEY_MONTH)
     if environment.shape.standby:
-        secrets = 4 if environment.composes_connections and environment.providers else 3
+        keys_apart = environment.composes_connections and environment.providers
+        secrets = 3 + bool(keys_apart) + environment.incidents.pagerduty + bool(environment.vaults.other)
         secrets += bool(environment.vaults.other)
         yield Line(what="secrets", quantity=secrets, unit="secrets", price=SECRET_MONTH)
 
