@@ -1,18 +1,25 @@
 """Recover by hand: run the states of the recovery here, without the state machine.
 
 For when the state machine itself cannot run, or one state has to be run again: `--run-id` goes on with a run, and
-`--state` runs only that state of it.
+`--state` runs only that state of it. What takes longer than one call, such as a promotion or the start of a cold
+standby, is waited for here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from relight.errors import AgainLaterError
 from relight.recovery.run import STATES, Run, run_state
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
 
 if TYPE_CHECKING:
     import argparse
+
+    from relight.config import Settings
+
+# Longer than anything takes that a state asks for: a large backup is restored in about an hour.
+GIVE_UP_S = 2 * 3600.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +50,28 @@ def run(args: argparse.Namespace) -> int:
         done: dict[str, Any] = {"run_id": run_id}
         for name in names:
             say(f"{name} ...")
-            done[name] = run_state(name, region, this_run)
+            done[name] = _to_its_end(name, region.settings, this_run)
         result(args, done)
     return DONE
+
+
+def _to_its_end(name: str, settings: Settings, this_run: Run) -> dict[str, Any]:
+    """Run a state as often as it says itself that it must be run again.
+
+    Each time in a region opened anew: a promotion may have written where the database is now into the connections.
+    """
+    from relight.wiring import Region  # late, as in `open_region`
+
+    began: float | None = None
+    while True:
+        with Region(settings) as region:
+            clock = region.clock
+            began = clock.monotonic() if began is None else began
+            try:
+                return run_state(name, region, this_run)
+            except AgainLaterError as exc:
+                if clock.monotonic() + exc.wait_s > began + GIVE_UP_S:
+                    raise
+                say(f"{name}: {exc.problem}; waiting ...")
+                wait_s = exc.wait_s
+        clock.sleep(wait_s)

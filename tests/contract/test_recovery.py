@@ -21,6 +21,7 @@ from relight.errors import AgainLaterError, ConfigError, ConflictError, Integrit
 from relight.memory.api import Applier, Memory, Point
 from relight.memory.store import CollectionSpec
 from relight.queue.queues import open_queue
+from relight.recovery import capacity
 from relight.recovery.first_day import prepare
 from relight.recovery.gate import readiness
 from relight.recovery.large import hydrate_or_hand_over
@@ -31,7 +32,9 @@ from relight.tasks.divergence import divergence
 from relight.tasks.ledger import Kind, Ledger, Status
 from relight.tasks.outbox import Relay
 from relight.wiring import Region
+from relight_cli.main import main
 from relight_constructs.recovery_machine import LATER_ERRORS
+from relight_drill.ecs import RUNNING_TAG
 from relight_drill.emulator import Emulator
 from relight_drill.nats import NatsServer
 from relight_drill.postgres import PostgresServer
@@ -447,3 +450,27 @@ def test_a_gate_waits_for_an_agent(pair: Pair) -> None:
     with renewing(pair.west.lease_keeper()):
         found = run_state("open-gate", pair.west, run)
     assert found["epoch"] == 2
+
+
+def test_by_hand_a_cold_standby_is_waited_for_too(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when `relight recover` ends where a state machine would call the state again."""
+    arn = f"arn:aws:ecs:us-west-2:{pair.emulator.account}:service/{WEST.cluster}/agent"
+    ecs = pair.emulator.client("ecs", "us-west-2")
+    ecs.tag_resource(resourceArn=arn, tags=[{"key": RUNNING_TAG, "value": "0"}])
+    for name, value in WEST.to_env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(capacity, "WAIT_S", 0.0)
+    slept: list[float] = []
+
+    def sleep(_: SystemClock, seconds: float) -> None:
+        slept.append(seconds)
+        ecs.tag_resource(resourceArn=arn, tags=[{"key": RUNNING_TAG, "value": "1"}])
+
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
+    assert main(["recover", "--run-id", "by-hand", "--state", "scale", "--yes", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["scale"]["agents"] == {"before": 2, "desired": 2, "serve": 1}
+    assert "agents: 0 of 2 serve, and 1 must; waiting ..." in said.err
+    assert slept == [capacity.LOOK_EVERY_S]
