@@ -11,15 +11,20 @@ COOL_DAYS = 30
 # has paused for a year must still be there.
 LEAST_END_DAYS = 400
 _MARGIN_DAYS = 30
+_HOUR, _DAY = 60, 24 * 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
-    """How many hourly, daily and monthly points prunes keep."""
+    """How many hourly, daily and monthly points prunes keep, where one is taken every `every_minutes`.
+
+    A ladder counts the hours that hold a point: of one a day, 24 hourly ones are 24 days old.
+    """
 
     hourly: int = 24
     daily: int = 14
     monthly: int = 12
+    every_minutes: int = 60
 
     @property
     def cool_days(self) -> int | None:
@@ -27,14 +32,20 @@ class Ladder:
 
         An hourly or daily point that was moved would go before the 30 days are over that it is billed for.
         """
-        days = max(COOL_DAYS, -(-self.hourly // 24) + 1, self.daily + 1)
+        days = max(COOL_DAYS, self._dense_days + 1)
         return days if 28 * self.monthly >= days + COOL_DAYS else None
 
     @property
     def end_days(self) -> int:
         """The age at which the bucket itself ends what no prune has: later than any rung, and than a year's pause."""
-        longest = max(-(-self.hourly // 24), self.daily, 31 * self.monthly)
-        return max(LEAST_END_DAYS, longest + _MARGIN_DAYS)
+        return max(LEAST_END_DAYS, max(self._dense_days, 31 * self.monthly) + _MARGIN_DAYS)
+
+    @property
+    def _dense_days(self) -> int:
+        """How old an hourly or a daily point becomes."""
+        hourly = self.hourly * max(_HOUR, self.every_minutes)
+        daily = self.daily * max(_DAY, self.every_minutes)
+        return -(-max(hourly, daily) // _DAY)
 
 
 USUAL_LADDER = Ladder()

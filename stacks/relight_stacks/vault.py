@@ -79,7 +79,12 @@ def vault_props(environment: Environment, role: Role, *, place: Place) -> VaultP
         ref=vault_of(environment, role),
         lock=vaults.lock,
         lock_days=vaults.lock_days,
-        ladder=Ladder(hourly=memory.keep_hourly, daily=memory.keep_daily, monthly=memory.keep_monthly),
+        ladder=Ladder(
+            hourly=memory.keep_hourly,
+            daily=memory.keep_daily,
+            monthly=memory.keep_monthly,
+            every_minutes=environment.shape.snapshot_minutes,
+        ),
         results_days=vaults.results_days,
     )
 

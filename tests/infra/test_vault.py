@@ -165,8 +165,14 @@ def test_vaults_are_versioned_and_tidied(synthesis: Synthesis, half: str) -> Non
 @EACH_ENVIRONMENT
 def test_points_cool_and_end_as_the_ladder_says(syntheses: Mapping[str, Synthesis], name: str) -> None:
     """Hourly and daily points stay where they are cheap to end, monthly ones move; only the bucket's end is by age."""
-    memory = environment_of(name).memory
-    ladder = Ladder(hourly=memory.keep_hourly, daily=memory.keep_daily, monthly=memory.keep_monthly)
+    environment = environment_of(name)
+    memory = environment.memory
+    ladder = Ladder(
+        hourly=memory.keep_hourly,
+        daily=memory.keep_daily,
+        monthly=memory.keep_monthly,
+        every_minutes=environment.shape.snapshot_minutes,
+    )
     for half in HALVES:
         rules = rules_of(syntheses[name].one("aws_s3_bucket_lifecycle_configuration", f"vault/{half}-vault/lifecycle"))
         moved = [{"days": ladder.cool_days, "storage_class": "STANDARD_IA"}]
@@ -186,6 +192,8 @@ def test_points_cool_and_end_as_the_ladder_says(syntheses: Mapping[str, Synthesi
         (Ladder(monthly=3), 30, 400),
         (Ladder(daily=90, monthly=4), None, 400),
         (Ladder(daily=500), None, 530),
+        (Ladder(hourly=48, every_minutes=24 * 60), 49, 402),
+        (Ladder(hourly=48, every_minutes=5), 30, 402),
     ],
 )
 def test_what_a_ladder_makes_of_days(ladder: Ladder, cool: int | None, end: int) -> None:
@@ -197,16 +205,16 @@ def test_what_a_ladder_makes_of_days(ladder: Ladder, cool: int | None, end: int)
     hourly=st.integers(0, 60),
     daily=st.integers(0, 45),
     monthly=st.integers(0, 12),
-    every=st.sampled_from([1, 3, 24]),
+    every=st.sampled_from([1, 3, 24, 48]),
     days=st.integers(1, 420),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_lifecycle_agrees_with_retention(hourly: int, daily: int, monthly: int, every: int, days: int) -> None:
     """fails when a point is moved that prunes would still remove before it has paid, or ended that they would keep."""
     times = [NOW - timedelta(hours=hours) for hours in range(0, days * 24, every)]
     points = [HeldPoint(id=point_id(at), sealed=True, eligible=True, modified=at) for at in times]
     plan = plan_retention(points, keep_hourly=hourly, keep_daily=daily, keep_monthly=monthly, now=NOW)
-    ladder = Ladder(hourly=hourly, daily=daily, monthly=monthly)
+    ladder = Ladder(hourly=hourly, daily=daily, monthly=monthly, every_minutes=60 * every)
     for point, rungs in plan.keep.items():
         age = (NOW - parse_time(point)).days
         assert age < ladder.end_days
