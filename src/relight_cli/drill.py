@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     names = f"{', '.join(SCENARIO_NAMES)}; may be repeated (default: what the tiers differ in, and all of the first)"
     parser.add_argument("--scenario", action="append", metavar="NAME", help=names)
-    tiers = "may be repeated (default: internal, customer-facing and batch; internal with --scenario)"
+    tiers = "may be repeated (default: internal, batch and customer-facing; internal with --scenario)"
     parser.add_argument("--tier", type=Tier, action="append", metavar="TIER", help=tiers)
     parser.add_argument(
         "--memory", type=MemoryStore, metavar="STORE", help="pgvector or qdrant (default: what the environment has)"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # The tiers that are drilled when nobody says which: the first in all scenarios, the others in what differs by tier.
-TIERS = (Tier.INTERNAL, Tier.CUSTOMER_FACING, Tier.BATCH)
+TIERS = (Tier.INTERNAL, Tier.BATCH, Tier.CUSTOMER_FACING)
 
 
 def run_drill(
