@@ -98,6 +98,13 @@ def scale(emulator: Emulator, service: Service, count: int) -> None:
     emulator.client("ecs", REGION).update_service(cluster=service.cluster, service=service.name, desiredCount=count)
 
 
+def shown(emulator: Emulator, services: tuple[Service, ...]) -> dict[str, tuple[int, int]]:
+    """How many tasks of each service are asked for, and how many run, as whoever asks ECS is told."""
+    names = [service.name for service in services]
+    found = emulator.client("ecs", REGION).describe_services(cluster=services[0].cluster, services=names)["services"]
+    return {item["serviceName"]: (item["desiredCount"], item["runningCount"]) for item in found}
+
+
 def counts(player: EcsPlayer) -> dict[str, int]:
     return {name: len(tasks) for name, tasks in player.running.items()}
 
@@ -237,6 +244,38 @@ def test_a_rule_on_a_running_task_calls_its_function(
         assert event["detail"]["group"] == "service:vector"
         assert event["detail"]["clusterArn"] == services[0].cluster
         assert event["region"] == REGION
+
+    asyncio.run(scenario())
+
+
+def test_a_service_runs_what_was_started_and_no_more(
+    emulator: Emulator, services: tuple[Service, ...], server_group: ProcessGroup, tmp_path: Path
+) -> None:
+    """fails when a recovery of a drill is told that tasks run which are only asked for."""
+    for service in services:
+        scale(emulator, service, 0)
+
+    async def scenario() -> None:
+        fleet = Fleet(server_group, tmp_path)
+        player = EcsPlayer(emulator, REGION, services, fleet.start)
+        player.play()
+
+        async def none_runs() -> bool:
+            return await asyncio.to_thread(shown, emulator, services) == {"agent": (0, 0), "vector": (0, 0)}
+
+        async def both_run() -> bool:
+            return (await asyncio.to_thread(shown, emulator, services))["agent"] == (2, 2)
+
+        try:
+            await wait_until(none_runs, what="nothing to run", timeout_s=30)
+            fleet.failing = True
+            await asyncio.to_thread(scale, emulator, services[0], 2)
+            await wait_until(lambda: bool(player.errors), what="agents that do not start", timeout_s=30)
+            assert (await asyncio.to_thread(shown, emulator, services))["agent"] == (2, 0)
+            fleet.failing = False
+            await wait_until(both_run, what="both agents to run", timeout_s=60)
+        finally:
+            await player.close()
 
     asyncio.run(scenario())
 
