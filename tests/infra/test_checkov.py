@@ -59,6 +59,14 @@ def test_fails_when_an_exception_is_not_needed(check: Any) -> None:
     ]
 
 
+def test_one_environment_may_leave_an_exception_idle(check: Any) -> None:
+    """A pipeline looks at what it is about to deploy; what fails there fails all the same."""
+    written = check.read_exceptions(WRITTEN)
+    assert check.judge([], FINE, written, whole=False) == []
+    assert len(check.judge([failure(check, id_="CKV_2")], FINE, written, whole=False)) == 1
+    assert len(check.judge([], {"passed": 0, "parsing_errors": 0}, written, whole=False)) == 1
+
+
 @pytest.mark.parametrize("summary", [{"passed": 10, "parsing_errors": 1}, {"passed": 0, "parsing_errors": 0}])
 def test_fails_when_nothing_was_checked(check: Any, summary: dict[str, int]) -> None:
     """A stack that could not be read, or a run without a single pass, is a failure."""

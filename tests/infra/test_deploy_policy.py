@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
+from infra.variants import _variants
 from synthesis import ENVIRONMENTS, ROOT
 
 from relight.errors import ConfigError
@@ -182,12 +183,26 @@ def test_all_within_the_limits(environment: Environment, deploy: dict[str, dict[
         assert all(0 < size(document) <= LIMIT for document in documents.values())
 
 
-def test_what_is_made_is_allowed(
-    environment: Environment, deploy: dict[str, dict[str, Any]], syntheses: Mapping[str, Synthesis]
-) -> None:
+def test_what_is_made_is_allowed(environment: Environment, syntheses: Mapping[str, Synthesis]) -> None:
     """Each name that a stack gives is within what its type's calls are bound to."""
+    hold_names(environment, syntheses[environment.name])
+
+
+def test_what_an_operator_may_choose_is_allowed_too(variants: Mapping[str, Synthesis]) -> None:
+    """Networks, clusters and stores of their own, switches, no lock: known, within the limits, and by name."""
+    chosen = {item.name: item for item in _variants()}
+    assert set(chosen) == set(variants)
+    for name, synthesis in variants.items():
+        hold_names(chosen[name], synthesis)
+
+
+def hold_names(environment: Environment, synthesis: Synthesis) -> None:
+    """The deploying role may make what the stacks name, and has no more policies than a role takes."""
+    deploy = policies(read_stacks(synthesis.folder, environment.name), environment, May.DEPLOY)
+    assert 0 < len(deploy) <= MOST
+    assert all(size(document) <= LIMIT for document in deploy.values())
     checked = set()
-    for part, type_, path, resource in syntheses[environment.name].every():
+    for part, type_, path, resource in synthesis.every():
         if type_ not in NAMED:
             continue
         attribute, pattern = NAMED[type_]
@@ -199,10 +214,12 @@ def test_what_is_made_is_allowed(
                         assert allows(deploy, f"{item.service}:{call}", arn), f"{part}/{path}: {call} on {arn}"
         checked.add(type_)
     assert len(checked) > 10
-    unnamed = {type_ for _, type_, _, body in syntheses[environment.name].every() if _named(body)} - set(NAMED)
+    unnamed = {type_ for _, type_, _, body in synthesis.every() if _named(body)} - set(NAMED)
     assert unnamed <= {
         *("aws_appautoscaling_policy", "aws_ecs_service", "aws_iam_role_policy", "aws_route53_record"),
         *("aws_route53_zone", "aws_security_group"),
+        *("aws_route53recoverycontrolconfig_cluster", "aws_route53recoverycontrolconfig_control_panel"),
+        *("aws_route53recoverycontrolconfig_routing_control", "aws_route53recoverycontrolconfig_safety_rule"),
     }, "these have names, and their ARNs have none, or are bound to something else's name"
 
 

@@ -217,6 +217,21 @@ def test_the_document_names_what_there_is() -> None:
     assert all(f"| {item} |" in text for item in named), named
 
 
+def test_a_comment_is_never_too_long() -> None:
+    """GitHub refuses one of more than 65,536 characters; what does not fit is said to be missing."""
+    script = _script("scripts/deploy.py")
+    some = {"create": 1, "update": 0, "delete": 0, "outputs": 0}
+    stacks = {f"prod-{part}": some for part in ("vault", "dns", "primary", "standby", "rehearsal")}
+    texts = dict.fromkeys(stacks, "# aws_thing.it will be created\n" * 5_000) | {"prod-later": "Not planned: …"}
+    shown = script.report("prod", stacks, texts)
+    assert 40_000 < len(shown) < 65_536
+    assert shown.count("characters more: run the plan to see them") == len(stacks)
+    assert "| `prod-later` | waits" in shown
+    # Nothing of a plan ends the block that it is shown in.
+    shown = script.report("prod", {"prod-dns": some}, {"prod-dns": "```\n<script>"})
+    assert shown.count("```") == 2
+
+
 @pytest.mark.parametrize(
     "line",
     [
