@@ -23,3 +23,5 @@ ENDPOINTS: dict[str, tuple[str, str]] = {
 }
 # What every region needs, whoever made its database.
 USUAL = ("ecr.api", "ecr.dkr", "ecs", "kms", "logs", "monitoring", "secretsmanager", "sns")
+# What a place for rehearsals needs, in its own network.
+REHEARSING = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relight.config import Role, StateKind
-from relight_constructs.endpoints import USUAL
+from relight_constructs.endpoints import REHEARSING, USUAL
+from relight_constructs.pull import repository_of
 from relight_stacks.environment import CapacityKind
 from relight_stacks.tiers import Routing, Waiting
 
@@ -40,6 +41,7 @@ CHECK_OPTION_MONTH = 1.0
 ROUTING_CONTROLS_HOUR = 2.50
 LAMBDA_GIB_SECOND = 0.0000133334
 ALARM_MONTH = 0.10
+DASHBOARD_MONTH = 3.0
 RDS_STORAGE_GIB_MONTH = 0.115
 RDS_BACKUP_GIB_MONTH = 0.095
 AURORA_STORAGE_GIB_MONTH = 0.10
@@ -86,7 +88,8 @@ RTC_GB = 0.015
 AURORA_WRITES_MILLION = 0.20
 
 # As many as the stacks have; a customer's own come on top.
-ALARMS = 10
+ALARMS = 18
+REHEARSAL_ALARMS = 6
 # The sentinel's memory, and how much of each minute it watches.
 SENTINEL_GIB = 1.0
 SENTINEL_SHARE = 55 / 60
@@ -145,17 +148,22 @@ def estimate(environment: Environment) -> Estimate:
     lines = [*_everywhere(environment)]
     if environment.shape.standby:
         lines += [*_waiting(environment), *_reached(environment), *_watching(environment)]
+    if environment.rehearsed:
+        lines += _rehearsing(environment)
     lines += _state(environment)
     return Estimate(lines=tuple(lines), per_unit=tuple(_per_unit(environment)))
 
 
 def _everywhere(environment: Environment) -> Iterator[Line]:
     # The vault's and the signing key's replica; a standby has one for its secrets, and copied backups have one.
-    keys = 2 + environment.shape.standby + (environment.shape.state is StateKind.SNAPSHOTS)
+    # A place for rehearsals shares none.
+    own = environment.shape.standby + environment.rehearsed
+    keys = 2 + own + (environment.shape.state is StateKind.SNAPSHOTS)
     yield Line(what="KMS keys", quantity=keys, unit="keys", price=KEY_MONTH)
     if environment.shape.standby:
         keys_apart = environment.composes_connections and environment.providers
-        secrets = 3 + bool(keys_apart) + environment.incidents.pagerduty + bool(environment.vaults.other)
+        others = environment.incidents.pagerduty + bool(environment.vaults.other) + environment.rehearsed
+        secrets = 3 + bool(keys_apart) + others
         secrets += bool(environment.vaults.other)
         yield Line(what="secrets", quantity=secrets, unit="secrets", price=SECRET_MONTH)
 
@@ -228,7 +236,23 @@ def _watching(environment: Environment) -> Iterator[Line]:
         unit="GiB-seconds",
         price=LAMBDA_GIB_SECOND,
     )
-    yield Line(what="alarms", quantity=ALARMS + len(environment.providers), unit="alarms", price=ALARM_MONTH)
+    alarms = ALARMS + len(environment.providers) + (REHEARSAL_ALARMS if environment.rehearsed else 0)
+    yield Line(what="alarms", quantity=alarms, unit="alarms", price=ALARM_MONTH)
+    yield Line(what="dashboards", quantity=1, unit="page", price=DASHBOARD_MONTH)
+
+
+def _rehearsing(environment: Environment) -> Iterator[Line]:
+    """The place for rehearsals is there all month, though its store runs for an hour of it."""
+    image = environment.vector.image.replace("{region}", environment.regions.standby)
+    if repository_of(image) is None or Role.STANDBY in environment.vaults.other:
+        yield Line(what="rehearsals' NAT gateway", quantity=HOURS, unit="hours", price=NAT_HOUR + PUBLIC_ADDRESS_HOUR)
+    else:
+        yield Line(
+            what=f"rehearsals' interface endpoints: {len(REHEARSING)} in a zone",
+            quantity=len(REHEARSING) * HOURS,
+            unit="hours",
+            price=ENDPOINT_HOUR,
+        )
 
 
 def _state(environment: Environment) -> Iterator[Line]:

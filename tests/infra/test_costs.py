@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,9 +40,15 @@ def made(syntheses: Mapping[str, Synthesis], name: str, type_: str, part: str = 
     return len(syntheses[name].resources(type_, part=part))
 
 
+def both(syntheses: Mapping[str, Synthesis], name: str, type_: str) -> int:
+    """In the standby's own stack and in that of rehearsals, which is in its region."""
+    return sum(made(syntheses, name, type_, part) for part in ("standby", "rehearsal"))
+
+
 @with_standby
 def test_what_runs_all_month_is_counted(syntheses: Mapping[str, Synthesis], name: str) -> None:
-    """fails when the standby gets an endpoint, a gateway, a balancer, a check or a secret that the estimate lacks."""
+    """fails when the standby's region gets an endpoint, a gateway, a balancer, a check or a secret that the estimate
+    lacks."""
     found, network = counted(name), environment_of(name).network(Role.STANDBY)
     endpoints = syntheses[name].resources("aws_vpc_endpoint", part="standby").values()
     interfaces = [body for body in endpoints if body["vpc_endpoint_type"] == "Interface"]
@@ -53,16 +60,22 @@ def test_what_runs_all_month_is_counted(syntheses: Mapping[str, Synthesis], name
     assert found["load balancers, outer and inner"] == made(syntheses, name, "aws_lb") * costs.HOURS
     checks = syntheses[name].resources("aws_route53_health_check", part="dns")
     assert found["Route 53 health checks"] == len(checks)
-    assert found["secrets"] == made(syntheses, name, "aws_secretsmanager_secret")
+    assert found["secrets"] == both(syntheses, name, "aws_secretsmanager_secret")
+    assert found["dashboards"] == both(syntheses, name, "aws_cloudwatch_dashboard")
+    place = syntheses[name].resources("aws_vpc_endpoint", part="rehearsal").values()
+    inside = [body for body in place if body["vpc_endpoint_type"] == "Interface"]
+    assert found["rehearsals' interface endpoints"] == len(inside) * costs.HOURS
+    assert {len(body["subnet_ids"]) for body in inside} == {1}
+    assert made(syntheses, name, "aws_nat_gateway", "rehearsal") == 0
     zones = made(syntheses, name, "aws_route53_zone") + made(syntheses, name, "aws_route53_zone", "dns")
     assert found["zones, public and inner"] == zones
 
 
 @with_standby
 def test_keys_of_the_standbys_region_are_counted(syntheses: Mapping[str, Synthesis], name: str) -> None:
-    """Those of its own stack, those of the vaults' stack that are in its region, and that of copied backups."""
+    """Those of its own stacks, those of the vaults' stack that are in its region, and that of copied backups."""
     keys = 0
-    for part, elsewhere in (("standby", None), ("vault", None), ("primary", "aws.standby")):
+    for part, elsewhere in (("standby", None), ("rehearsal", None), ("vault", None), ("primary", "aws.standby")):
         for type_ in ("aws_kms_key", "aws_kms_replica_key"):
             bodies = syntheses[name].resources(type_, part=part).values()
             keys += sum(body.get("provider") == elsewhere for body in bodies)
@@ -85,7 +98,7 @@ def test_containers_are_counted_as_they_run(syntheses: Mapping[str, Synthesis], 
 @with_standby
 def test_alarms_are_counted_nearly(syntheses: Mapping[str, Synthesis], name: str) -> None:
     """An alarm is ten cents: the estimate may be some of them out, and not a tenth of a small standby."""
-    alarms = made(syntheses, name, "aws_cloudwatch_metric_alarm")
+    alarms = both(syntheses, name, "aws_cloudwatch_metric_alarm")
     assert abs(counted(name)["alarms"] - alarms) * costs.ALARM_MONTH <= ALARM_USD
 
 
@@ -99,3 +112,14 @@ def test_the_table_says_what_it_is() -> None:
     assert set(costs.AURORA_HOUR) <= set(costs.RDS_HOUR)
     assert all(costs.AURORA_HOUR[name] > costs.RDS_HOUR[name] for name in costs.AURORA_HOUR)
     assert json.loads(json.dumps(costs.to_json(costs.estimate(environment_of("demo")))))["unknown"] == []
+
+
+def test_a_place_that_reaches_the_internet_has_a_gateway() -> None:
+    """A store's image from elsewhere is not reached by endpoints; without rehearsals there is neither."""
+    internal = environment_of("internal")
+    public = replace(internal, vector=replace(internal.vector, image="pgvector/pgvector:pg18"))
+    never = replace(internal, given={**internal.given, "rehearse": ""})
+    for environment, gateway, endpoints in ((internal, False, True), (public, True, False), (never, False, False)):
+        whats = " ".join(line.what for line in costs.estimate(environment).lines)
+        assert ("rehearsals' NAT gateway" in whats) is gateway
+        assert ("rehearsals' interface endpoints" in whats) is endpoints

@@ -289,7 +289,7 @@ def test_what_is_ones_own_costs_nothing_here() -> None:
         assert words in whats(internal)
     own = Network(vpc_id="v", private_subnet_ids=("a", "b"), endpoints=False)
     theirs = replace(
-        said(internal, state=StateKind.EXISTING),
+        said(internal, state=StateKind.EXISTING, rehearse=""),
         queue=Queue(existing=True),
         capacity=Capacity(kind=CapacityKind.AUTO_SCALING, group="g"),
         networks=dict.fromkeys(Role, own),
