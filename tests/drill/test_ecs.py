@@ -276,6 +276,7 @@ def test_a_service_runs_what_was_started_and_no_more(
             await wait_until(both_run, what="both agents to run", timeout_s=60)
         finally:
             await player.close()
+            await asyncio.to_thread(scale, emulator, services[1], 1)
 
     asyncio.run(scenario())
 
