@@ -111,6 +111,12 @@ class Module:
         return found[1]
 
     @cached_property
+    def type(self) -> str:
+        """Terraform's name of the type, as the module's own documentation begins with it."""
+        found = re.search(r"^# `(?:data_)?(\w+)`", self.source, re.MULTILINE)
+        return found[1] if found else ""
+
+    @cached_property
     def resource(self) -> str:
         """The class of the resource itself: the first."""
         return next(name for name in self._classes if not name.startswith("_"))
@@ -196,17 +202,25 @@ def _described(docstring: str) -> dict[str, str]:
 
 
 @cache
-def _module(name: str) -> Module | None:
+def _modules() -> dict[str, Path]:
+    """Where the bindings of each type are, by the name without underscores: `route53recoverycontrolconfig` has one
+    more in its module's name than in Terraform's."""
     spec = PathFinder.find_spec("cdktf_cdktf_provider_aws")
     assert spec is not None, "the bindings are not installed"
-    paths = [Path(folder) / name / "__init__.py" for folder in spec.submodule_search_locations or ()]
-    path = next((path for path in paths if path.is_file()), None)
-    return None if path is None else Module(name, path.read_text())
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    return {path.name.replace("_", ""): path for folder in folders for path in folder.iterdir() if path.is_dir()}
+
+
+@cache
+def _module(name: str) -> Module | None:
+    path = _modules().get(name.replace("_", ""))
+    return None if path is None else Module(name, (path / "__init__.py").read_text())
 
 
 def bindings_of(type_: str, *, data: bool = False) -> Module | None:
     """The bindings of a resource type, or of a data source; None where the provider has no such type."""
-    return _module(f"data_{type_}" if data else type_.removeprefix("aws_"))
+    found = _module(f"data_{type_}" if data else type_.removeprefix("aws_"))
+    return found if found is not None and found.type == type_ else None
 
 
 def problems_of(type_: str, body: Mapping[str, Any], *, data: bool = False) -> list[str]:

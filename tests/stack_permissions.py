@@ -189,7 +189,8 @@ class Deployment:
 
     def keys_of(self, stack: Stack, resource: str) -> set[Key]:
         """The keys of what the resource of a policy of a stack covers."""
-        container = resource.partition("/")[0]
+        is_bucket = resource.startswith(("arn:aws:s3:::", "${aws_s3_bucket."))
+        container = resource.partition("/")[0] if is_bucket else resource
         return {
             key
             for arn, part, reference, key in self.encrypted
@@ -235,8 +236,10 @@ class Deployment:
         for action, resource in self.allowed(stack, role):
             for asked in ASKED_OF_KEYS.get(action, ()):
                 found |= {(asked, key) for key in self.keys_of(stack, resource)}
-            # Whoever reads points checks their signature, and whoever seals them signs, with its own region's key.
-            if action in SIGNATURE and POINTS.search(resource):
+            # Whoever reads points checks their signature, and whoever seals them signs, with its own region's key; who
+            # copies what was sealed has the signature with it.
+            copies = action == "s3:PutObject" and "copy-points" in stack.bodies[role][1]["name"]
+            if action in SIGNATURE and POINTS.search(resource) and not copies:
                 found |= {(SIGNATURE[action], Key(region=place(stack)[0], alias=alias)) for alias in self.signing}
             if action == "rds:RestoreDBInstanceToPointInTime" and ":auto-backup:" in resource:
                 found |= {(asked, key) for asked in RESTORE for key in self._backup_keys}
@@ -247,6 +250,20 @@ class Deployment:
                 assert key is not None
                 found |= {(asked, key) for asked in VOLUME_KEY}
         return found
+
+    def optional_keys(self, stack: Stack, role: str) -> set[tuple[str, Key]]:
+        """What a role may do with keys for what no policy of AWS's shows: points in a store elsewhere, which it reads
+        and seals with that store's own keys."""
+        reads = {
+            resource for action, resource in self.allowed(stack, role) if action == "secretsmanager:GetSecretValue"
+        }
+        if not any(resource.endswith("/vault-keys-??????") for resource in reads):
+            return set()
+        return {
+            (signature, Key(region=place(stack)[0], alias=alias))
+            for signature in SIGNATURE.values()
+            for alias in self.signing
+        }
 
     @cached_property
     def _backup_keys(self) -> set[Key]:
@@ -481,7 +498,8 @@ def key_problems(deployment: Deployment) -> list[str]:
     found = []
     for stack, role in deployment.roles:
         what = stack.subject(role)
-        found += differences(what, deployment.needed_keys(stack, role), deployment.granted_keys(stack, role))
+        needed, granted = deployment.needed_keys(stack, role), deployment.granted_keys(stack, role)
+        found += differences(what, needed, granted - (deployment.optional_keys(stack, role) - needed))
         found += _bound_problems(deployment, stack, role, what)
     known = set(deployment.aliases.values())
     for stack, role in deployment.roles:

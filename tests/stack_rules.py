@@ -482,6 +482,7 @@ KEEPS_NOTHING = (
     "aws_ecr_replication_configuration",
     "aws_ecs_cluster",
     "aws_eip",
+    "aws_eks_access_entry",
     "aws_flow_log",
     "aws_iam_instance_profile",
     "aws_iam_role",

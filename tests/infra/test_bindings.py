@@ -48,6 +48,15 @@ def test_every_reference_is_to_something_there(syntheses: Mapping[str, Synthesis
     assert reference_problems(syntheses[environment].stacks[part]) == []
 
 
+def test_what_an_operator_may_choose_is_of_the_provider_too(variants: Mapping[str, Synthesis]) -> None:
+    """The same of environments that no example is like: another cluster's agents, a network and vaults of the
+    operator's own, switches for the names."""
+    for name, made in variants.items():
+        for part, stack in made.stacks.items():
+            assert shape_problems(stack) == [], (name, part)
+            assert reference_problems(stack) == [], (name, part)
+
+
 def test_the_synthesized_provider_is_the_one_of_the_bindings(syntheses: Mapping[str, Synthesis]) -> None:
     """fails when the bindings are generated from another version than the one that is deployed."""
     versions = {

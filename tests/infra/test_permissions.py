@@ -50,6 +50,13 @@ def test_each_holds_what_it_needs_and_no_more(syntheses: Mapping[str, Synthesis]
     assert CHECKS[check](deployment_of(environment, syntheses[environment].stacks)) == []
 
 
+@pytest.mark.parametrize("check", CHECKS)
+def test_whatever_an_operator_chooses_each_holds_what_it_needs(variants: Mapping[str, Synthesis], check: str) -> None:
+    """The same of environments that no example is like."""
+    for name, made in variants.items():
+        assert CHECKS[check](deployment_of(name, made.stacks)) == [], name
+
+
 def test_there_is_something_to_hold(syntheses: Mapping[str, Synthesis]) -> None:
     """fails when nothing is derived, which would make everything else here pass."""
     deployment = deployment_of("internal", syntheses["internal"].stacks)

@@ -67,8 +67,8 @@ def state_problems(environment: Environment, part: str, stack: Mapping[str, Any]
     source = terraform["required_providers"].get("aws")
     if terraform["required_providers"].keys() != {"aws"} or source != {"source": "aws", "version": VERSION}:
         found.append(f"the providers are {terraform['required_providers']}")
-    if "terraform_remote_state" in stack.get("data", {}):
-        found.append("the state of another stack is read")
+    # The zone by its name, which is no region's.
+    found += [f"{type_} is read at plan time" for type_ in sorted(set(stack.get("data", {})) - {"aws_route53_zone"})]
     return found
 
 
@@ -175,6 +175,10 @@ def a_read_of_another_state(stack: dict[str, Any]) -> None:
     stack.setdefault("data", {})["terraform_remote_state"] = {"primary": {"backend": "s3"}}
 
 
+def a_read_of_the_other_region(stack: dict[str, Any]) -> None:
+    stack.setdefault("data", {})["aws_db_instance"] = {"primary": {"db_instance_identifier": "relight-demo-state"}}
+
+
 SABOTAGE: dict[Callable[[dict[str, Any]], None], str] = {
     a_required_version: "terraform.required_version is not wanted",
     state_in_a_file: "the state is kept in local",
@@ -187,7 +191,8 @@ SABOTAGE: dict[Callable[[dict[str, Any]], None], str] = {
     any_account: "a provider takes any account",
     the_other_region: "the provider is in",
     an_endpoint_of_its_own: "a provider has credentials or endpoints of its own",
-    a_read_of_another_state: "the state of another stack is read",
+    a_read_of_another_state: "terraform_remote_state is read at plan time",
+    a_read_of_the_other_region: "aws_db_instance is read at plan time",
 }
 
 

@@ -1,4 +1,7 @@
-"""What `cdktf deploy` would deploy, read from the synthesized JSON."""
+"""What `cdktf deploy` would deploy, read from the synthesized JSON.
+
+What holds for every environment is in `test_bindings`, `test_assertions`, `test_permissions` and `test_stack_states`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import hashlib
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,67 +29,7 @@ from relight_stacks.settings import settings_for
 if TYPE_CHECKING:
     from synthesis import Synthesis
 
-HOME = {
-    "vault": "us-west-2",
-    "primary": "us-east-1",
-    "standby": "us-west-2",
-    "dns": "us-west-2",
-    "rehearsal": "us-west-2",
-}
-REFERENCE = re.compile(r"\$\{([^}]*)\}")
-# How ACM wants a domain proved is a set, whose members say the same.
-PROOF = re.compile(r"tolist\((aws_acm_certificate\.[\w-]+\.domain_validation_options)\)\.0\.resource_record_[a-z]+")
 ADDRESSES = Path(__file__).parent / "addresses.txt"
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_each_stack_keeps_its_state_at_home(synthesis: Synthesis, part: str) -> None:
-    """State is in the stack's own region, encrypted and locked, and never in the other's."""
-    assert synthesis.stacks[part]["terraform"]["backend"] == {
-        "s3": {
-            "bucket": f"relight-demo-state-000000000000-{HOME[part]}",
-            "key": f"demo-{part}.tfstate",
-            "region": HOME[part],
-            "encrypt": True,
-            "use_lockfile": True,
-        }
-    }
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_no_stack_reads_the_state_of_another(synthesis: Synthesis, part: str) -> None:
-    """There is no remote state, and the only data source is the zone by its name."""
-    data = synthesis.stacks[part].get("data", {})
-    assert set(data) <= {"aws_route53_zone"}
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_provider_refuses_any_other_account(synthesis: Synthesis, part: str) -> None:
-    """Credentials of the wrong account deploy nothing; only the vault stack has a provider in the other region."""
-    providers = synthesis.stacks[part]["provider"]["aws"]
-    assert all(provider["allowed_account_ids"] == ["000000000000"] for provider in providers)
-    assert [provider["region"] for provider in providers] == [HOME[part]] + ["us-east-1"] * (part == "vault")
-
-
-def test_no_required_version(synthesis: Synthesis) -> None:
-    """checkov reads nothing of a stack that has one, and passes."""
-    for part in PARTS:
-        assert "required_version" not in synthesis.stacks[part]["terraform"]
-
-
-def test_references_have_one_form(synthesis: Synthesis) -> None:
-    """`${type.name.attribute}`, with `data.` or `ephemeral.` before it, of what the same stack holds: no function, but
-    to take one of a certificate's proofs."""
-    for part in PARTS:
-        stack = synthesis.stacks[part]
-        references = REFERENCE.findall(synthesis.text(part))
-        assert references or part == "none"
-        for reference in references:
-            names = PROOF.sub(r"\1", reference).split(".")
-            kinds = stack[names[0]] if names[0] in ("data", "ephemeral") else stack["resource"]
-            type_, name, _attribute = names[-3:]
-            assert len(names) == 3 + (names[0] in ("data", "ephemeral")), reference
-            assert name in kinds[type_], reference
 
 
 def test_tokens_are_resolved(synthesis: Synthesis) -> None:
@@ -430,7 +372,7 @@ def test_an_agent_has_time_to_start(synthesis: Synthesis, part: str) -> None:
 @pytest.mark.parametrize("part", HALVES)
 def test_images_come_from_the_region_itself(synthesis: Synthesis, part: str) -> None:
     """A standby that pulls from the primary's registry dies with it."""
-    region = HOME[part]
+    region = {"primary": "us-east-1", "standby": "us-west-2"}[part]
     for service in ("agent", "vector"):
         assert f".{region}." in container(synthesis, part, service)["image"]
 

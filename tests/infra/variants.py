@@ -9,9 +9,19 @@ import pytest
 from synthesis import Synthesis
 
 from relight.config import MemoryStore, Role
+from relight_constructs.props import Lock
 from relight_stacks.app import synthesize
 from relight_stacks.bundles import Bundles
-from relight_stacks.environment import Agent, Capacity, CapacityKind, Environment, LargeWork, Network, Queue
+from relight_stacks.environment import (
+    Agent,
+    Capacity,
+    CapacityKind,
+    Environment,
+    LargeWork,
+    Network,
+    OtherStore,
+    Queue,
+)
 from relight_stacks.loading import load_named
 
 if TYPE_CHECKING:
@@ -19,18 +29,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+ELSEWHERE = OtherStore(endpoint="https://0123456789abcdef.r2.cloudflarestorage.com", bucket="our-points", lock_days=7)
+
+
 def _existing(environment: Environment) -> Environment:
-    network = Network(
-        vpc_id="vpc-0123456789abcdef0",
-        private_subnet_ids=("subnet-0aaaaaaaaaaaaaaa0", "subnet-0aaaaaaaaaaaaaaa1"),
-        public_subnet_ids=("subnet-0bbbbbbbbbbbbbbb0", "subnet-0bbbbbbbbbbbbbbb1"),
-        route_table_ids=("rtb-0123456789abcdef0",),
-        certificate_arn="arn:aws:acm:us-east-1:000000000000:certificate/1",
-        endpoints=False,
-        ports=(6432,),
-        access_logs_bucket="logs-of-load-balancers",
-    )
-    return replace(environment, name="existing", networks=dict.fromkeys(Role, network), queue=Queue(existing=True))
+    def network(region: str) -> Network:
+        return Network(
+            vpc_id="vpc-0123456789abcdef0",
+            private_subnet_ids=("subnet-0aaaaaaaaaaaaaaa0", "subnet-0aaaaaaaaaaaaaaa1"),
+            public_subnet_ids=("subnet-0bbbbbbbbbbbbbbb0", "subnet-0bbbbbbbbbbbbbbb1"),
+            route_table_ids=("rtb-0123456789abcdef0",),
+            certificate_arn=f"arn:aws:acm:{region}:000000000000:certificate/1",
+            endpoints=False,
+            ports=(6432,),
+            access_logs_bucket="logs-of-load-balancers",
+        )
+
+    networks = {role: network(environment.names.region(role)) for role in Role}
+    return replace(environment, name="existing", networks=networks, queue=Queue(existing=True))
 
 
 def _variants() -> list[Environment]:
@@ -46,6 +62,9 @@ def _variants() -> list[Environment]:
         replace(demo, name="public", queue=public, replicate_images=False),
         replace(demo, name="pods", capacity=pods, agent=Agent(replicas=2), large_work=work),
         replace(demo, name="machines", capacity=machines, agent=Agent(replicas=2), large_work=work),
+        replace(demo, name="switches", routing_controls=True),
+        replace(demo, name="elsewhere", vaults=replace(demo.vaults, other={Role.STANDBY: ELSEWHERE})),
+        replace(demo, name="open", vaults=replace(demo.vaults, lock=Lock.NONE)),
     ]
 
 
@@ -63,4 +82,5 @@ class Variant(Synthesis):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return ("vault", "primary", "standby", "dns")
+        parts = ("vault", "primary", "standby", "dns", "rehearsal")
+        return tuple(part for part in parts if (self.folder / "stacks" / f"{self.environment}-{part}").is_dir())
