@@ -12,7 +12,7 @@ from __future__ import annotations
 ENDPOINTS: dict[str, tuple[str, str]] = {
     "ecr.api": ("ecr", "ECS, to start a container, under the network interface of its task"),
     "ecr.dkr": ("ecr", "ECS, to pull an image, whose layers come from S3"),
-    "ecs": ("ecs", "snapshot and hydrate start a task where the memory is too large for a function"),
+    "ecs": ("ecs", "snapshot and hydrate start a task where the memory is too large; scale asks for servers, if inside"),
     "eks": ("eks", "scale asks where the API of the agents' cluster is"),
     "kms": ("kms", "snapshot signs points; assess, hydrate and rehearse check the signatures"),
     "logs": ("logs", "the log driver of every container"),
