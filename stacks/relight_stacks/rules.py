@@ -43,6 +43,7 @@ def collisions(environments: Iterable[Environment]) -> Iterator[_Found]:
     """What two environments of one account would each make, and there can be only one of."""
     domains: dict[tuple[str, str], str] = {}
     registries: dict[tuple[str, str], str] = {}
+    channels: dict[tuple[str, str], str] = {}
     for environment in environments:
         name, account, region = environment.name, environment.account, environment.regions.primary
         # Each makes the zone of its domain, and finds it by name.
@@ -61,6 +62,14 @@ def collisions(environments: Iterable[Environment]) -> Iterator[_Found]:
                     f"{account} in {region} already, which can be configured once",
                     "use replicate_images = false in one of the two, and push its images to both regions yourself",
                 )
+        channel = environment.incidents.slack_channel
+        owner = channels.setdefault((account, channel), name) if channel else name
+        if owner != name:
+            yield (
+                f"{name}: incidents.slack_channel = {channel!r} is {owner}'s in the same account, where a channel can "
+                "be configured once",
+                "use a channel of its own",
+            )
 
 
 def contradictions(environment: Environment) -> Iterator[_Found]:
