@@ -11,8 +11,7 @@ from relight.config import Acknowledge, ConfirmBy, Role, StateKind
 from relight.errors import ConfigError
 from relight.objectives import Tier
 from relight_stacks import app, loading
-from relight_stacks.environment import Environment, Network
-from relight_stacks.environment import Incidents
+from relight_stacks.environment import Environment, Incidents, Network
 from relight_stacks.loading import environments_folder, examples_folder, load_environment, load_environments, load_named
 from relight_stacks.promises import keep_promises, promises
 from relight_stacks.rules import check, check_together, contradictions
@@ -342,7 +341,7 @@ def test_a_slack_channel_is_one_environments_in_an_account(tmp_path: Path) -> No
     """fails when the second deployment would be refused by Slack's service: a channel can be configured once."""
     first, second = two(tmp_path, more="replicate_images = false\n")
     said = Incidents(slack_team="T0EXAMPLE1", slack_channel="C0EXAMPLE1")
-    with pytest.raises(ConfigError, match="second: incidents.slack_channel = 'C0EXAMPLE1' is first's") as caught:
+    with pytest.raises(ConfigError, match=r"second: incidents\.slack_channel = 'C0EXAMPLE1' is first's") as caught:
         check_together([replace(item, incidents=said) for item in (first, second)])
     assert "use a channel of its own" in str(caught.value)
     check_together([first, second])
@@ -354,9 +353,10 @@ def test_a_slack_channel_is_one_environments_in_an_account(tmp_path: Path) -> No
 def test_where_pagerduty_is_asks_for_pagerduty(tmp_path: Path) -> None:
     """fails when an account of the EU is named, and nobody is paged."""
     environment = replace(two(tmp_path, more="replicate_images = false\n")[0], incidents=Incidents(pagerduty_eu=True))
-    assert [problem for problem, _ in contradictions(environment)] == [
-        "incidents.pagerduty_eu = true says where, and incidents.pagerduty is false"
-    ]
+    problems = [problem for problem, _ in contradictions(environment)]
+    assert "incidents.pagerduty_eu = true says where, and incidents.pagerduty is false" in problems
+    said = replace(environment, incidents=Incidents(pagerduty=True, pagerduty_eu=True))
+    assert [*contradictions(said)] == []
 
 
 def test_what_is_synthesized_together_is_looked_at_together(
