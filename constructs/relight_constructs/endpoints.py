@@ -12,12 +12,15 @@ from __future__ import annotations
 ENDPOINTS: dict[str, tuple[str, str]] = {
     "ecr.api": ("ecr", "ECS, to start a container, under the network interface of its task"),
     "ecr.dkr": ("ecr", "ECS, to pull an image, whose layers come from S3"),
-    "ecs": ("ecs", "snapshot and hydrate start a task where the memory is too large; scale asks for servers, if inside"),
+    "ecs": (
+        "ecs",
+        "snapshot and hydrate start a task where the memory is too large; scale asks for servers, if inside",
+    ),
     "eks": ("eks", "scale asks where the API of the agents' cluster is"),
-    "kms": ("kms", "snapshot signs points; assess, hydrate and rehearse check the signatures"),
+    "kms": ("kms", "snapshot signs points; assess, hydrate and observe check the signatures"),
     "logs": ("logs", "the log driver of every container"),
-    "monitoring": ("cloudwatch", "agents, snapshot, rehearse and providers publish metrics"),
-    "rds": ("rds", "promote asks RDS to promote a database that Relight made"),
+    "monitoring": ("cloudwatch", "agents, observe and providers publish metrics"),
+    "rds": ("rds", "promote asks RDS to promote a database that Relight made; assess and observe, how old backups are"),
     "secretsmanager": ("secretsmanager", "each function reads its connections, and ECS a container's secrets"),
     "sns": ("sns", "an agent that has been on a fallback provider for long tells people"),
 }
