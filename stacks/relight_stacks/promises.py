@@ -15,7 +15,7 @@ from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, Role, StateKin
 from relight.errors import ConfigError
 from relight.memory.estimate import LOAD_BYTES_PER_S
 from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
-from relight_stacks.environment import CapacityKind
+from relight_stacks.environment import CapacityKind, Lock
 from relight_stacks.tiers import DEFAULTS, Routing, Waiting
 
 if TYPE_CHECKING:
@@ -447,6 +447,11 @@ def _not_covered(environment: Environment) -> Iterator[str]:
             )
     if environment.read_only:
         yield "work: with read_only = true agents answer what is asked, and begin nothing, in both regions"
+    if environment.vaults.lock is Lock.NONE:
+        yield (
+            'somebody who may delete: with vault.lock = "none" an administrator, or who has become one, destroys the '
+            "points of both regions for good"
+        )
     if not environment.providers:
         yield "LLM providers: none is named, so nothing tries whether the standby could ask them"
     yield "a mistake that is replicated, such as a deleted table: `relight restore --before TIME` is for that"

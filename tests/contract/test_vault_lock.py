@@ -18,7 +18,7 @@ from relight.recovery.points import prune_points
 from relight.vault import points
 from relight.vault.holding import hidden_points, hold, undelete
 from relight.vault.retention import prune
-from relight.vault.store import Vault
+from relight.vault.store import PART_BYTES, Vault
 from relight.wiring import Region
 from relight_cli.main import main
 from relight_drill.applier import apply
@@ -106,6 +106,29 @@ def test_what_is_put_is_locked(region: Region) -> None:
         refused = vault._client.delete_objects(Bucket=vault.bucket, Delete={"Objects": [named]})
         assert [item["Code"] for item in refused["Errors"]] == ["AccessDenied"]
         assert vault.get_bytes(key) == b"{}"
+
+
+def test_every_upload_has_a_checksum(region: Region) -> None:
+    """fails when S3 would refuse it: into a bucket that locks what is put, nothing goes without one."""
+    seen: dict[str, list[bool]] = {}
+
+    def look(request: Any, event_name: str, **_: object) -> None:
+        headers = {name.lower() for name in request.headers}
+        has = any(name.startswith("x-amz-checksum-") or name in ("x-amz-trailer", "content-md5") for name in headers)
+        seen.setdefault(event_name.rpartition(".")[2], []).append(has)
+
+    events = region.vault._client.meta.events
+    events.register("before-send.s3", look)
+    region.vault.put_bytes("runs/checked.json", b"{}", only_if_absent=True)
+    with region.vault.writer("points/checked/small") as writer:
+        writer.write(b"x")
+    with region.vault.writer("points/checked/large") as writer:
+        writer.write(bytes(PART_BYTES + 1))
+    events.unregister("before-send.s3", look)
+    assert {name: (len(found), all(found)) for name, found in seen.items() if name in ("PutObject", "UploadPart")} == {
+        "PutObject": (2, True),
+        "UploadPart": (2, True),
+    }
 
 
 def test_each_region_encrypts_with_its_own_copy_of_one_key(

@@ -18,6 +18,7 @@ from relight_constructs.access import VaultRef
 from relight_constructs.lifecycle import COOL_DAYS, LEAST_END_DAYS, Ladder
 from relight_constructs.props import Lock, Place, VaultProps
 from relight_stacks.loading import examples_folder, load_environments, load_named
+from relight_stacks.promises import promises
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def environment_of(name: str) -> Any:
     return (
         load_named(name) if name == "demo" else {item.name: item for item in load_environments(examples_folder())}[name]
     )
+
+
+def test_who_goes_without_a_lock_is_told(syntheses: Mapping[str, Synthesis]) -> None:
+    """`env check` says what is not covered then, and nothing of it elsewhere."""
+    for name in syntheses:
+        environment = environment_of(name)
+        said = 'vault.lock = "none"' in " ".join(promises(environment).not_covered)
+        assert said is (environment.vaults.lock is Lock.NONE), name
 
 
 def test_a_lock_that_is_changed_later_replaces_no_bucket(syntheses: Mapping[str, Synthesis]) -> None:
