@@ -685,6 +685,16 @@ class ScratchStoreProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LargeRehearsalProps:
+    """A task that rehearses memories of more than `above_bytes`, of an image that holds the library."""
+
+    image: str
+    above_bytes: int
+    cpu: int = 2048
+    memory: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalProps:
     """A place of its own to rehearse restores in, called `name`, and how often that is done.
 
@@ -692,7 +702,8 @@ class RehearsalProps:
     `vault` is the region's own, `code` a bundle of `relight_lambdas`. `topic` is told when a rehearsal fails, when the
     store outlives one, and when for `late_after_s` none went well. Raising `password_version` makes a new password. The
     network has one subnet, in the zone of this letter. With `internet` it reaches that through a NAT gateway instead of
-    AWS alone through endpoints: an image that is in no registry of ECR, or a vault outside AWS, needs it.
+    AWS alone through endpoints: an image that is in no registry of ECR, or a vault outside AWS, needs it. Without
+    `large`, what a function does not restore within 15 minutes is a rehearsal that failed.
     """
 
     place: Place
@@ -710,6 +721,7 @@ class RehearsalProps:
     late_after_s: int
     zone: str = "a"
     internet: bool = False
+    large: LargeRehearsalProps | None = None
     log_retention_days: int = LOG_RETENTION_DAYS
 
 

@@ -335,19 +335,20 @@ def _large_branch(hydrate: dict[str, Any], large: TaskRun) -> dict[str, Any]:
         "States": {
             HYDRATE: hydrate | {"ResultPath": "$.hydrate", "Next": IS_LARGE},
             IS_LARGE: {"Type": "Choice", "Choices": [is_large | {"Next": HYDRATE_TASK}], "Default": HYDRATED},
-            HYDRATE_TASK: _run_task(large) | {"ResultPath": None, "Next": HYDRATED},
+            HYDRATE_TASK: run_task(large, {"Command.$": f"States.Array('{HYDRATE}', '--run-id', $.run_id)"})
+            | {"Retry": [_retry(("States.TaskFailed",), TASK_ENDED)], "ResultPath": None, "Next": HYDRATED},
             HYDRATED: {"Type": "Succeed"},
         },
     }
 
 
-def _run_task(large: TaskRun) -> dict[str, Any]:
+def run_task(large: TaskRun, command: Mapping[str, Any]) -> dict[str, Any]:
+    """A state that runs the task with `command` and waits for its end."""
     network = {
         "Subnets": list(large.subnet_ids),
         "SecurityGroups": list(large.security_group_ids),
         "AssignPublicIp": "DISABLED",
     }
-    command = f"States.Array('{HYDRATE}', '--run-id', $.run_id)"
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::ecs:runTask.sync",
@@ -356,10 +357,9 @@ def _run_task(large: TaskRun) -> dict[str, Any]:
             "TaskDefinition": large.family,
             "LaunchType": "FARGATE",
             "NetworkConfiguration": {"AwsvpcConfiguration": network},
-            "Overrides": {"ContainerOverrides": [{"Name": large.container, "Command.$": command}]},
+            "Overrides": {"ContainerOverrides": [{"Name": large.container, **command}]},
         },
         "TimeoutSeconds": TASK_S,
-        "Retry": [_retry(("States.TaskFailed",), TASK_ENDED)],
     }
 
 

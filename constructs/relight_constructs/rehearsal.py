@@ -11,6 +11,7 @@ from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import Construct
 from relight_constructs.deadletters import DeadLetters
+from relight_constructs.endpoints import REHEARSING
 from relight_constructs.function import Function
 from relight_constructs.key import Key
 from relight_constructs.machine import StateMachine
@@ -27,12 +28,14 @@ from relight_constructs.props import (
     SecretProps,
     ServiceProps,
     VolumeProps,
+    WorkTaskProps,
 )
 from relight_constructs.recovery_machine import Step
 from relight_constructs.rehearsal_machine import CLOSE, OPEN, REHEARSE, TIMEOUTS_S, definition, whole_s
 from relight_constructs.secret import Secret
 from relight_constructs.services import Cluster, Service
 from relight_constructs.triggers import CallOnEvent, Schedule
+from relight_constructs.work import WorkTask
 
 if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
@@ -43,8 +46,6 @@ AGE = "rehearse-age"
 
 # Nothing reaches this network from another one, so its range may be anybody's too.
 CIDR = "10.0.0.0/24"
-# What is called from within it, S3 aside.
-SERVICES = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager")
 
 LOOK_FOR_OTHERS_ACTIONS = ("states:ListExecutions",)
 RUN_STORE_ACTIONS = ("ecs:UpdateService",)
@@ -106,12 +107,16 @@ class Rehearsal(Construct):
             verb: self._function(verb, timeout_s=seconds, networked=verb == REHEARSE)
             for verb, seconds in TIMEOUTS_S.items()
         }
+        self._work = self._make_work()
         self._grant(functions)
         for function in functions.values():
             function.grant_invoke(self.machine)
+        if self._work is not None:
+            self._work.grant_run(self.machine)
         self.machine.define(
             definition(
-                {verb: Step(function_arn=item.arn, timeout_s=item.timeout_s) for verb, item in functions.items()}
+                {verb: Step(function_arn=item.arn, timeout_s=item.timeout_s) for verb, item in functions.items()},
+                large=None if self._work is None else self._work.run,
             ),
             logs_key=self._key,
             log_retention_days=props.log_retention_days,
@@ -156,7 +161,7 @@ class Rehearsal(Construct):
                 zones=(props.zone,),
                 nat=props.internet,
                 public=props.internet,
-                services=() if props.internet else SERVICES,
+                services=() if props.internet else REHEARSING,
                 groups=("functions", "vector") if props.internet else ("endpoints", "functions", "vector"),
             ),
         )
@@ -193,15 +198,44 @@ class Rehearsal(Construct):
             ),
         )
 
-    def _function(self, verb: str, *, timeout_s: int, networked: bool) -> Function:
+    def _make_work(self) -> WorkTask | None:
+        props, large = self._props, self._props.large
+        if large is None:
+            return None
+        return WorkTask(
+            self,
+            "work",
+            WorkTaskProps(
+                place=self._inside,
+                cluster=props.name,
+                family=f"{props.name}-work",
+                image=large.image,
+                environment=self._environment,
+                network=self._network.attachment("functions"),
+                logs_key=self._key,
+                above_bytes=large.above_bytes,
+                cpu=large.cpu,
+                memory=large.memory,
+                log_retention_days=props.log_retention_days,
+            ),
+        )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """What the functions and the task are told."""
         props = self._props
-        where = {
+        return {
+            **props.environment,
             "RELIGHT_REHEARSAL_MACHINE_ARN": self.machine.arn,
             "RELIGHT_REHEARSAL_CLUSTER": props.name,
             "RELIGHT_REHEARSAL_SERVICE": SERVICE,
             "RELIGHT_REHEARSAL_SECRET": props.password_secret,
             "RELIGHT_REHEARSAL_FORM": props.store.form,
         }
+
+    def _function(self, verb: str, *, timeout_s: int, networked: bool) -> Function:
+        props = self._props
+        above = {} if props.large is None else {"RELIGHT_LARGE_BYTES": str(props.large.above_bytes)}
         return Function(
             self,
             verb,
@@ -210,7 +244,7 @@ class Rehearsal(Construct):
                 name=f"{props.place.prefix}-{verb}",
                 verb=verb,
                 code=props.code,
-                environment={**props.environment, **where},
+                environment={**self._environment, **(above if verb == REHEARSE else {})},
                 timeout_s=timeout_s,
                 logs_key=self._key,
                 dead_letters=self._dead_letters,
@@ -220,16 +254,21 @@ class Rehearsal(Construct):
         )
 
     def _grant(self, functions: dict[str, Function]) -> None:
-        """Every permission of every function is one line here."""
-        props = self._props
+        """Every permission is one line here."""
         for verb in (OPEN, CLOSE):
             self._grant_run(functions[verb])
-        rehearse = functions[REHEARSE]
-        self._password.grant_read(rehearse)
-        props.vault.grant_restore(rehearse)
-        props.vault.grant_rehearse(rehearse)
-        props.signing.grant_check(rehearse)
-        rehearse.allow_metrics(METRICS)
+        self._grant_rehearse(functions[REHEARSE])
+        if self._work is not None:
+            self._grant_rehearse(self._work)
+
+    def _grant_rehearse(self, grantee: Function | WorkTask) -> None:
+        """Restore a point into the store, and say how it went."""
+        props = self._props
+        self._password.grant_read(grantee)
+        props.vault.grant_restore(grantee)
+        props.vault.grant_rehearse(grantee)
+        props.signing.grant_check(grantee)
+        grantee.allow_metrics(METRICS)
 
     def _grant_run(self, grantee: Grantee) -> None:
         """Start or end the store, see what became of it, and see who else uses it."""
@@ -295,7 +334,7 @@ class Rehearsal(Construct):
                 statistic="SampleCount",
                 dimensions={"ClusterName": props.name, "ServiceName": SERVICE},
                 period_s=_LOOK_S,
-                looks=math.ceil(whole_s() / _LOOK_S) + 1,
+                looks=math.ceil(whole_s(large=props.large is not None) / _LOOK_S) + 1,
                 topic=props.topic,
             ),
         )

@@ -1,22 +1,24 @@
 """A rehearsal as a state machine, described once. Pure: nothing here starts node.
 
-open → rehearse → close, and close in every case: after any state that failed for good or took too long, the machine
-closes and only then fails. What ends an execution from outside (a person, or its own time) runs no state any more: a
-rule of EventBridge calls close for it.
+open → rehearse → close, with a task in between that rehearses what is too large for a function. And close in every
+case: after any state that failed for good or took too long, the machine closes and only then fails. What ends an
+execution from outside (a person, or its own time) runs no state any more: a rule of EventBridge calls close for it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relight_constructs.recovery_machine import ENDED, LATER, POLL_S, Again, Step, invoke
-from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, STATE_MARGIN_S
+from relight_constructs.recovery_machine import ENDED, LATER, POLL_S, Again, Step, TaskRun, invoke, run_task
+from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, STATE_MARGIN_S, TASK_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OPEN = "rehearse-open"
 REHEARSE = "rehearse"
+IS_LARGE = "is-memory-large"
+REHEARSE_TASK = "rehearse-as-task"
 CLOSE = "rehearse-close"
 CLOSE_AFTER_FAILURE = "rehearse-close-after-failure"
 FAILED = "failed"
@@ -29,17 +31,20 @@ OPEN_S = 900.0
 CLOSE_S = 300.0
 
 
-def whole_s() -> int:
+def whole_s(*, large: bool) -> int:
     """How long an execution may take: what is longer is stuck, is ended from outside, and closed for by the rule."""
 
     def state_s(verb: str, waits_s: float) -> float:
         return (1 + ENDED.attempts) * (TIMEOUTS_S[verb] + STATE_MARGIN_S) + waits_s
 
-    return int(state_s(OPEN, OPEN_S) + state_s(REHEARSE, 0) + 2 * state_s(CLOSE, CLOSE_S))
+    closing_s = 2 * state_s(CLOSE, CLOSE_S)
+    return int(state_s(OPEN, OPEN_S) + state_s(REHEARSE, 0) + (TASK_S if large else 0) + closing_s)
 
 
-def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
+def definition(steps: Mapping[str, Step], *, large: TaskRun | None = None) -> dict[str, Any]:
     """The state machine in Amazon States Language, over one step for each of `TIMEOUTS_S`.
+
+    With `large`, a memory that is too large for a function is rehearsed by that task.
 
     Its input may name a `point`. An execution that began while another used the place is refused, and closes nothing.
     """
@@ -58,7 +63,7 @@ def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
         REHEARSE: invoke(
             steps[REHEARSE], {"Payload": {"address.$": "$.place.address", "input.$": "$$.Execution.Input"}}, LATER
         )
-        | {"ResultPath": None, "Catch": [failed], "Next": CLOSE},
+        | {"ResultPath": "$.rehearse", "Catch": [failed], "Next": IS_LARGE if large else CLOSE},
         CLOSE: close | {"ResultPath": None, "Catch": [failed], "End": True},
         CLOSE_AFTER_FAILURE: close
         | {
@@ -69,4 +74,14 @@ def definition(steps: Mapping[str, Step]) -> dict[str, Any]:
         },
         FAILED: {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"},
     }
-    return {"Comment": "Rehearse a restore", "StartAt": OPEN, "TimeoutSeconds": whole_s(), "States": states}
+    if large is not None:
+        is_large = {"Variable": "$.rehearse.Payload.large", "BooleanEquals": True, "Next": REHEARSE_TASK}
+        states[IS_LARGE] = {"Type": "Choice", "Choices": [is_large], "Default": CLOSE}
+        # One that fails has found something out, as the function would have: it is not tried again.
+        states[REHEARSE_TASK] = run_task(large, {"Command.$": "$.rehearse.Payload.command"}) | {
+            "ResultPath": None,
+            "Catch": [failed],
+            "Next": CLOSE,
+        }
+    whole = whole_s(large=large is not None)
+    return {"Comment": "Rehearse a restore", "StartAt": OPEN, "TimeoutSeconds": whole, "States": states}

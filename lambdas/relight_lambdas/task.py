@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from relight.errors import RelightError
 from relight.recovery.copying import catch_up
 from relight.recovery.points import take_point
+from relight.recovery.rehearsal_place import rehearse_there
 from relight.recovery.run import Run, run_state
 from relight.wiring import Region
 
@@ -34,25 +35,31 @@ class JsonLines(logging.Formatter):
         return json.dumps(line | error)
 
 
-def do(verb: str, region: Region, run_id: str) -> dict[str, Any]:
-    """Hydrate under the run's own timeline, take a recovery point, or fetch those of the other vault."""
-    if verb == "copy":
+def do(options: argparse.Namespace, region: Region) -> dict[str, Any]:
+    """Hydrate under the run's own timeline, take a recovery point, fetch those of the other vault, or rehearse one."""
+    if options.verb == "copy":
         return catch_up(region).or_raise().to_json()
-    return run_state("hydrate", region, Run.parse({"run_id": run_id})) if verb == "hydrate" else take_point(region)
+    if options.verb == "rehearse":
+        return rehearse_there(region, options.address, point=options.point).or_raise().to_json()
+    if options.verb == "hydrate":
+        return run_state("hydrate", region, Run.parse({"run_id": options.run_id}))
+    return take_point(region)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb to its end, however long that takes."""
     parser = argparse.ArgumentParser(prog="relight_lambdas.task")
-    parser.add_argument("verb", choices=["copy", "hydrate", "snapshot"])
+    parser.add_argument("verb", choices=["copy", "hydrate", "rehearse", "snapshot"])
     parser.add_argument("--run-id", default="", help="the recovery's run, for hydrate")
+    parser.add_argument("--address", default="", help="where the store of the rehearsal is")
+    parser.add_argument("--point", help="the point to rehearse")
     options = parser.parse_args(argv)
     lines = logging.StreamHandler()
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     try:
         with Region.from_env() as region:
-            sys.stdout.write(json.dumps(do(options.verb, region, options.run_id), default=str) + "\n")
+            sys.stdout.write(json.dumps(do(options, region), default=str) + "\n")
     except RelightError:
         _log.exception("task_failed")
         return 1

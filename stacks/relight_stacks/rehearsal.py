@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from relight.config import Role, StateKind
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
-from relight_constructs.props import Code, RehearsalProps, ScratchStoreProps
+from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, ScratchStoreProps
 from relight_constructs.pull import repository_of
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
@@ -17,6 +17,7 @@ from relight_stacks.refs import signing_of, topic_of, vault_of
 from relight_stacks.services import VECTOR_SERVERS
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
+from relight_stacks.work import GIB
 
 if TYPE_CHECKING:
     from relight_constructs.bindings import Construct
@@ -37,7 +38,9 @@ class RehearsalStack(HomeStack):
         super().__init__(scope, environment, "rehearsal", names.standby_region)
         asset = TerraformAsset(self, "bundle", path=str(bundles.region), type=AssetType.FILE)
         server = VECTOR_SERVERS[environment.memory.store]
-        image = environment.vector.image.replace("{region}", self.home.region)
+        image, work = (
+            text.replace("{region}", self.home.region) for text in (environment.vector.image, environment.work_image)
+        )
         # Nothing here asks a provider or promotes a database, and what names the primary's is not to be here.
         settings = replace(
             settings_for(environment, Role.STANDBY),
@@ -76,9 +79,16 @@ class RehearsalStack(HomeStack):
                 password_version=environment.database.password_version,
                 rate=environment.shape.rehearse,
                 late_after_s=longest_gap_s(environment.shape.rehearse) + GRACE_S,
+                large=LargeRehearsalProps(
+                    image=work,
+                    above_bytes=environment.large_work.above_gib * GIB,
+                    cpu=environment.large_work.cpu,
+                    memory=environment.large_work.memory,
+                ),
                 zone=environment.network(Role.STANDBY).zones[0],
                 # A vault that is not in AWS is reached over it too.
-                internet=repository_of(image) is None or Role.STANDBY in environment.vaults.other,
+                internet=None in (repository_of(image), repository_of(work))
+                or Role.STANDBY in environment.vaults.other,
             ),
         )
 

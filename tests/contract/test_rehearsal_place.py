@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -252,7 +253,7 @@ def test_a_rehearsal_restores_into_its_own_store_and_ends_it(deployed: Deployed,
     execution = deployed.start()
     ended = deployed.ended(execution)
     assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
-    assert deployed.states(execution) == ["rehearse-open", "rehearse", "rehearse-close"]
+    assert deployed.states(execution) == ["rehearse-open", "rehearse", "is-memory-large", "rehearse-close"]
     record = deployed.records()[-1]
     assert (record["ok"], record["point"], record["points"], record["recall"]) == (True, point.id, 20, 1.0)
     assert deployed.count() == 0
@@ -302,6 +303,49 @@ def test_a_second_rehearsal_leaves_the_first_alone(deployed: Deployed, point: Ma
             assert Place.of(region).close(second) == {"closed": False, "used_by": first}
         assert deployed.count() == 1
     assert deployed.ended(first)["status"] == "SUCCEEDED"
+    assert deployed.count() == 0
+
+
+def test_what_is_too_large_for_a_function_is_rehearsed_by_the_task(deployed: Deployed, point: Manifest) -> None:
+    """The function says by which command; the machine starts the task with it, and waits for its end before it ends the
+    store. The task is run here, as its container would be, with what its definition tells it."""
+    lambdas, ecs = deployed.client("lambda"), deployed.client("ecs")
+    name = "relight-demo-rehearse"
+    before = lambdas.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+
+    def told(variables: dict[str, str]) -> None:
+        lambdas.update_function_configuration(FunctionName=name, Environment={"Variables": variables})
+
+    def tasks() -> list[str]:
+        return list(ecs.list_tasks(cluster=NAME, family=f"{NAME}-work")["taskArns"])
+
+    told(before | {"RELIGHT_LARGE_BYTES": "1"})
+    try:
+        execution = deployed.start()
+        deployed.until(lambda: bool(tasks()), "the task")
+    finally:
+        told(before)
+    (task,) = ecs.describe_tasks(cluster=NAME, tasks=tasks())["tasks"]
+    (container,) = task["overrides"]["containerOverrides"]
+    assert container["command"] == ["rehearse", "--address", "127.0.0.1", "--point", point.id]
+    found = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])["taskDefinition"]
+    variables = {item["name"]: item["value"] for item in found["containerDefinitions"][0]["environment"]}
+    here = {key: before[key] for key in ("RELIGHT_REHEARSAL_FORM", "RELIGHT_COLLECTIONS")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "relight_lambdas.task", *container["command"]],
+        env={**os.environ, **variables, **here},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"] == 20
+    assert deployed.count() == 1, "the store runs as long as the task"
+    ecs.stop_task(cluster=NAME, task=task["taskArn"])
+    assert deployed.ended(execution)["status"] == "SUCCEEDED"
+    states = ["rehearse-open", "rehearse", "is-memory-large", "rehearse-as-task", "rehearse-close"]
+    assert deployed.states(execution) == states
     assert deployed.count() == 0
 
 

@@ -12,7 +12,16 @@ from unit.test_config import SETTINGS
 from relight.recovery.rehearsal import AGE
 from relight_constructs.access import METRICS, SigningRef, TopicRef, VaultRef
 from relight_constructs.props import Code, Place, RehearsalProps, ScratchStoreProps
-from relight_constructs.rehearsal_machine import CLOSE, CLOSE_AFTER_FAILURE, FAILED, OPEN, REHEARSE, whole_s
+from relight_constructs.rehearsal_machine import (
+    CLOSE,
+    CLOSE_AFTER_FAILURE,
+    FAILED,
+    IS_LARGE,
+    OPEN,
+    REHEARSE,
+    REHEARSE_TASK,
+    whole_s,
+)
 from relight_stacks.environment import LONGEST_NAME
 from relight_stacks.loading import examples_folder, load_environments
 from relight_stacks.rehearsal import GRACE_S, longest_gap_s
@@ -109,11 +118,26 @@ def test_a_function_may_do_what_the_table_says(syntheses: Mapping[str, Synthesis
 
 
 @pytest.mark.parametrize("name", REHEARSED)
+def test_the_task_may_do_what_it_stands_in_for(syntheses: Mapping[str, Synthesis], name: str) -> None:
+    """What the function may that rehearses, but to join a network, to leave letters and to trace, which Lambda does."""
+    read = {f"s3:GetObject vault/verified/{EXAMPLES[name].regions.standby}/*"}
+    own = {"kms:Decrypt own-key"}
+    assert allowed(syntheses[name], "work/role/role") == (TABLE[REHEARSE] - JOIN) | read | own
+
+
+@pytest.mark.parametrize("name", REHEARSED)
 def test_the_machine_and_the_schedules_may_call_what_is_theirs(syntheses: Mapping[str, Synthesis], name: str) -> None:
-    """The machine its three functions; each schedule the one thing that it calls, or leave a dead letter."""
+    """The machine its three functions and the task; each schedule what it calls, or leave a dead letter."""
     found = syntheses[name]
     calls = {item for item in allowed(found, "machine/role/role") if not item.startswith(("logs:", "xray:"))}
-    assert calls == {f"lambda:InvokeFunction function {verb}" for verb in (OPEN, REHEARSE, CLOSE)}
+    assert {item for item in calls if item.startswith("lambda:")} == {
+        f"lambda:InvokeFunction function {verb}" for verb in (OPEN, REHEARSE, CLOSE)
+    }
+    assert {item.split()[0] for item in calls if not item.startswith("lambda:")} == {
+        *("ecs:RunTask", "ecs:DescribeTasks", "ecs:StopTask", "iam:PassRole"),
+        *("events:DescribeRule", "events:PutRule", "events:PutTargets"),
+    }
+    assert "ecs:RunTask task-definition/rehearsal-work:*" in calls
     assert allowed(found, "schedule/role/role") == {"states:StartExecution machine"} | LETTERS
     assert allowed(found, "age-schedule/role/role") == {"lambda:InvokeFunction function rehearse-age"} | LETTERS
     schedule = found.one("aws_scheduler_schedule", f"{PART}/rehearsal/schedule/schedule")
@@ -157,7 +181,7 @@ def test_who_reaches_whom(syntheses: Mapping[str, Synthesis], name: str) -> None
         (groups[rule["referenced_security_group_id"]], groups[rule["security_group_id"]], rule["from_port"])
         for rule in found.resources("aws_vpc_security_group_ingress_rule", part=PART).values()
     }
-    (store,) = found.resources("aws_ecs_task_definition", part=PART).values()
+    store = found.one("aws_ecs_task_definition", f"{PART}/rehearsal/store/task")
     port = json.loads(store["container_definitions"])[0]["portMappings"][0]["containerPort"]
     assert ingress == {
         ("functions", "vector", port),
@@ -240,12 +264,18 @@ def test_it_is_torn_down_in_every_case(syntheses: Mapping[str, Synthesis], name:
     document = definition(found)
     states = document["States"]
     assert document["StartAt"] == OPEN
-    for state in (OPEN, REHEARSE, CLOSE):
+    for state in (OPEN, REHEARSE, REHEARSE_TASK, CLOSE):
         last = states[state]["Catch"][-1]
         assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], CLOSE_AFTER_FAILURE)
         assert states[state]["TimeoutSeconds"] > 0
     assert [(item["ErrorEquals"], item["Next"]) for item in states[OPEN]["Catch"][:-1]] == [(["ConflictError"], FAILED)]
-    assert (states[OPEN]["Next"], states[REHEARSE]["Next"], states[CLOSE]["End"]) == (REHEARSE, CLOSE, True)
+    assert (states[OPEN]["Next"], states[REHEARSE]["Next"], states[CLOSE]["End"]) == (REHEARSE, IS_LARGE, True)
+    (is_large,) = states[IS_LARGE]["Choices"]
+    assert (states[IS_LARGE]["Default"], is_large["Next"], states[REHEARSE_TASK]["Next"]) == (
+        CLOSE,
+        REHEARSE_TASK,
+        CLOSE,
+    )
     closing = states[CLOSE_AFTER_FAILURE]
     assert closing["Parameters"] == states[CLOSE]["Parameters"]
     assert {closing["Next"], *(item["Next"] for item in closing["Catch"])} == {FAILED}
@@ -260,12 +290,9 @@ def test_it_is_torn_down_in_every_case(syntheses: Mapping[str, Synthesis], name:
     }
     target = found.one("aws_cloudwatch_event_target", f"{PART}/rehearsal/on-end/target")
     assert target["arn"] == states[CLOSE]["Parameters"]["FunctionName"]
-    # Each state, called once more where it was ended, fits into what an execution may take.
-    assert (
-        document["TimeoutSeconds"]
-        == whole_s()
-        > sum(2 * states[state]["TimeoutSeconds"] for state in states if state != FAILED)
-    )
+    # The functions, called once more where they were ended, and the task fit into what an execution may take.
+    calls = 2 * sum(states[state]["TimeoutSeconds"] for state in (OPEN, REHEARSE, CLOSE, CLOSE_AFTER_FAILURE))
+    assert document["TimeoutSeconds"] == whole_s(large=True) > calls + states[REHEARSE_TASK]["TimeoutSeconds"]
 
 
 @pytest.mark.parametrize("name", REHEARSED)
@@ -291,7 +318,7 @@ def test_people_are_told_when_one_fails_is_not_begun_or_leaves_its_store(
     assert late["dimensions"] == {"environment": name, "region": region}
     assert late["threshold"] == longest_gap_s(environment.shape.rehearse) + GRACE_S
     left = alarms["left-open"]
-    assert left["period"] * left["datapoints_to_alarm"] > whole_s()
+    assert left["period"] * left["datapoints_to_alarm"] > whole_s(large=True)
     (service,) = found.resources("aws_ecs_service", part=PART).values()
     assert left["dimensions"] == {"ClusterName": f"relight-{name}-rehearsal", "ServiceName": service["name"]}
 

@@ -11,8 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import AgainLaterError, ConfigError, ConflictError
+from relight.errors import AgainLaterError, ConfigError, ConflictError, RelightError
+from relight.recovery.large import is_large
 from relight.recovery.rehearsal import RECORDS, rehearse_region
+from relight.vault.points import newest_eligible, status_of
 
 if TYPE_CHECKING:
     from relight.recovery.rehearsal import Rehearsal
@@ -113,6 +115,19 @@ def _address(task: dict[str, Any]) -> str:
 def rehearse_there(region: Region, address: str, *, point: str | None = None) -> Rehearsal:
     """Rehearse in the store at `address`; see `rehearse_region`."""
     return rehearse_region(region, point=point, into=region.rehearsal_dsn(address))
+
+
+def rehearse_or_hand_over(region: Region, address: str, *, point: str | None = None) -> dict[str, Any]:
+    """Rehearse here, unless the point is too large for a function: then `large` is true, and nothing is done but to say
+    by which `command` a task rehearses it. IntegrityError when it did not go well."""
+    above, chosen = region.settings.large_bytes, None
+    if above:
+        # What cannot be had is for the rehearsal to find, and to record.
+        with suppress(RelightError):
+            chosen = newest_eligible(region.vault) if point is None else status_of(region.vault, point)
+    if chosen is not None and is_large(chosen.bytes, above=above):
+        return {"large": True, "command": ["rehearse", "--address", address, "--point", chosen.id]}
+    return rehearse_there(region, address, point=point).or_raise().to_json() | {"large": False}
 
 
 def rehearse_apart(region: Region, *, point: str | None = None) -> dict[str, Any]:
