@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from synthesis import ENVIRONMENTS, Synthesis
+from synthesis import ENVIRONMENTS, ROOT, Synthesis
 
 from relight.config import Role, StateKind
 from relight.recovery.gauges import Surface
@@ -188,6 +189,18 @@ def test_limits_leave_room_for_what_is_usual(name: str) -> None:
     environment = NAMED[name]
     for surface in Surface:
         assert environment.objectives.rpo_s / 2 <= limit_s(environment, surface) <= environment.objectives.rpo_s
+
+
+def test_the_page_about_it_names_all_of_it(syntheses: Mapping[str, Synthesis]) -> None:
+    """fails when a metric or an alarm is added, renamed or dropped, and docs/eyes.md not."""
+    text = (ROOT / "docs" / "eyes.md").read_text()
+    told = {word for part in re.findall(r"`([^`]+)`", text) for word in part.split(", ")}
+    named = {item.metric for name, part in REGIONAL for item in shown(syntheses[name], part) if "/" not in item.where}
+    assert {metric for metric in named if not metric.startswith("Executions")} <= told
+    kept = {key.split("-")[0] for name, part in REGIONAL for key in alarms(syntheses[name], part)}
+    rows = re.findall(r"^\| `([a-z-]+)[`<-]", text, re.MULTILINE)
+    assert rows
+    assert {row.split("-")[0] for row in rows} <= kept
 
 
 # -- whom incidents reach
