@@ -193,7 +193,8 @@ class _Behind:
         }
         if conditions and "if-none-match" in request.headers:
             kept["if-none-match"] = request.headers["if-none-match"]
-        query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in request.query.items())
+        asked = {name: value for name, value in request.query.items() if not name.lower().startswith("x-amz-")}
+        query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in asked.items())
         signed = AWSRequest(
             method=request.method, url=f"{self._url}{request.path}?{query}", data=request.body, headers=kept
         )
@@ -251,7 +252,14 @@ def _check_parts(rules: Rules, sizes: Mapping[str, int]) -> None:
 
 def _check_signature(rules: Rules, request: Request, query: str) -> None:
     """As the signature's own documentation computes it, and not as the client's library does."""
-    found = _AUTHORIZATION.fullmatch(request.headers.get("authorization", ""))
+    said, asked = request.headers.get("authorization", ""), request.query
+    at, payload = request.headers.get("x-amz-date", ""), request.headers.get("x-amz-content-sha256", "")
+    if "X-Amz-Signature" in asked:  # an address that whoever has it may use
+        said = f"{asked['X-Amz-Algorithm']} Credential={asked['X-Amz-Credential']}, "
+        said += f"SignedHeaders={asked['X-Amz-SignedHeaders']}, Signature={asked['X-Amz-Signature']}"
+        at, payload = asked["X-Amz-Date"], "UNSIGNED-PAYLOAD"
+        query = "&".join(item for item in query.split("&") if not item.startswith("X-Amz-Signature="))
+    found = _AUTHORIZATION.fullmatch(said)
     if found is None:
         raise RefusedError(400, "InvalidArgument", "Authorization is not AWS4-HMAC-SHA256")
     key_id, date, region, names, signature = found.groups()
@@ -259,7 +267,6 @@ def _check_signature(rules: Rules, request: Request, query: str) -> None:
         raise RefusedError(403, "InvalidAccessKeyId", "The access key does not exist.")
     if rules.regions and region not in rules.regions:
         raise RefusedError(400, "InvalidRegionName", f"The region name '{region}' is not valid.")
-    payload = request.headers["x-amz-content-sha256"]
     if payload not in ("UNSIGNED-PAYLOAD", hashlib.sha256(request.body).hexdigest()):
         raise RefusedError(400, "XAmzContentSHA256Mismatch", "The body is not what was signed.")
     pairs = sorted(item if "=" in item else f"{item}=" for item in query.split("&") if item)
@@ -275,9 +282,7 @@ def _check_signature(rules: Rules, request: Request, query: str) -> None:
         ]
     )
     scope = f"{date}/{region}/s3/aws4_request"
-    text = "\n".join(
-        ["AWS4-HMAC-SHA256", request.headers["x-amz-date"], scope, hashlib.sha256(canonical.encode()).hexdigest()]
-    )
+    text = "\n".join(["AWS4-HMAC-SHA256", at, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{SECRET}".encode()
     for item in (date, region, "s3", "aws4_request"):
         key = hmac.digest(key, item.encode(), "sha256")

@@ -9,7 +9,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from relight.config import Acknowledge, ConfirmBy, Role
+from relight.config import Acknowledge, ConfirmBy, MemoryStore, Role
 from relight.errors import ConfigError
 from relight.objectives import PATTERNS, Pattern
 from relight_stacks.environment import Lock
@@ -216,6 +216,12 @@ def _other_stores(environment: Environment) -> Iterator[_Found]:
                 f"vault.{role}.endpoint = {store.endpoint} is Amazon's: Relight makes the buckets there itself",
                 f"leave [vault.{role}] out",
             )
+    if environment.memory.store is MemoryStore.WEAVIATE:
+        yield (
+            f'memory.store = "weaviate" makes its snapshots itself, into S3, and [vault.{next(iter(stores))}] is not '
+            "there",
+            'use memory.store = "qdrant" or "pgvector", or leave the table out',
+        )
     if environment.given.get("replication_time_control"):
         yield (
             "vault.replication_time_control = true is S3's promise for its own replication, and with "

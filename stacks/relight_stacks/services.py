@@ -259,6 +259,9 @@ def _vector(stack: AgentStack, cluster: Cluster, count: Counts) -> Service:
     image = _image(environment.vector.image, stack.home.region)
     if repository_of(image) is None:
         stack.network.let_out("vector", port=HTTPS)
+    if own := environment.vaults.other.get(stack.role):
+        # It may be told to fetch what it restores.
+        stack.network.let_out("vector", port=urlsplit(own.endpoint).port or HTTPS)
     return Service(
         stack,
         "vector",

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+import urllib3
 from other_stores import DISORDERLY, GOOGLE, KEY_ID, R2, SECRET, RefusedError, play
 from point_helpers import make_manifest, seal_point
 
 from relight.adapters import aws
 from relight.clock import SystemClock, parse_time
-from relight.errors import ConflictError, DeniedError, IntegrityError, NotFoundError, PermanentError
+from relight.errors import ConfigError, ConflictError, DeniedError, IntegrityError, NotFoundError, PermanentError
 from relight.vault import points
 from relight.vault.copy import Copied, copy_beside, copy_points, lag_s
 from relight.vault.probe import probe
@@ -108,6 +109,25 @@ def test_everything_that_a_vault_does_is_taken(away: Vault, store: Store) -> Non
     with pytest.raises(NotFoundError):
         away.get_bytes("points/x/large")
     assert {"PUT", "GET", "HEAD", "POST"} <= {request.method for request in store.requests}
+
+
+@pytest.mark.parametrize("rules", [R2, GOOGLE], ids=lambda rules: rules.name, indirect=True)
+def test_a_vector_store_may_be_told_to_fetch(away: Vault, certificates: tuple[ssl.SSLContext, Path]) -> None:
+    """By an address that needs no keys, signed for the store's own region, and for that object alone."""
+    away.put_bytes("points/x/a b", b"content")
+    url = away.presigned_url("points/x/a b", expires_s=60)
+    assert "%2Fauto%2Fs3%2Faws4_request" in url
+    with urllib3.PoolManager(ca_certs=str(certificates[1])) as pool:
+        assert pool.request("GET", url).data == b"content"
+        assert pool.request("GET", url.replace("a%20b", "other")).status == 403
+
+
+def test_what_s3_alone_has_is_not_asked_for(away: Vault, store: Store) -> None:
+    """Versions that a deletion hides and holds of single objects: who asks is told where to look."""
+    for ask in (lambda: away.hidden("points/"), lambda: away.hold("points/x", held=True)):
+        with pytest.raises(ConfigError, match="is not in S3"):
+            ask()
+    assert store.requests == []
 
 
 @pytest.mark.parametrize("rules", [R2, GOOGLE], ids=lambda rules: rules.name, indirect=True)

@@ -192,9 +192,14 @@ def test_the_settings_say_where_each_vault_is() -> None:
 
 
 def test_a_port_of_its_own_is_let_out(stacks: Mapping[str, Synthesis]) -> None:
-    """Where a store does not listen on 443, agents and functions may reach the port that it does."""
-    rules = stacks["both"].resources("aws_vpc_security_group_egress_rule", part="primary").values()
-    assert [rule for rule in rules if rule.get("from_port") == 8443]
+    """Where a store does not listen on 443, who has to do with the vault may reach the port that it does; so may a
+    vector store that is to fetch what it restores."""
+    rules = stacks["both"].resources("aws_vpc_security_group_egress_rule", part="primary")
+    assert {path.rpartition("/")[2] for path, rule in rules.items() if rule.get("from_port") == 8443} == {
+        f"{who}-out-8443" for who in ("agent", "functions", "vector")
+    }
+    elsewhere = stacks["first"].resources("aws_vpc_security_group_egress_rule", part="standby")
+    assert "standby/network/vector-out-443" not in elsewhere, "its own vault is in S3, which has an endpoint"
 
 
 def test_a_rehearsal_reaches_a_vault_elsewhere(stacks: Mapping[str, Synthesis]) -> None:
@@ -219,6 +224,7 @@ def test_a_rehearsal_reaches_a_vault_elsewhere(stacks: Mapping[str, Synthesis]) 
         ('{R2}\nregion = "Auto!"', "vault.standby.region"),
         ("{R2}\nlock_days = 373", "vault.standby.lock_days = 373 locks points for longer than the ladder keeps any"),
         ('{R2}\nkeys = "id:secret"', "vault.standby"),
+        ("{R2}\nWEAVIATE", 'memory.store = "weaviate" makes its snapshots itself'),
     ],
 )
 def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, more: str, said: str) -> None:
@@ -228,6 +234,8 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, more: str, said:
     for table in ("network.primary", "network.standby"):
         if f"[{table}]" in more:
             text = re.sub(rf"\[{table}\]\n(.+\n)*", "", text)
+    if "WEAVIATE" in more:
+        text, more = text.replace('store = "pgvector"', 'store = "weaviate"'), more.replace("WEAVIATE", "")
     path = tmp_path / "mine.toml"
     path.write_text(f"{text}\n{more}\n")
     with pytest.raises(ConfigError) as caught:

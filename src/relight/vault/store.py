@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters.aws import md5, translating
-from relight.errors import ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
+from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, RelightError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,6 +203,7 @@ class Vault:
 
     def hidden(self, prefix: str) -> list[HiddenObject]:
         """The objects under `prefix` that a deletion hides, and whose bytes are still there; by key."""
+        self._need_versions()
         arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         versions: dict[str, Any] = {}
         markers: dict[str, list[Any]] = {}
@@ -235,9 +236,17 @@ class Vault:
 
     def hold(self, key: str, *, held: bool) -> None:
         """Put a legal hold on an object, or end it: until then nobody may destroy it, however old it is."""
+        self._need_versions()
         with translating():
             self._client.put_object_legal_hold(
                 Bucket=self.bucket, Key=key, LegalHold={"Status": "ON" if held else "OFF"}
+            )
+
+    def _need_versions(self) -> None:
+        if self.elsewhere:
+            raise ConfigError(
+                f"{self} is not in S3, and has neither versions nor holds that Relight knows",
+                hint="see what its store offers: docs/other-stores.md",
             )
 
     def list_keys(self, prefix: str) -> Iterator[str]:
