@@ -17,7 +17,7 @@ from relight.vault.retention import HeldPoint, plan_retention
 from relight_constructs.access import VaultRef
 from relight_constructs.lifecycle import COOL_DAYS, LEAST_END_DAYS, Ladder
 from relight_constructs.props import Lock, Place, VaultProps
-from relight_stacks.loading import examples_folder, load_environments, load_named
+from relight_stacks.loading import examples_folder, load_environment, load_environments, load_named
 from relight_stacks.promises import promises
 from relight_stacks.settings import settings_for
 
@@ -391,6 +391,26 @@ def test_a_locked_vault_is_replicated_to_a_locked_one_only(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=rf"their-vault-{REGION} has lock=governance .* give both the same lock"):
         one.replicate_to(other)
     other.replicate_to(one)
+
+
+def test_what_an_environment_says_of_its_vaults_reaches_them(tmp_path: Path) -> None:
+    """Every key of [vault] and of the ladder, of either role."""
+    from relight_stacks.vault import vault_props
+
+    text = (examples_folder() / "internal.toml").read_text()
+    head, mark, rest = text.partition("\n[vault]\n")
+    assert mark
+    _, _, after = rest.partition("\n[")
+    said = '\n[vault]\nlock = "compliance"\nlock_days = 10\nresults_days = 45\nreplication_time_control = false\n'
+    path = tmp_path / "prod.toml"
+    path.write_text(f"{head}{said}\n[{after}")
+    environment = load_environment(path)
+    for role in Role:
+        props = vault_props(environment, role, place=place(REGION))
+        assert (props.lock, props.lock_days, props.results_days) == (Lock.COMPLIANCE, 10, 45)
+        assert props.ladder.every_minutes == environment.shape.snapshot_minutes == 5
+        assert settings_for(environment, role).lock_days == 10
+    assert environment.shape.replication_time_control is False
 
 
 @pytest.mark.parametrize(
