@@ -11,9 +11,12 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aws_values import VALUES, value_problems, values_at
 from provider_schema import VERSION, Many, Nested, Scalar, bindings_of, problems_of, provider_problems
 from stack_references import bodies, reference_problems
 from synthesis import ENVIRONMENTS
+
+from relight_stacks.environment import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +58,66 @@ def test_what_an_operator_may_choose_is_of_the_provider_too(variants: Mapping[st
         for part, stack in made.stacks.items():
             assert shape_problems(stack) == [], (name, part)
             assert reference_problems(stack) == [], (name, part)
+
+
+def refused_values(stack: Mapping[str, Any]) -> list[str]:
+    """What AWS would not take of a stack's values, each by its address."""
+    return [
+        f"{address}: {problem}"
+        for address, kind, type_, body in bodies(stack)
+        if kind == "resource"
+        for problem in value_problems(type_, body)
+    ]
+
+
+def test_every_value_is_one_that_aws_takes(
+    syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]
+) -> None:
+    """Names are within their lengths and letters, also those of an environment with the longest name; numbers are
+    within their bounds; and what is to be one of a list is."""
+    for name, made in {**syntheses, **variants}.items():
+        for part, stack in made.stacks.items():
+            assert refused_values(stack) == [], (name, part)
+    assert max(map(len, variants)) == LONGEST_NAME
+
+
+def test_every_limit_is_of_something(syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]) -> None:
+    """fails when a limit is of an argument that no stack gives, or that there is not."""
+    given = {
+        (type_, argument)
+        for made in (*syntheses.values(), *variants.values())
+        for stack in made.stacks.values()
+        for _, kind, type_, body in bodies(stack)
+        if kind == "resource"
+        for argument in VALUES.get(type_, {})
+        if list(values_at(body, argument.split(".")))
+    }
+    assert {(type_, argument) for type_ in VALUES for argument in VALUES[type_]} == given
+
+
+@pytest.mark.parametrize(
+    ("type_", "body", "said"),
+    [
+        ("aws_lambda_function", {"runtime": "python4"}, "runtime is 'python4', and may be"),
+        ("aws_lambda_function", {"timeout": 901}, "timeout is '901', and may be 900 at most"),
+        ("aws_lambda_function", {"function_name": "a b"}, "has to match"),
+        ("aws_iam_role", {"name": "r" * 65}, "may be 64 characters at most"),
+        ("aws_lb", {"name": "internal-x"}, "has to match"),
+        (
+            "aws_lb_target_group",
+            {"health_check": {"interval": 4}},
+            "health_check.interval is '4', and may be 5 at least",
+        ),
+        ("aws_ecs_task_definition", {"requires_compatibilities": ["FARGATES"]}, "may be EC2, FARGATE"),
+        ("aws_kms_key", {"deletion_window_in_days": 6}, "may be 7 at least"),
+        ("aws_s3_bucket_versioning", {"versioning_configuration": {"status": "On"}}, "may be Enabled, Suspended"),
+        ("aws_scheduler_schedule", {"schedule_expression": "every hour"}, "has to match"),
+    ],
+)
+def test_a_value_that_aws_refuses_is_noticed(type_: str, body: dict[str, Any], said: str) -> None:
+    """fails when a name that is too long, a number out of bounds or an unknown choice would go unseen."""
+    (problem,) = value_problems(type_, body)
+    assert said in problem
 
 
 def test_the_synthesized_provider_is_the_one_of_the_bindings(syntheses: Mapping[str, Synthesis]) -> None:

@@ -63,6 +63,7 @@ def _variants() -> list[Environment]:
         replace(demo, name="pods", capacity=pods, agent=Agent(replicas=2), large_work=work),
         replace(demo, name="machines", capacity=machines, agent=Agent(replicas=2), large_work=work),
         replace(demo, name="switches", routing_controls=True),
+        replace(demo, name="of-sixteen-chars"),
         replace(demo, name="elsewhere", vaults=replace(demo.vaults, other={Role.STANDBY: ELSEWHERE})),
         replace(demo, name="open", vaults=replace(demo.vaults, lock=Lock.NONE)),
     ]
