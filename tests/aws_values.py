@@ -272,3 +272,62 @@ def _refused(limit: Limit, value: Any) -> str:
     if limit.pattern and isinstance(value, str) and not re.fullmatch(limit.pattern, value):
         return f"has to match {limit.pattern}"
     return ""
+
+
+# Of these arguments exactly one is given. Source: the provider's documentation of each type.
+EXACTLY_ONE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "aws_cloudwatch_event_rule": (("event_pattern", "schedule_expression"),),
+    "aws_cloudwatch_metric_alarm": (
+        ("metric_name", "metric_query"),
+        ("statistic", "extended_statistic", "metric_query"),
+    ),
+    "aws_flow_log": (("vpc_id", "subnet_id", "eni_id", "transit_gateway_id"),),
+    "aws_iam_role": (("name", "name_prefix"),),
+    "aws_lambda_function": (("filename", "image_uri", "s3_bucket"),),
+    "aws_lb_target_group": (("name", "name_prefix"),),
+    "aws_route53_record": (("alias", "records"), ("alias", "ttl")),
+    "aws_secretsmanager_secret_version": (("secret_string", "secret_binary", "secret_string_wo"),),
+    "aws_subnet": (
+        ("cidr_block", "ipv6_cidr_block", "ipv4_ipam_pool_id"),
+        ("availability_zone", "availability_zone_id"),
+    ),
+    "aws_vpc": (("cidr_block", "ipv4_ipam_pool_id"),),
+    "aws_vpc_security_group_egress_rule": (
+        ("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id"),
+    ),
+    "aws_vpc_security_group_ingress_rule": (
+        ("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id"),
+    ),
+}
+# These are given together or not at all.
+TOGETHER: dict[str, tuple[tuple[str, ...], ...]] = {
+    "aws_db_instance": (("password_wo", "password_wo_version"),),
+    "aws_rds_cluster": (
+        ("master_password_wo", "master_password_wo_version"),
+        ("master_username", "master_password_wo"),
+    ),
+    "aws_secretsmanager_secret_version": (("secret_string_wo", "secret_string_wo_version"),),
+    "aws_vpc_security_group_egress_rule": (("from_port", "to_port"),),
+    "aws_vpc_security_group_ingress_rule": (("from_port", "to_port"),),
+}
+# What a replica takes from its source, and refuses to be told.
+OF_THE_SOURCE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "aws_db_instance": (
+        "replicate_source_db",
+        ("allocated_storage", "db_name", "engine", "engine_version", "password_wo", "username"),
+    ),
+}
+
+
+def combination_problems(type_: str, body: Mapping[str, Any]) -> Iterator[str]:
+    """Which arguments of a body exclude each other, or lack each other."""
+    given = {name for name, value in body.items() if value is not None}
+    for names in EXACTLY_ONE.get(type_, ()):
+        if len(found := sorted(given & set(names))) != 1:
+            yield f"exactly one of {', '.join(names)} is to be given, got {', '.join(found) or 'none'}"
+    for names in TOGETHER.get(type_, ()):
+        if (found := sorted(set(names) - given)) and len(found) < len(names):
+            yield f"{', '.join(names)} are given together, and {', '.join(found)} is missing"
+    source, its_own = OF_THE_SOURCE.get(type_, ("", ()))
+    if source in given and (found := sorted(given & set(its_own))):
+        yield f"a replica takes {', '.join(found)} from its source"

@@ -11,7 +11,15 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aws_values import VALUES, value_problems, values_at
+from aws_values import (
+    EXACTLY_ONE,
+    OF_THE_SOURCE,
+    TOGETHER,
+    VALUES,
+    combination_problems,
+    value_problems,
+    values_at,
+)
 from provider_schema import VERSION, Many, Nested, Scalar, bindings_of, problems_of, provider_problems
 from stack_references import bodies, reference_problems
 from synthesis import ENVIRONMENTS
@@ -61,12 +69,12 @@ def test_what_an_operator_may_choose_is_of_the_provider_too(variants: Mapping[st
 
 
 def refused_values(stack: Mapping[str, Any]) -> list[str]:
-    """What AWS would not take of a stack's values, each by its address."""
+    """What AWS or the provider would not take of a stack's values, each by its address."""
     return [
         f"{address}: {problem}"
         for address, kind, type_, body in bodies(stack)
         if kind == "resource"
-        for problem in value_problems(type_, body)
+        for problem in (*value_problems(type_, body), *combination_problems(type_, body))
     ]
 
 
@@ -74,7 +82,7 @@ def test_every_value_is_one_that_aws_takes(
     syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]
 ) -> None:
     """Names are within their lengths and letters, also those of an environment with the longest name; numbers are
-    within their bounds; and what is to be one of a list is."""
+    within their bounds; what is to be one of a list is; and no two arguments exclude or lack each other."""
     for name, made in {**syntheses, **variants}.items():
         for part, stack in made.stacks.items():
             assert refused_values(stack) == [], (name, part)
@@ -118,6 +126,33 @@ def test_a_value_that_aws_refuses_is_noticed(type_: str, body: dict[str, Any], s
     """fails when a name that is too long, a number out of bounds or an unknown choice would go unseen."""
     (problem,) = value_problems(type_, body)
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("type_", "body", "said"),
+    [
+        ("aws_iam_role", {}, "exactly one of name, name_prefix is to be given, got none"),
+        ("aws_vpc", {"cidr_block": "10.0.0.0/16", "ipv4_ipam_pool_id": "p"}, "got cidr_block, ipv4_ipam_pool_id"),
+        ("aws_secretsmanager_secret_version", {"secret_string_wo": "x"}, "secret_string_wo_version is missing"),
+        ("aws_db_instance", {"replicate_source_db": "a", "engine": "postgres"}, "takes engine from its source"),
+    ],
+)
+def test_arguments_that_exclude_each_other_are_noticed(type_: str, body: dict[str, Any], said: str) -> None:
+    """fails when the provider would refuse a combination that goes unseen here."""
+    (problem,) = combination_problems(type_, body)
+    assert said in problem
+
+
+def test_every_combination_is_of_something(syntheses: Mapping[str, Synthesis]) -> None:
+    """fails when what is said of combinations is of a type, or an argument, that there is not."""
+    made = {type_ for one in syntheses.values() for _, type_, _, _ in one.every()}
+    replicas = {type_: (names,) for type_, (_, names) in OF_THE_SOURCE.items()}
+    for type_, groups in (*EXACTLY_ONE.items(), *TOGETHER.items(), *replicas.items()):
+        assert type_ in made
+        bindings = bindings_of(type_)
+        assert bindings is not None
+        for names in groups:
+            assert set(names) <= set(bindings.arguments(bindings.resource)), type_
 
 
 def test_the_synthesized_provider_is_the_one_of_the_bindings(syntheses: Mapping[str, Synthesis]) -> None:
