@@ -287,10 +287,7 @@ EXACTLY_ONE: dict[str, tuple[tuple[str, ...], ...]] = {
     "aws_lb_target_group": (("name", "name_prefix"),),
     "aws_route53_record": (("alias", "records"), ("alias", "ttl")),
     "aws_secretsmanager_secret_version": (("secret_string", "secret_binary", "secret_string_wo"),),
-    "aws_subnet": (
-        ("cidr_block", "ipv6_cidr_block", "ipv4_ipam_pool_id"),
-        ("availability_zone", "availability_zone_id"),
-    ),
+    "aws_subnet": (("availability_zone", "availability_zone_id"),),
     "aws_vpc": (("cidr_block", "ipv4_ipam_pool_id"),),
     "aws_vpc_security_group_egress_rule": (
         ("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id"),
