@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from relight_stacks.region import AgentStack
 
 RATE = "rate(1 minute)"
-# Every server that is asked answers within seconds, or is given up.
-TIMEOUT_S = 60
+# Servers that are silent are given up one after another, the other region's vault after half a minute at most. Two
+# looks at once do no harm.
+TIMEOUT_S = 120
 LATE_S = EVERY_S
 NOTIFY_TIMEOUT_S = 60
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from contract.test_recovery import EAST, WEST, Pair, pair, remember, renewing
+from contract.test_relit_points import darken
 from contract.test_status import SPECS, acting
 
 from relight.adapters import aws
@@ -117,7 +118,10 @@ def test_a_region_that_was_relit_says_that_nothing_protects_it(pair: Pair) -> No
     with Region(west) as region, renewing(region.lease_keeper()):
         for name in STATES:
             run_state(name, region, Run(run_id="r"))
-        found = observe_region(region)["found"]
+        darken(region)
+        page = observe_region(region)
+    found = page["found"]
+    assert {*page["failed"]} == {"the other vault"}, "which died with the region, and hides nothing else"
     assert (found["Served"], found["GateOpen"], found["Epoch"]) == (1.0, 1.0, 2.0)
     assert found["ReplicationLagSeconds"] == 0.0
     for surface in (Surface.STATE, Surface.TASKS, Surface.EFFECTS):

@@ -6,7 +6,7 @@ Nothing here asks the other region, but for its vault, which is what a recovery 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relight.recovery.exposure import Exposure
     from relight.tasks.confirm import Promise
     from relight.tasks.epochs import Epoch
+    from relight.vault.points import PointStatus
     from relight.wiring import Region
 
 _log = logging.getLogger(__name__)
@@ -231,11 +232,11 @@ def _exposure(region: Region, page: _Page, *, acts: bool | None) -> None:
         for surface in Surface:
             page.add(metrics.EXPOSURE, 0.0, **{metrics.SURFACE: surface.value})
         return
+    newest: list[PointStatus] = []
+    # The other region may be gone, and then its vault is a part of what is missing, and hides nothing else.
+    with page.look("the other vault"), suppress(NoPointError):
+        newest = [newest_eligible(region.peer_vault)]
     with page.look("exposure"):
-        try:
-            newest = [newest_eligible(region.peer_vault)]
-        except NoPointError:
-            newest = []
         of_memory = vector_exposure(region, newest)
         with region.state() as state:
             lag_s = replica_lag_s(state)
