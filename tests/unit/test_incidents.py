@@ -248,6 +248,7 @@ def test_half_an_hour_on_a_fallback_is_an_incident(
     assert "scenario 3" in first.text
     assert abs(first.since - began) < timedelta(seconds=1)
     assert (last.kind, last.provider) == (Kind.RECOVERED, "a")
+    assert (first.ended, last.ended) == ((), (Kind.FALLBACK,)), "whoever pages ends what began, and nothing else"
     assert threading.get_ident() not in pager.threads
 
 
@@ -270,6 +271,7 @@ def test_a_refused_key_is_an_incident_at_once(opened: Callable[..., Incidents], 
     incidents.answered("b", degraded=True)
     until(lambda: len(pager.got) == 3)
     assert (pager.got[2].kind, pager.got[2].provider) == (Kind.RECOVERED, "b")
+    assert pager.got[2].ended == (Kind.DENIED,)
     incidents.denied("b", "403")
     until(lambda: len(pager.got) == 4)
 
