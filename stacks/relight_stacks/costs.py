@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from relight.config import Role, StateKind
 from relight_constructs.endpoints import REHEARSING, USUAL
-from relight_constructs.pull import repository_of
 from relight_stacks.environment import CapacityKind
 from relight_stacks.tiers import Routing, Waiting
 
@@ -243,8 +242,7 @@ def _watching(environment: Environment) -> Iterator[Line]:
 
 def _rehearsing(environment: Environment) -> Iterator[Line]:
     """The place for rehearsals is there all month, though its store runs for an hour of it."""
-    image = environment.vector.image.replace("{region}", environment.regions.standby)
-    if repository_of(image) is None or Role.STANDBY in environment.vaults.other:
+    if environment.rehearsed_over_internet:
         yield Line(what="rehearsals' NAT gateway", quantity=HOURS, unit="hours", price=NAT_HOUR + PUBLIC_ADDRESS_HOUR)
     else:
         yield Line(

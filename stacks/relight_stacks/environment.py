@@ -9,6 +9,7 @@ from relight.config import ANY_REGION, MemoryStore, OnLeaseLost, OnStandbyAway, 
 from relight.config import CapacityKind as CapacityKind
 from relight.objectives import OBJECTIVES, Objectives, Tier
 from relight_constructs.props import Lock as Lock
+from relight_constructs.pull import repository_of
 from relight_stacks.naming import Names
 from relight_stacks.tiers import CONFIRMING, DEFAULTS, SHAPES, Confirming, Shape, StateKind
 
@@ -332,6 +333,13 @@ class Environment:
     def rehearsed(self) -> bool:
         """Whether points are restored on a schedule, in a place of their own."""
         return self.shape.standby and bool(self.shape.rehearse)
+
+    @property
+    def rehearsed_over_internet(self) -> bool:
+        """Whether the place for rehearsals needs a way out: to an image in no registry of ECR, or a vault elsewhere."""
+        images = (self.vector.image, self.work_image)
+        found = [repository_of(image.replace("{region}", self.regions.standby)) for image in images]
+        return None in found or Role.STANDBY in self.vaults.other
 
     def network(self, role: Role) -> Network:
         """The network of the region deployed as `role`."""

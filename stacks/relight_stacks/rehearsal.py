@@ -10,7 +10,6 @@ from relight.config import Role, StateKind
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
 from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, ScratchStoreProps
-from relight_constructs.pull import repository_of
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
 from relight_stacks.refs import signing_of, topic_of, vault_of
@@ -86,9 +85,7 @@ class RehearsalStack(HomeStack):
                     memory=environment.large_work.memory,
                 ),
                 zone=environment.network(Role.STANDBY).zones[0],
-                # A vault that is not in AWS is reached over it too.
-                internet=None in (repository_of(image), repository_of(work))
-                or Role.STANDBY in environment.vaults.other,
+                internet=environment.rehearsed_over_internet,
             ),
         )
 

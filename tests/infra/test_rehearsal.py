@@ -355,6 +355,15 @@ def test_one_that_never_rehearses_has_no_place() -> None:
     assert not EXAMPLES["sandbox"].rehearsed
 
 
+@pytest.mark.parametrize("image", ["docker.io/pgvector/pgvector:pg17", "ghcr.io/ours/agent:1"])
+def test_the_way_out_is_there_for_what_is_not_in_aws_alone(image: str) -> None:
+    """fails when a place would pull an image that it cannot reach, or has a NAT gateway for nothing."""
+    internal = EXAMPLES["internal"]
+    assert not internal.rehearsed_over_internet
+    assert replace(internal, vector=replace(internal.vector, image=image)).rehearsed_over_internet
+    assert replace(internal, agent=replace(internal.agent, image=image)).rehearsed_over_internet
+
+
 @pytest.mark.parametrize("name", REHEARSED)
 def test_the_longest_names_fit(syntheses: Mapping[str, Synthesis], name: str) -> None:
     """IAM takes 64 characters of a role's name, and Lambda of a function's, however the environment and the region are
