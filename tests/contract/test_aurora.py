@@ -155,7 +155,7 @@ def test_nothing_that_relight_runs_needs_what_aurora_refuses(
     beyond = journal.state_position(state).lsn
     assert journal.covers(state, beyond, 1) == (True, False), "the first had ended"
     assert journal.covers(state, "FFFF/0", 2)[0] is False
-    assert exposure._lag_s(state) is not None
+    assert exposure.replica_lag_s(state) is not None
     state.close()
     other = postgres.connect(in_standby(state_pair, aurora))
 
