@@ -378,6 +378,7 @@ def test_the_journal_is_archived_and_shown(
     assert main(["journal", "archive", "--dry-run", "--json"]) == 0
     [plan] = json.loads(capsys.readouterr().out)
     assert (plan["segments"], plan["entries"], plan["pruned_entries"]) == (1, 20, 0)
+    assert main(["journal", "archive", "--yes", "--json"]) == 0
     [done] = json.loads(capsys.readouterr().out)
     assert (done["entries"], "is not in the vault" in done["waiting"]) == (20, True)
     for key in standby_region.vault.list_keys("journal/"):
