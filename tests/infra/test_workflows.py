@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from botocore import xform_name
 from synthesis import ROOT
 
