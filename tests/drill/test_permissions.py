@@ -50,12 +50,12 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
 # Those of one region, and those that each region has of its own.
-FUNCTIONS = ("snapshot", "sentinel", "providers", *STATES)
+FUNCTIONS = ("snapshot", "observe", "sentinel", "providers", *STATES)
 OF_EACH = ("verify-points", "prune")
 EACH = tuple((verb, role) for role in Role for verb in OF_EACH)
-# The standby's snapshot function seals nothing without the lease, which it has after a recovery only. It is not called
-# here, and may do what the primary's may, with the regions exchanged.
-MIRRORED = "snapshot"
+# Without the lease, which it has after a recovery only, the standby seals nothing and exposes nothing. These are not
+# called there, and may do what the primary's may, with the regions exchanged.
+MIRRORED = ("snapshot", "observe")
 AGENTS = tuple(f"agent of the {role}" for role in Role)
 
 # A function's worker starts anew after every failure, which takes the processor and not the emulator.
@@ -215,6 +215,7 @@ class Walk:
         providers = partial(self._refusals, "providers", Role.STANDBY)
         first, second = (partial(self._prune, role) for role in Role)
         found |= self._together({"providers": providers, f"prune of the {Role.PRIMARY}": first})
+        found["observe"] = self._observe()
         found[f"prune of the {Role.STANDBY}"] = second()
         self._stage.run(self._world.lose(Role.PRIMARY, Mode.DEAD))
         found["sentinel"], run_id = self._sentinel()
@@ -342,6 +343,19 @@ class Walk:
         assert len(listed) > 1
         newest = max(item["Key"] for item in listed)
         return self._refusals("verify-points", role, lambda: s3.delete_object(Bucket=bucket, Key=newest))
+
+    def _observe(self) -> dict[Permission, str]:
+        """It goes on after each look that is refused, and says so; the points that it sees were verified."""
+        for role in Role:
+            self._invoke("verify-points", role)
+
+        def call() -> None:
+            if failed := self._invoke("observe", Role.PRIMARY)["failed"]:
+                raise DrillError(json.dumps(failed))
+
+        found = refusals(self._role_of("observe", Role.PRIMARY), call)
+        call()
+        return found
 
     def _prune(self, role: Role) -> dict[Permission, str]:
         """Of two points of one old minute the older has to go, with an object and with what was found of it; and a part
@@ -476,16 +490,19 @@ def test_every_deployed_function_is_tried(stage: Stage, found: dict[str, dict[Pe
         for role in Role
         for function in world.emulator.client("lambda", world.region(role)).list_functions()["Functions"]
     ]
-    verbs = (*FUNCTIONS, MIRRORED, *(verb for verb, _ in EACH))
+    verbs = (*FUNCTIONS, *MIRRORED, *(verb for verb, _ in EACH))
     assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in verbs)
     assert found.keys() == {*WHO}
 
 
-def test_the_standbys_snapshot_mirrors_the_primarys(stage: Stage, found: dict[str, dict[Permission, str]]) -> None:
-    """fails when a relit region may do more, or less, to take points than the primary may."""
+@pytest.mark.parametrize("verb", MIRRORED)
+def test_a_function_of_the_standby_mirrors_the_primarys(
+    stage: Stage, found: dict[str, dict[Permission, str]], verb: str
+) -> None:
+    """fails when a relit region may do more, or less, to take points or to look at itself than the primary may."""
     world = stage.world
     lambdas = world.emulator.client("lambda", world.region(Role.STANDBY))
-    configuration = lambdas.get_function_configuration(FunctionName=world.environment.names.function(MIRRORED))
+    configuration = lambdas.get_function_configuration(FunctionName=world.environment.names.function(verb))
     role = DeployedRole(world.emulator.client("iam", world.region(Role.STANDBY)), configuration["Role"])
     exchanged = str.maketrans({"\x01": "standby-vault", "\x02": "primary-vault"})
 
@@ -494,7 +511,7 @@ def test_the_standbys_snapshot_mirrors_the_primarys(stage: Stage, found: dict[st
         return policy.translate(exchanged), permission.statement, permission.action
 
     own = sorted((item.policy, item.statement, item.action) for item in role.permissions())
-    assert own == sorted(mirrored(permission) for permission in found[MIRRORED])
+    assert own == sorted(mirrored(permission) for permission in found[verb])
 
 
 def test_what_cannot_be_seen_exists(found: dict[str, dict[Permission, str]]) -> None:
