@@ -472,5 +472,6 @@ def test_by_hand_a_cold_standby_is_waited_for_too(
     assert main(["recover", "--run-id", "by-hand", "--state", "scale", "--yes", "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["scale"]["agents"] == {"before": 2, "desired": 2, "serve": 1}
-    assert "agents: 0 of 2 serve, and 1 must; waiting ..." in said.err
+    assert "scale: agents: 0 of 2 serve, and 1 must" in said.err
+    assert said.err.endswith("; waiting ...\n")
     assert slept == [capacity.LOOK_EVERY_S]
