@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -20,19 +21,22 @@ _SAMPLE_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Wall time in seconds, and the most memory held at one moment by the command and its children, in MiB.
+    """Wall time and processor time in seconds, and the most memory held at one moment, of the command and its
+    children, in MiB.
 
-    Memory is the sum of what each has resident, so what they share counts for each.
+    Memory is the sum of what each has resident, so what they share counts for each. Processor time is what a busy
+    machine does not change.
     """
 
     wall_s: float
+    cpu_s: float
     peak_mib: float
 
 
 def run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None) -> Usage:
     """Run `command` to its end, in our own environment unless another is given; SystemExit with its output when it
     fails."""
-    start = time.monotonic()
+    start, before_s = time.monotonic(), _children_s()
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -45,7 +49,13 @@ def run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | N
     if process.returncode != 0:
         sys.stderr.write(output)
         raise SystemExit(f"bench: {' '.join(command)} failed with exit code {process.returncode}")
-    return Usage(wall_s=wall_s, peak_mib=peak[0] / 2**20)
+    return Usage(wall_s=wall_s, cpu_s=_children_s() - before_s, peak_mib=peak[0] / 2**20)
+
+
+def _children_s() -> float:
+    """The processor time of everything that was started and has been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(process: subprocess.Popen[str], peak: list[int]) -> None:

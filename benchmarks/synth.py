@@ -87,6 +87,14 @@ def _run(scratch: Path) -> list[Figure]:
             at_most=1.0,
         ),
         Figure(
+            name="synth_cpu",
+            unit="s",
+            ours=min(usage.cpu_s for usage, _ in rounds),
+            peer=min(usage.cpu_s for _, usage in rounds),
+            peer_name=peer_name,
+            at_most=1.0,
+        ),
+        Figure(
             name="synth_peak_memory",
             unit="MiB",
             ours=max(usage.peak_mib for usage, _ in rounds),

@@ -66,6 +66,18 @@ def test_children_count_too() -> None:
     assert usage.wall_s >= 0.5
 
 
+def test_processor_time_is_not_waiting() -> None:
+    """A command that waits uses none, one that counts uses some, and so do its children."""
+    waits = "import time; time.sleep(0.5)"
+    counts = "sum(range(3_000_000))"
+    children = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {counts!r}], check=True)"
+    idle, busy, family = (
+        measure([sys.executable, "-S", "-c", code], cwd=ROOT).cpu_s for code in (waits, counts, children)
+    )
+    assert busy > idle
+    assert family > idle
+
+
 def test_fails_when_a_command_fails() -> None:
     """A figure is never made of a failure."""
     with pytest.raises(SystemExit, match="failed with exit code 3"):
