@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from botocore.config import Config
 from fakes import FakeClock
 from kubernetes_player import KubernetesPlayer, PlayedDeployment, PlayedScaler, playing

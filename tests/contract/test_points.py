@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.servers
 
-LADDER = {"keep_hourly": 1, "keep_daily": 0, "keep_monthly": 0}
+LADDER: dict[str, Any] = {"keep_hourly": 1, "keep_daily": 0, "keep_monthly": 0}
 XMLNS = "{http://s3.amazonaws.com/doc/2006-03-01/}"
-WIDE = {"keep_hourly": 24, "keep_daily": 14, "keep_monthly": 12}
+WIDE: dict[str, Any] = {"keep_hourly": 24, "keep_daily": 14, "keep_monthly": 12}
 OLD, NEW = "20260419T013000Z", "20260419T023000Z"
 IN_TWO_DAYS = datetime.now(UTC) + timedelta(days=2)
 
@@ -405,7 +405,7 @@ def pair(s3: Any, elsewhere: Any, make_vault: MakeVault) -> tuple[Vault, Vault]:
     return make_vault(s3), make_vault(elsewhere, region="elsewhere")
 
 
-def carry(pair: tuple[Vault, Vault], ladder: dict[str, int] | None = None, *, dry_run: bool = False) -> list[Copied]:
+def carry(pair: tuple[Vault, Vault], ladder: dict[str, Any] | None = None, *, dry_run: bool = False) -> list[Copied]:
     one, other = pair
     return copy_points(one, other, **ladder or WIDE, now=datetime.now(UTC), dry_run=dry_run)
 
