@@ -81,6 +81,8 @@ UNSEEN = {
     ("read-lease", "s3:ListBucket"): "as above",
     ("remember", "s3:ListBucket"): "as above, for the notes of a sentinel's first minute",
     ("results-*", "s3:ListBucket"): "as above, for a result that the other vault has",
+    ("scale-*", "ecs:*"): "the emulator asks for the cluster, which the grant of each service names; AWS for the service",
+    ("bounds-*", "application-autoscaling:RegisterScalableTarget"): "an earlier try has raised the minimum by then",
 }
 
 # What the agent does with its role, in a process that has the role's credentials and nothing else.
