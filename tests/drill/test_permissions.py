@@ -81,7 +81,7 @@ UNSEEN = {
     ("read-lease", "s3:ListBucket"): "as above",
     ("remember", "s3:ListBucket"): "as above, for the notes of a sentinel's first minute",
     ("results-*", "s3:ListBucket"): "as above, for a result that the other vault has",
-    ("scale-*", "ecs:*"): "the emulator asks for the cluster, which the grant of each service names; AWS for the service",
+    ("scale-*", "ecs:*"): "the emulator asks for the cluster, which each service's grant names; AWS for the service",
     ("bounds-*", "application-autoscaling:RegisterScalableTarget"): "an earlier try has raised the minimum by then",
 }
 
