@@ -40,6 +40,7 @@ CHECK_OPTION_MONTH = 1.0
 ROUTING_CONTROLS_HOUR = 2.50
 LAMBDA_GIB_SECOND = 0.0000133334
 ALARM_MONTH = 0.10
+METRIC_MONTH = 0.30
 DASHBOARD_MONTH = 3.0
 RDS_STORAGE_GIB_MONTH = 0.115
 RDS_BACKUP_GIB_MONTH = 0.095
@@ -89,6 +90,8 @@ AURORA_WRITES_MILLION = 0.20
 # As many as the stacks have; a customer's own come on top.
 ALARMS = 18
 REHEARSAL_ALARMS = 6
+# What `relight.recovery.gauges` and rehearsals publish: of a region, and of each collection and provider.
+METRICS, COLLECTION_METRICS, PROVIDER_METRICS, REHEARSAL_METRICS = 13, 3, 2, 4
 # The sentinel's memory, and how much of each minute it watches.
 SENTINEL_GIB = 1.0
 SENTINEL_SHARE = 55 / 60
@@ -237,6 +240,9 @@ def _watching(environment: Environment) -> Iterator[Line]:
     )
     alarms = ALARMS + len(environment.providers) + (REHEARSAL_ALARMS if environment.rehearsed else 0)
     yield Line(what="alarms", quantity=alarms, unit="alarms", price=ALARM_MONTH)
+    metrics = METRICS + COLLECTION_METRICS * len(environment.memory.collections)
+    metrics += PROVIDER_METRICS * len(environment.providers) + (REHEARSAL_METRICS if environment.rehearsed else 0)
+    yield Line(what="custom metrics", quantity=metrics, unit="metrics", price=METRIC_MONTH)
     yield Line(what="dashboards", quantity=1, unit="page", price=DASHBOARD_MONTH)
 
 
