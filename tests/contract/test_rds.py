@@ -24,7 +24,6 @@ from relight.adapters.rds import LOOK_EVERY_S, Rds
 from relight.config import Connections, StateKind
 from relight.errors import (
     AgainLaterError,
-    ConfigError,
     DeniedError,
     NotFoundError,
     PermanentError,
@@ -262,8 +261,10 @@ def backup(until: datetime, *, source: str = SOURCE, arn: str = "ab-1") -> dict[
     }
 
 
-def restored(rds: Rds, dsn: str, *, point_at: Callable[[str], None], group: str = "sg-1") -> RestoredBackup:
-    return RestoredBackup(dsn, rds, instance=ID, source_arn=SOURCE, group=group, point_at=point_at, clock=FakeClock())
+def restored(rds: Rds, dsn: str, *, point_at: Callable[[str], None]) -> RestoredBackup:
+    return RestoredBackup(
+        dsn, rds, instance=ID, source_arn=SOURCE, group=lambda: "sg-1", point_at=point_at, clock=FakeClock()
+    )
 
 
 def test_the_newest_copied_backup_is_restored_across_calls(player: RdsPlayer, rds: Rds, state_pair: StatePair) -> None:
@@ -318,8 +319,6 @@ def test_no_backup_was_copied(player: RdsPlayer, rds: Rds) -> None:
         with pytest.raises(NotFoundError, match=f"no backup of {SOURCE} was copied to us-west-2"):
             call()
     player.backups = [backup(NOW)]
-    with pytest.raises(ConfigError, match="state_group is empty"):
-        restored(rds, NOWHERE, point_at=lambda _: None, group="").promote()
 
 
 # -- as a region opens them
@@ -356,6 +355,19 @@ def test_the_smoke_test_says_how_far_copied_backups_come(player: RdsPlayer) -> N
         ok, found = CHECKS["acknowledged"](region)
         assert ok
         assert "as its backups are copied" in found
+
+
+def test_by_hand_the_group_of_what_is_restored_is_found_by_its_name() -> None:
+    """fails when `relight recover`, whose settings come from the environment's file, restores into no group."""
+    with mock_aws(), region_of(StateKind.SNAPSHOTS) as region:
+        with pytest.raises(NotFoundError, match="us-west-2 has 0 security groups named relight-demo-state"):
+            region._state_group()
+        ec2 = boto3.client("ec2", region_name="us-west-2")
+        vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+        for name in ("relight-demo-state", "relight-demo-state-of-others"):
+            ec2.create_security_group(GroupName=name, Description="x", VpcId=vpc)
+        group = region._state_group()
+        assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["GroupName"] == "relight-demo-state"
 
 
 def test_pointing_at_a_restored_database_changes_nothing_else(

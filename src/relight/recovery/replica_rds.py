@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relight.adapters import postgres
 from relight.adapters.rds import LOOK_EVERY_S
-from relight.errors import AgainLaterError, ConfigError, ConflictError, NotFoundError, UnavailableError
+from relight.errors import AgainLaterError, ConflictError, NotFoundError, UnavailableError
 from relight.recovery.replica import PhysicalReplica, ReplicaPosition
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class RestoredBackup:
         *,
         instance: str,
         source_arn: str,
-        group: str,
+        group: Callable[[], str],
         point_at: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -177,10 +177,8 @@ class RestoredBackup:
         raise _again(f"the instance {self._instance} is not restored yet: {status}")
 
     def _restore(self) -> None:
-        if not self._group:
-            raise ConfigError("state_group is empty", hint="deploy the standby's stack again")
         try:
-            self._rds.restore(self._rds.newest_backup(self._source_arn), as_=self._instance, group=self._group)
+            self._rds.restore(self._rds.newest_backup(self._source_arn), as_=self._instance, group=self._group())
         except ConflictError:
             return  # somebody else asked in between
 
