@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Clock(Protocol):
@@ -35,6 +38,16 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         if seconds > 0:
             time.sleep(seconds)
+
+
+def looks(clock: Clock, *, every_s: float, within_s: float) -> Iterator[None]:
+    """One turn now, and one after each pause of `every_s`, as long as that is within `within_s` of the first."""
+    until = clock.monotonic() + within_s
+    while True:
+        yield
+        if clock.monotonic() + every_s > until:
+            return
+        clock.sleep(every_s)
 
 
 def point_id(at: datetime) -> str:

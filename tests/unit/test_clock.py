@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fakes import FakeClock
 
-from relight.clock import lasting
+from relight.clock import lasting, looks
 from relight_cli.console import ago
 
 NOW = datetime(2026, 4, 19, 2, 0, tzinfo=UTC)
@@ -49,3 +50,24 @@ def test_a_duration_is_said_in_its_largest_unit(seconds: float, words: str) -> N
 def test_a_moment_is_ago_or_to_come(before_s: float, words: str) -> None:
     """What is past is `ago`, what is to come is `in`, and now is past."""
     assert ago(NOW - timedelta(seconds=before_s), NOW) == words
+
+
+@pytest.mark.parametrize(
+    ("every_s", "within_s", "turns"),
+    [(2, 20, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]), (5, 12, [0, 5, 10]), (5, 4, [0])],
+)
+def test_looks_end_in_time(every_s: float, within_s: float, turns: list[float]) -> None:
+    """One at once in any case, and none that would begin after the time is up."""
+    clock = FakeClock()
+    began = clock.monotonic()
+    assert [clock.monotonic() - began for _ in looks(clock, every_s=every_s, within_s=within_s)] == turns
+
+
+def test_looks_count_what_each_takes() -> None:
+    """A look that takes long leaves fewer."""
+    clock = FakeClock()
+    began, turns = clock.monotonic(), []
+    for _ in looks(clock, every_s=2, within_s=20):
+        turns.append(clock.monotonic() - began)
+        clock.sleep(7)
+    assert turns == [0, 9, 18]

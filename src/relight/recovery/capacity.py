@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from relight.clock import looks
 from relight.errors import AgainLaterError, RelightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from relight.clock import Clock
 
@@ -78,7 +79,7 @@ def scale(needs: Sequence[Need], *, clock: Clock) -> dict[str, Any]:
             failed.append(exc)
     if failed:
         raise failed[0]
-    for _ in _looks(clock):
+    for _ in looks(clock, every_s=LOOK_EVERY_S, within_s=WAIT_S):
         found = {need.name: need.capacity.look() for need in needs}
         for name, item in found.items():
             done[name]["serve"] = item.serve
@@ -101,13 +102,3 @@ def _ask(need: Need) -> dict[str, Any]:
 def _lacks(need: Need, found: Found) -> str:
     said = f": {found.said}" if found.said else ""
     return f"{need.name}: {found.serve} of {found.asked} serve, and {need.enough} must{said}"
-
-
-def _looks(clock: Clock) -> Iterator[None]:
-    """One turn now, and one after each pause, for as long as a call waits."""
-    until = clock.monotonic() + WAIT_S
-    while True:
-        yield
-        if clock.monotonic() + LOOK_EVERY_S > until:
-            return
-        clock.sleep(LOOK_EVERY_S)

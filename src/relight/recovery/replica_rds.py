@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from relight.adapters import postgres
 from relight.adapters.rds import LOOK_EVERY_S
+from relight.clock import looks
 from relight.errors import AgainLaterError, ConflictError, NotFoundError, UnavailableError
 from relight.recovery.replica import PhysicalReplica, ReplicaPosition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from relight.adapters.rds import Instance, Rds
     from relight.clock import Clock
@@ -57,7 +58,7 @@ class RdsReplica:
         if _writes(self.position):
             return False
         asked, said = False, ""
-        for _ in _looks(self._clock):
+        for _ in looks(self._clock, every_s=LOOK_EVERY_S, within_s=WAIT_S):
             found = self._rds.instance(self._instance)
             if found is None:
                 raise NotFoundError(f"there is no instance {self._instance}", hint="deploy the standby's stack")
@@ -106,7 +107,7 @@ class AuroraSecondary:
         if _writes(self.position):
             return False
         asked, said = False, ""
-        for _ in _looks(self._clock):
+        for _ in looks(self._clock, every_s=LOOK_EVERY_S, within_s=WAIT_S):
             arn = None if asked else self._rds.follows_in(self._global, self._cluster)
             if arn is not None:
                 try:
@@ -160,7 +161,7 @@ class RestoredBackup:
         if not self._host.endswith(NOWHERE) and _writes(self.position):
             return False
         found: Instance | None = None
-        for _ in _looks(self._clock):
+        for _ in looks(self._clock, every_s=LOOK_EVERY_S, within_s=WAIT_S):
             found = self._rds.instance(self._instance)
             if found is None:
                 self._restore()
@@ -189,16 +190,6 @@ def _writes(position: Callable[[], ReplicaPosition]) -> bool:
         return position().promoted
     except UnavailableError:
         return False
-
-
-def _looks(clock: Clock) -> Iterator[None]:
-    """One turn now, and one after each pause, for as long as a call waits."""
-    until = clock.monotonic() + WAIT_S
-    while True:
-        yield
-        if clock.monotonic() + LOOK_EVERY_S > until:
-            return
-        clock.sleep(LOOK_EVERY_S)
 
 
 def _again(problem: str) -> AgainLaterError:
