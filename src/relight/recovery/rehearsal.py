@@ -11,7 +11,6 @@ from relight.clock import parse_time, point_id
 from relight.errors import IntegrityError, RelightError
 from relight.memory.scratch import Check, scratch
 from relight.memory.stores import open_store
-from relight.recovery.metrics import CloudWatchMetrics
 from relight.vault.points import newest_eligible, oldest_id, status_of
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def rehearse(
     )
     log.log(
         logging.INFO if done.ok else logging.ERROR,
-        "point rehearsed",
+        "point_rehearsed",
         extra={"point": done.point, "ok": done.ok, "reason": done.reason},
     )
     vault.put_json(f"{RECORDS}{point_id(at)}.json", done.to_json())
@@ -149,9 +148,7 @@ def rehearse_region(
             store=store,
             vault=region.vault,
             specs=region.specs,
-            metrics=CloudWatchMetrics(
-                region.aws("cloudwatch"), environment=settings.environment, region=settings.region
-            ),
+            metrics=region.metrics,
             clock=region.clock,
             floor=settings.recall_floor,
             check=Check(command=command, within_s=within_s) if command else None,
@@ -176,8 +173,6 @@ def seconds_since_good(*, vault: Vault, clock: Clock) -> float:
 
 def publish_age(region: Region) -> dict[str, Any]:
     """Put that as a metric, which an alarm looks at: a rehearsal that nobody began would tell nobody."""
-    settings = region.settings
     age_s = seconds_since_good(vault=region.vault, clock=region.clock)
-    metrics = CloudWatchMetrics(region.aws("cloudwatch"), environment=settings.environment, region=settings.region)
-    metrics.put({AGE: age_s})
+    region.metrics.put({AGE: age_s})
     return {"age_s": round(age_s)}
