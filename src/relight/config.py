@@ -29,6 +29,11 @@ class Role(StrEnum):
     PRIMARY = "primary"
     STANDBY = "standby"
 
+    @property
+    def other(self) -> Role:
+        """What the other region was deployed as."""
+        return Role.STANDBY if self is Role.PRIMARY else Role.PRIMARY
+
 
 class Acknowledge(StrEnum):
     """When a task or a memory write may be told to its caller. Side effects always wait for `REMOTE`."""

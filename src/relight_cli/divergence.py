@@ -60,8 +60,7 @@ def _old(args: argparse.Namespace, stack: ExitStack) -> Connection:
     from relight_stacks.loading import load_named
     from relight_stacks.settings import settings_for
 
-    other = Role.PRIMARY if Role(args.role) is Role.STANDBY else Role.STANDBY
-    former = stack.enter_context(Region(settings_for(load_named(args.environment), other)))
+    former = stack.enter_context(Region(settings_for(load_named(args.environment), Role(args.role).other)))
     return stack.enter_context(former.state())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight.config import Role
 from relight.recovery.copying import LAG as COPY_LAG
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
@@ -90,8 +89,7 @@ def _copy(stack: AgentStack) -> None:
 
 
 def _other_vault(stack: AgentStack) -> VaultRef:
-    other = Role.STANDBY if stack.role is Role.PRIMARY else Role.PRIMARY
-    return vault_of(stack.environment, other, at=stack.role)
+    return vault_of(stack.environment, stack.role.other, at=stack.role)
 
 
 def _take(stack: AgentStack) -> None:

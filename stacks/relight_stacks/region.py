@@ -91,7 +91,7 @@ class AgentStack(HomeStack):
                 route_table_ids=network.route_table_ids,
                 endpoints=network.endpoints,
                 services=services_called(environment, role),
-                peer_region=names.region(Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY),
+                peer_region=names.region(role.other),
             ),
         )
         if self.settings.state_kind is StateKind.SNAPSHOTS:

@@ -97,7 +97,7 @@ def _vaults(environment: Environment, role: Role) -> dict[str, Any]:
     """Where the region's own vault is, and the other's."""
     names = environment.names
     found: dict[str, Any] = {}
-    for whose, prefix in ((role, ""), (Role.STANDBY if role is Role.PRIMARY else Role.PRIMARY, "peer_")):
+    for whose, prefix in ((role, ""), (role.other, "peer_")):
         other = environment.vaults.other.get(whose)
         found[f"{prefix}vault_bucket"] = names.vault_bucket(names.region(whose)) if other is None else other.bucket
         if other is not None:

@@ -106,7 +106,7 @@ def watch_replication(stack: AgentStack) -> None:
         ReplicationAlarmsProps(
             place=stack.home,
             own=stack.own_vault,
-            peer=vault_of(environment, Role.STANDBY if stack.role is Role.PRIMARY else Role.PRIMARY),
+            peer=vault_of(environment, stack.role.other),
             late_s=REPLICATION_TIME_MIN * 60 if promised else int(environment.objectives.rpo_s / 2),
             topic=stack.incidents,
         ),

@@ -307,3 +307,9 @@ def test_keys_without_their_providers_are_refused(keys: object) -> None:
     with pytest.raises(ConfigError, match="the secret s has no object under provider_keys") as caught:
         Connections.from_json(text, source="s")
     assert "hunter2" not in str(caught.value)
+
+
+def test_each_role_has_one_other() -> None:
+    """And is that one's other."""
+    assert (Role.PRIMARY.other, Role.STANDBY.other) == (Role.STANDBY, Role.PRIMARY)
+    assert all(role.other.other is role for role in Role)

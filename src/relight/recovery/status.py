@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def peer_of(settings: Settings) -> Settings:
     """The settings of the other region, as far as those of one region tell them."""
     return replace(
         settings,
-        role=Role.STANDBY if settings.role is Role.PRIMARY else Role.PRIMARY,
+        role=settings.role.other,
         region=settings.peer_region,
         vault_bucket=settings.peer_vault_bucket,
         peer_vault_bucket=settings.vault_bucket,
@@ -90,7 +91,7 @@ def look(primary: Region, standby: Region, *, ask_standby: Callable[[], Mapping[
     yield _line("epoch", lambda: _epoch(acting, lease))
     yield _line("service", lambda: _service(primary))
     for role, region in ((Role.PRIMARY, primary), (Role.STANDBY, standby)):
-        yield _line(f"{role} endpoint", lambda region=region: _endpoint(region, acts=region is acting))  # type: ignore[misc]
+        yield _line(f"{role} endpoint", partial(_endpoint, region, acts=region is acting))
     yield _line("writes", lambda: _writes(acting))
     yield _line("promise", lambda: _promise(acting))
     yield _line("replica", lambda: _replica(other))
