@@ -32,6 +32,7 @@ ANY_RESOURCE: dict[str, str] = {
     "application-autoscaling:DescribeScalableTargets": "targets are listed by what they scale, and have no resource",
     "autoscaling:DescribeAutoScalingGroups": "descriptions of groups take no resource",
     "cloudwatch:PutMetricData": "metrics have no resource; the statement names the one namespace",
+    "ec2:DescribeAvailabilityZones": "EC2's descriptions take no resource",
     "ec2:DescribeVolumes": "EC2's descriptions take no resource",
     "ecs:ListTasks": "tasks are listed by cluster, which the statement names as its condition",
     "ecr:GetAuthorizationToken": "a registry's token is for the whole account",
