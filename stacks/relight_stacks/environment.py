@@ -10,7 +10,7 @@ from relight.config import CapacityKind as CapacityKind
 from relight.objectives import OBJECTIVES, Objectives, Tier
 from relight_constructs.props import Lock as Lock
 from relight_constructs.pull import repository_of
-from relight_stacks.naming import Names
+from relight_stacks.naming import Names, in_region
 from relight_stacks.tiers import CONFIRMING, DEFAULTS, SHAPES, Confirming, Shape, StateKind
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class Environment:
     def rehearsed_over_internet(self) -> bool:
         """Whether the place for rehearsals needs a way out: to an image in no registry of ECR, or a vault elsewhere."""
         images = (self.vector.image, self.work_image)
-        found = [repository_of(image.replace("{region}", self.regions.standby)) for image in images]
+        found = [repository_of(in_region(image, self.regions.standby)) for image in images]
         return None in found or Role.STANDBY in self.vaults.other
 
     def network(self, role: Role) -> Network:

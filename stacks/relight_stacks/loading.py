@@ -39,6 +39,7 @@ from relight_stacks.environment import (
     Vaults,
     Vector,
 )
+from relight_stacks.naming import in_region
 from relight_stacks.rules import check, check_together, collisions
 from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
@@ -408,7 +409,7 @@ def _providers(root: Table) -> tuple[ProviderSpec, ...]:
     found = []
     for table in root.tables("providers"):
         spec = table.made(ProviderSpec)
-        if "{" in spec.base_url.replace("{region}", ""):
+        if "{" in in_region(spec.base_url, ""):
             raise table.error("base_url", spec.base_url, "an address with no placeholder but {region}")
         found.append(spec)
     if found:
@@ -423,7 +424,7 @@ def _image(table: Table, regions: Regions) -> str:
     image = table.text("image", re.compile(r"\S+"), "the address of a container image")
     if any(region in image for region in (regions.primary, regions.standby)):
         raise table.error("image", image, "an image that each region has of its own: write {region} for the region")
-    if "{" in image.replace("{region}", ""):
+    if "{" in in_region(image, ""):
         raise table.error("image", image, "an image with no placeholder but {region}")
     return image
 

@@ -15,6 +15,11 @@ def function_name(environment: str, verb: str) -> str:
     return f"relight-{environment}-{verb}"
 
 
+def in_region(text: str, region: str) -> str:
+    """An image or an address that each region has of its own, as `region` has it: `{region}` stands for its name."""
+    return text.replace("{region}", region)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """The names of one environment's resources."""

@@ -12,6 +12,7 @@ from relight_constructs.bundle import content_hash
 from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
+from relight_stacks.naming import in_region
 from relight_stacks.refs import signing_of, topic_of, vault_of
 from relight_stacks.services import VECTOR_SERVERS
 from relight_stacks.settings import settings_for
@@ -37,9 +38,7 @@ class RehearsalStack(HomeStack):
         super().__init__(scope, environment, "rehearsal", names.standby_region)
         asset = TerraformAsset(self, "bundle", path=str(bundles.region), type=AssetType.FILE)
         server = VECTOR_SERVERS[environment.memory.store]
-        image, work = (
-            text.replace("{region}", self.home.region) for text in (environment.vector.image, environment.work_image)
-        )
+        image, work = (in_region(text, self.home.region) for text in (environment.vector.image, environment.work_image))
         # Nothing here asks a provider or promotes a database, and what names the primary's is not to be here.
         settings = replace(
             settings_for(environment, Role.STANDBY),

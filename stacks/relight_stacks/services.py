@@ -25,15 +25,16 @@ from relight_constructs.props import (
 from relight_constructs.pull import repository_of
 from relight_constructs.queue import NatsQueue
 from relight_constructs.services import MACHINES, PODS, Autoscaling, Cluster, OwnAgents, Service
-from relight_stacks.counts import Counts as Counts
-from relight_stacks.counts import counts as counts
+from relight_stacks.counts import counts
 from relight_stacks.environment import CapacityKind
+from relight_stacks.naming import in_region
 from relight_stacks.refs import topic_of, vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from relight_stacks.counts import Counts
     from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack
 
@@ -212,7 +213,7 @@ def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> tuple[Service
             cluster=cluster,
             name=AGENT_SERVICE,
             family=stack.names.family(AGENT_SERVICE),
-            image=_image(environment.agent.image, stack.home.region),
+            image=in_region(environment.agent.image, stack.home.region),
             command=environment.agent.command,
             cpu=environment.agent.cpu,
             memory=environment.agent.memory,
@@ -256,7 +257,7 @@ def _vector(stack: AgentStack, cluster: Cluster, count: Counts) -> Service:
     target = stack.inner.serve("vector", group="vector", port=server.port, health=Health(port=server.port))
     for who in ("agent", "functions"):
         stack.network.admit(who, to="inner", port=server.port)
-    image = _image(environment.vector.image, stack.home.region)
+    image = in_region(environment.vector.image, stack.home.region)
     if repository_of(image) is None:
         stack.network.let_out("vector", port=HTTPS)
     if own := environment.vaults.other.get(stack.role):
@@ -321,9 +322,9 @@ def _queue(stack: AgentStack, cluster: Cluster, count: Counts) -> NatsQueue | No
 def _repositories(environment: Environment) -> Iterator[str]:
     """Those of the images that are in the primary's own registry."""
     region = environment.regions.primary
-    images = [_image(environment.vector.image, region), _image(environment.work_image, region)]
+    images = [in_region(environment.vector.image, region), in_region(environment.work_image, region)]
     if environment.capacity.kind is CapacityKind.ECS:
-        images.append(_image(environment.agent.image, region))
+        images.append(in_region(environment.agent.image, region))
     if not environment.queue.existing:
         images.append(_queue_image(environment, region))
     for image in images:
@@ -334,8 +335,4 @@ def _repositories(environment: Environment) -> Iterator[str]:
 
 def _queue_image(environment: Environment, region: str) -> str:
     own = f"{environment.account}.dkr.ecr.{{region}}.amazonaws.com/{QUEUE_IMAGE}"
-    return _image(environment.queue.image or own, region)
-
-
-def _image(image: str, region: str) -> str:
-    return image.replace("{region}", region)
+    return in_region(environment.queue.image or own, region)

@@ -9,6 +9,7 @@ from relight.config import Role, Settings, StateKind
 from relight_constructs.nats import node_name
 from relight_constructs.props import Lock
 from relight_stacks.counts import counts
+from relight_stacks.naming import in_region
 from relight_stacks.refs import incidents_region
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         hold_timers_after_s=environment.hold_timers_after_s,
         hold_sends_after_s=environment.hold_sends_after_s,
         hold_credentials_after_s=environment.hold_credentials_after_s,
-        providers=tuple(
-            replace(spec, base_url=spec.base_url.replace("{region}", region)) for spec in environment.providers
-        ),
+        providers=tuple(replace(spec, base_url=in_region(spec.base_url, region)) for spec in environment.providers),
         provider_limits=environment.provider_limits,
         read_only=environment.read_only,
         **_capacity(environment, role),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from relight_constructs.props import WorkTaskProps
 from relight_constructs.work import WorkTask
+from relight_stacks.naming import in_region
 
 if TYPE_CHECKING:
     from relight_stacks.region import AgentStack
@@ -23,7 +24,7 @@ def add_work(stack: AgentStack) -> WorkTask:
             place=stack.home,
             cluster=stack.names.cluster,
             family=stack.names.family("work"),
-            image=environment.work_image.replace("{region}", stack.home.region),
+            image=in_region(environment.work_image, stack.home.region),
             environment=stack.settings.to_env(),
             network=stack.network.attachment("functions"),
             logs_key=stack.key,

@@ -12,8 +12,9 @@ from synthesis import ENVIRONMENTS, Synthesis
 
 from relight.config import Role, Settings
 from relight_constructs.nats import PASSWORD
+from relight_stacks.counts import counts
 from relight_stacks.loading import load_named
-from relight_stacks.services import VECTOR_SERVERS, counts
+from relight_stacks.services import VECTOR_SERVERS
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
