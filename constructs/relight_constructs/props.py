@@ -539,19 +539,6 @@ class MetricAlarmProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadinessAlarmProps:
-    """Tell `topic` when the metric, which somebody puts every `every_s`, is not 1."""
-
-    name: str
-    description: str
-    namespace: str
-    metric: str
-    dimensions: Mapping[str, str]
-    every_s: int
-    topic: IncidentsTopic
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SlackProps:
     """A Slack channel, by the ids of its workspace and its own, which is told what `topic_arns` are told.
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from relight.providers.readiness import METRIC as PROVIDER_READY
 from relight_constructs.access import METRICS
-from relight_constructs.alarm import ReadinessAlarm
+from relight_constructs.alarm import MetricAlarm
 from relight_constructs.capacity import ClusterAccess, EksAgents, GroupAgents
-from relight_constructs.props import ClusterAccessProps, ReadinessAlarmProps, RecoveryProps
+from relight_constructs.props import ClusterAccessProps, MetricAlarmProps, RecoveryProps
 from relight_constructs.recovery import Recovery
 from relight_constructs.timeouts import Waits
 from relight_stacks.environment import CapacityKind
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # How long a database takes to be promoted at most. A switch of Aurora takes about a minute, a replica of RDS is backed
 # up and restarted, and a backup is restored into a new instance. An existing database is promoted by the function.
-PROMOTION_S = {
+LONGEST_PROMOTION_S = {
     StateKind.AURORA_GLOBAL: 900.0,
     StateKind.RDS_REPLICA: 1800.0,
     StateKind.SNAPSHOTS: 3600.0,
@@ -91,7 +91,7 @@ def waits_of(environment: Environment, settings: Settings) -> Waits:
     """What a recovery of the environment waits for."""
     return Waits(
         lease_s=settings.lease_ttl_s + settings.lease_margin_s,
-        promotion_s=PROMOTION_S[environment.shape.state],
+        promotion_s=LONGEST_PROMOTION_S[environment.shape.state],
         # Fargate's start and an image's pull, and once more where there was no room.
         capacity_s=max(300.0, environment.objectives.rto_s / 2),
         approval_s=settings.approval_s,
@@ -122,10 +122,10 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
     for spec in stack.environment.providers:
         if spec.ca_file:  # it is in the agent's image, and the function has not got it: nothing is measured
             continue
-        ReadinessAlarm(
+        MetricAlarm(
             stack,
             f"provider-{spec.name}",
-            ReadinessAlarmProps(
+            MetricAlarmProps(
                 name=stack.names.provider_alarm(spec.name),
                 description=f"The standby cannot ask the LLM provider {spec.name}: `relight status` says why",
                 namespace=METRICS,
@@ -135,7 +135,13 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
                     "region": stack.home.region,
                     "provider": spec.name,
                 },
-                every_s=minutes * 60,
+                # It is 1 while the provider can be asked. Twice in a row: one call that fails is no reason to wake
+                # somebody. Where nothing is put, whoever tries has failed.
+                statistic="Minimum",
+                comparison="LessThanThreshold",
+                period_s=minutes * 60,
+                looks=2,
+                missing_is_bad=True,
                 topic=topic,
             ),
         )
