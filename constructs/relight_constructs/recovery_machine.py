@@ -277,9 +277,9 @@ def definition(
     """The state machine in Amazon States Language, over one step for each of `VERBS`, and for `approve` where
     `waits.approval_s` says that people are asked.
 
-    Input: `{"run_id", "reason", "at"}`. A state that fails for good pages somebody, and the execution then fails. When
-    it is the announcement that fails, the recovery has worked: paging, through the function that has just failed, would
-    say otherwise, so the execution only fails.
+    Input: `{"run_id", "next_epoch", "reason", "at"}`, of which a `run_id` alone is enough. A state that fails for good
+    pages somebody, and the execution then fails. When it is the announcement that fails, the recovery has worked:
+    paging, through the function that has just failed, would say otherwise, so the execution only fails.
     """
     asked = waits.approval_s > 0
     missing = [verb for verb in (*VERBS, *([APPROVE] * asked)) if verb not in steps]

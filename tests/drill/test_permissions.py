@@ -247,8 +247,8 @@ class Walk:
             for schedule in scheduler.list_schedules()["Schedules"]:
                 scheduler.delete_schedule(Name=schedule["Name"], GroupName=schedule["GroupName"])
         for worker in workers(self._world.emulator, self._standby):
-            worker.kill()  # a sentinel that began before would go on for a minute
-        self._client("events").disable_rule(Name=self._world.environment.names.boot_rule)
+            worker.kill()  # a sentinel that began before would go on for two minutes
+        self._client("events").disable_rule(Name=f"{self._world.environment.names.prefix}-hydrate-on-boot")
         nothing = json.dumps({"StartAt": "Nothing", "States": {"Nothing": {"Type": "Succeed"}}})
         self._client("stepfunctions").update_state_machine(stateMachineArn=self._machine, definition=nothing)
         self._stage.run(self._world.lose_volume(Role.STANDBY))
@@ -422,9 +422,10 @@ class Walk:
         """Its refusals, and the id of the run that it started at last."""
 
         def call(*, lease_left_s: float) -> Any:
-            self._history.write(
-                ProbeHistory(region=self._world.region(Role.PRIMARY), failures=self._threshold - 1, ever_answered=True)
+            lost = ProbeHistory(
+                region=self._world.region(Role.PRIMARY), failures=self._threshold - 1, ever_answered=True
             )
+            self._history.change(lambda _: lost)
             held = self._leases.read()
             assert held is not None
             expires_at = self._world.clock.now() + timedelta(seconds=lease_left_s)

@@ -258,7 +258,7 @@ def test_a_lost_memory_is_named_and_mended(operator: Operator) -> None:
     """Without its vector memory the standby fails the smoke test by that one check; a restore makes it pass again."""
     world = operator.world
     events = world.emulator.client("events", world.region(Role.STANDBY))
-    events.disable_rule(Name=world.environment.names.boot_rule)
+    events.disable_rule(Name=f"{world.environment.names.prefix}-hydrate-on-boot")
     operator.stage.run(world.lose_volume(Role.STANDBY))
 
     def empty() -> bool:
