@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from relight.errors import ConfigError
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
@@ -83,11 +83,9 @@ class Table:
     def text(self, key: str, pattern: re.Pattern[str], allowed: str, default: Any = MISSING) -> str:
         """A text that matches `pattern`."""
         value = self._take(key, allowed, default)
-        if value is default:
-            return default  # type: ignore[no-any-return]
-        if not _fits(value, pattern):
+        if value is not default and not _fits(value, pattern):
             raise self.error(key, value, allowed)
-        return value  # type: ignore[no-any-return]
+        return cast("str", value)
 
     def texts(
         self, key: str, pattern: re.Pattern[str], allowed: str, default: tuple[str, ...] | Any = MISSING
@@ -95,7 +93,7 @@ class Table:
         """A list of texts that match `pattern`, at least one."""
         value = self._take(key, allowed, default)
         if value is default:
-            return default  # type: ignore[no-any-return]
+            return cast("tuple[str, ...]", value)
         if not isinstance(value, list) or not value:
             raise self.error(key, value, f"a list of {allowed}, at least one")
         if not all(_fits(item, pattern) for item in value):
@@ -130,7 +128,7 @@ class Table:
         allowed = f"whole numbers from {least} to {most}, each once"
         value = self._take(key, allowed, default)
         if value is default:
-            return default  # type: ignore[no-any-return]
+            return default
         if not isinstance(value, list) or not all(type(item) is int and least <= item <= most for item in value):
             raise self.error(key, value, allowed)
         if len(set(value)) != len(value):

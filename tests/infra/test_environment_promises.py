@@ -23,6 +23,9 @@ from relight_stacks.promises import (
     ROUTE53_PROPAGATION_S,
     SENTINEL_START_S,
     Basis,
+    Part,
+    Promise,
+    Promises,
     keep_promises,
     promises,
     route53_detection_s,
@@ -90,9 +93,23 @@ def test_a_sum_is_that_of_its_lines(environment: Environment) -> None:
         assert promise.seconds == pytest.approx(sum(counted))
         assert all(part.seconds >= 0 for part in promise.parts)
         assert all(promise.seconds >= part.seconds for part in promise.parts)
-        assert promise.kept is (promise.seconds <= promise.objective_s)
     assert found.rpo_s == max(promise.seconds for promise in found.rpo)
     assert found.detection_s <= found.rto.seconds
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(59.0, True), (60.0, True), (60.5, False)])
+def test_a_promise_is_kept_up_to_its_objective(seconds: float, kept: bool) -> None:
+    """To the second, and by what is counted alone; a promise that is broken is named."""
+    parts = (part(20.0), part(seconds - 20.0), part(59.0, beside=True))
+    promise = Promise(name="RPO of state", objective_s=60.0, parts=parts)
+    assert promise.kept is kept
+    fine = Promise(name="RTO", objective_s=60.0, parts=(part(1.0),))
+    found = Promises(detection_s=0.0, rto=fine, rpo=(promise,), not_covered=())
+    assert [item.name for item in found.broken] == ([] if kept else ["RPO of state"])
+
+
+def part(seconds: float, *, beside: bool = False) -> Part:
+    return Part(what="something", seconds=seconds, basis=Basis.SET, why="said", beside=beside)
 
 
 MORE: dict[str, Callable[[Environment, int], Environment]] = {
