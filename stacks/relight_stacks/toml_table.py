@@ -128,7 +128,7 @@ class Table:
         allowed = f"whole numbers from {least} to {most}, each once"
         value = self._take(key, allowed, default)
         if value is default:
-            return default
+            return value
         if not isinstance(value, list) or not all(type(item) is int and least <= item <= most for item in value):
             raise self.error(key, value, allowed)
         if len(set(value)) != len(value):
