@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
     from relight_constructs.props import RecoveryProps
 
-# EventBridge Scheduler's shortest rate; the sentinel probes several times within its minute.
+# EventBridge Scheduler's shortest rate; the sentinel probes several times until the next begins.
 SENTINEL_RATE = "rate(1 minute)"
 SENTINEL_LATE_S = 60
-# One takes most of its minute.
-SENTINEL_TIMEOUT_S = 75
+# The longest watch is 130 s, where the next begins as late as it may; its last look ends within this.
+SENTINEL_TIMEOUT_S = 150
+# One looks on until the next has looked once, so that nobody's loss falls between two.
+SENTINELS_AT_ONCE = 2
 # As many minutes in a row without a sentinel that worked: longer than a deployment takes away.
 SENTINEL_LOOKS = 3
 
@@ -136,8 +138,7 @@ class Recovery(Construct):
 
     def _watch_primary(self) -> None:
         props = self._props
-        # Two sentinels at once would both count the same failures.
-        sentinel = self._function("sentinel", timeout_s=SENTINEL_TIMEOUT_S, networked=False, at_once=1)
+        sentinel = self._function("sentinel", timeout_s=SENTINEL_TIMEOUT_S, networked=False, at_once=SENTINELS_AT_ONCE)
         self.functions["sentinel"] = sentinel
         props.lease.grant_read(sentinel)
         props.lease.grant_remember(sentinel)

@@ -1,4 +1,4 @@
-"""Watch the primary for most of a minute, and start the recovery when it is lost."""
+"""Watch the primary until the next watch begins, and start the recovery when it is lost."""
 
 from __future__ import annotations
 

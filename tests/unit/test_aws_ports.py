@@ -15,9 +15,9 @@ from unit.test_config import SETTINGS
 
 from relight.adapters.aws import client
 from relight.config import Connections
-from relight.errors import ConfigError, ConflictError, NotFoundError
+from relight.errors import ConfigError, ConflictError, NotFoundError, UnavailableError
 from relight.recovery.epoch import Lease, LeaseStore
-from relight.recovery.evidence import HistoryStore, ProbeHistory
+from relight.recovery.evidence import HISTORY_KEY, HistoryStore, ProbeHistory
 from relight.recovery.states import announce
 from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
@@ -51,8 +51,39 @@ def test_the_history_survives(s3: Any) -> None:
     store = HistoryStore(s3, "lease")
     assert store.read() == ProbeHistory()
     history = replace(ProbeHistory().after("timed out", NOW, region="us-east-1"), paged_at=NOW)
-    store.write(history)
+    assert store.change(lambda _: history) == history
     assert store.read() == history
+
+
+def test_a_history_that_two_write_loses_neither(s3: Any) -> None:
+    """fails when a change is made of what was there before somebody else wrote; what stays the same is not written."""
+    store, other = HistoryStore(s3, "lease"), HistoryStore(s3, "lease")
+    seen: list[ProbeHistory] = []
+
+    def failed(before: ProbeHistory) -> ProbeHistory:
+        seen.append(before)
+        if len(seen) == 1:
+            other.change(lambda now: now.after("timed out", NOW, region="us-east-1"))
+        return before.after("refused", NOW, region="us-east-1")
+
+    assert store.change(failed).failures == 2
+    assert [before.failures for before in seen] == [0, 1]
+    tag = s3.head_object(Bucket="lease", Key=HISTORY_KEY)["LastModified"]
+    assert store.change(lambda now: now) == store.read()
+    assert s3.head_object(Bucket="lease", Key=HISTORY_KEY)["LastModified"] == tag
+
+
+def test_a_history_that_never_rests_is_an_error(s3: Any) -> None:
+    """fails when a change that is overtaken each time is taken for written, or tried for ever."""
+    store, other = HistoryStore(s3, "lease"), HistoryStore(s3, "lease")
+
+    def overtaken(before: ProbeHistory) -> ProbeHistory:
+        other.change(lambda now: now.after("timed out", NOW, region="us-east-1"))
+        return replace(before, watch="mine")
+
+    with pytest.raises(UnavailableError, match="5 times in a row"):
+        store.change(overtaken)
+    assert store.read().watch == ""
 
 
 def test_a_lease_is_created_once(s3: Any) -> None:

@@ -7,7 +7,8 @@ import http.server
 import socket
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +18,11 @@ from relight.errors import UnavailableError
 from relight.recovery.decide import Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
 from relight.recovery.evidence import ProbeHistory, probe
+from relight.recovery.run import WATCH_S
 from relight.recovery.sentinel import START_AGAIN_S, Watch, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Kept:
@@ -30,12 +32,20 @@ class Kept:
         self.lease = lease
         self.history = history
         self.broken = 0
+        self.meanwhile: Callable[[], object] | None = None
+        self.counted: Callable[[], object] = lambda: None
 
     def read(self) -> ProbeHistory:
         return self.history
 
-    def write(self, history: ProbeHistory) -> None:
-        self.history = history
+    def change(self, by: Callable[[ProbeHistory], ProbeHistory]) -> ProbeHistory:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        before, self.history = self.history, by(self.history)
+        if self.history.failures != before.failures:
+            self.counted()
+        return self.history
 
 
 class Leases:
@@ -50,21 +60,38 @@ class Leases:
 
 
 def run(
-    kept: Kept, clock: FakeClock, url: str, *, must_work: bool = False, start_again_s: float = START_AGAIN_S
+    kept: Kept,
+    clock: FakeClock,
+    url: str,
+    *,
+    name: str = "this",
+    for_s: float = 60,
+    interval_s: float = 10,
+    refuses: int = 0,
+    must_work: bool = False,
+    start_again_s: float = START_AGAIN_S,
 ) -> tuple[Watch, list[str], list[Decision]]:
     started: list[str] = []
     paged: list[Decision] = []
+    refused = [UnavailableError("throttled")] * refuses
+
+    def recover(run_id: str, _decision: Decision, _at: datetime) -> None:
+        if refused:
+            raise refused.pop()
+        started.append(run_id)
+
     policy = Policy(probe_threshold=3, recovery_s=20, primary_region="us-east-1", lease_margin_s=2)
     done = watch(
+        name=name,
         urls={"us-east-1": url, "us-west-2": url},
         history=kept,  # type: ignore[arg-type]
         leases=Leases(kept),  # type: ignore[arg-type]
         policy=policy,
-        recover=lambda run_id, _decision, _at: started.append(run_id),
+        recover=recover,
         page=paged.append,
-        interval_s=10,
+        interval_s=interval_s,
         timeout_s=1,
-        for_s=60,
+        for_s=for_s,
         clock=clock,
         must_work=must_work,
         start_again_s=start_again_s,
@@ -104,6 +131,71 @@ def alive() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/ready"
         server.shutdown()
         thread.join()
+
+
+class Minutes(FakeClock):
+    """Time in which other watches begin, each within the sleep of the one before; what they begin with is given."""
+
+    def __init__(self, begin_s: list[float], begin: Callable[[int], object]) -> None:
+        super().__init__()
+        self._due = [self.at + timedelta(seconds=seconds) for seconds in begin_s]
+        self._begin = begin
+        self._begun = 0
+
+    def sleep(self, seconds: float) -> None:
+        until = self.at + timedelta(seconds=max(seconds, 0.0))
+        while self._begun < len(self._due) and self._due[self._begun] <= until:
+            self.at = max(self.at, self._due[self._begun])
+            self._begun += 1
+            self._begin(self._begun)
+        self.at = max(self.at, until)
+
+
+@pytest.mark.parametrize("interval_s", [10.0, 20.0])
+@pytest.mark.parametrize("late_s", [(0, 0, 0), (59.9, 59.9, 59.9), (0, 59.9, 0), (59.9, 0, 31)])
+def test_between_two_watches_nothing_is_missed(late_s: tuple[float, ...], interval_s: float) -> None:
+    """fails when a loss could fall between two watches, however late within its minute the next one begins."""
+    looks: list[datetime] = []
+    ended: dict[str, Watch] = {}
+
+    def begin(number: int) -> None:
+        name = f"watch {number}"
+        ended[name] = run(kept, clock, DEAD, name=name, for_s=WATCH_S, interval_s=interval_s)[0]
+
+    clock = Minutes([60 * (n + 1) + late for n, late in enumerate(late_s)], begin)
+    kept = Kept(lease(clock, 10_000), ProbeHistory(region="us-east-1", ever_answered=True))
+    kept.counted = lambda: looks.append(clock.at)
+    begin(0)
+    assert looks[-1] - looks[0] >= timedelta(seconds=60 * len(late_s))
+    assert max(after - before for before, after in pairwise(looks)) <= timedelta(seconds=interval_s)
+    assert kept.history.failures == len(looks), "what two saw at once is counted once"
+    last = f"watch {len(late_s)}"
+    assert [name for name, done in ended.items() if not done.is_over] == [last]
+
+
+def test_a_watch_that_is_taken_over_from_acts_no_more() -> None:
+    """fails when a second run is started because another watch took over between the decision and the start."""
+    clock = FakeClock()
+    lost = ProbeHistory(region="us-east-1", failures=2, failing_since=clock.now(), last_error="x", ever_answered=True)
+    kept = Kept(lease(clock, -10), lost)
+
+    def next_watch() -> None:
+        begun.extend(run(kept, clock, DEAD, name="next")[1])
+
+    begun: list[str] = []
+    # The first change counts the look, the second is the claim.
+    kept.meanwhile = lambda: setattr(kept, "meanwhile", next_watch)
+    done, started, _ = run(kept, clock, DEAD)
+    assert (len(begun), started, done.run_id) == (1, [], "")
+
+
+def test_a_start_that_fails_is_tried_at_the_next_look() -> None:
+    """A claim is taken back: nobody waits two minutes for a run that never began."""
+    clock = FakeClock()
+    lost = ProbeHistory(region="us-east-1", failures=2, failing_since=clock.now(), last_error="x", ever_answered=True)
+    kept = Kept(lease(clock, -10), lost)
+    done, started, _ = run(kept, clock, DEAD, refuses=1)
+    assert (done.verdict, done.probes, started) == (Verdict.RECOVER, 2, [done.run_id])
 
 
 def test_a_primary_that_answers_is_left_alone(alive: str) -> None:

@@ -8,27 +8,34 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import NotFoundError
+from relight.errors import ConflictError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relight.clock import Clock
     from relight.recovery.epoch import Lease
 
 HISTORY_KEY = "sentinel.json"
 # A gate's answer is far smaller.
 _ANSWER_BYTES = 16 * 1024
+# Two watches overlap for one look.
+_TRIES = 5
 _TIMES = ("failing_since", "paged_at", "started_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeHistory:
-    """The probes of one region that failed in a row, and what was done about it; kept across invocations."""
+    """The probes of one region that failed in a row, and what was done about it; kept across invocations.
+
+    `watch` is the one that looks now: the last that began.
+    """
 
     region: str = ""
     failures: int = 0
@@ -37,6 +44,7 @@ class ProbeHistory:
     ever_answered: bool = False
     paged_at: datetime | None = None
     started_at: datetime | None = None
+    watch: str = ""
 
     def after(self, error: str, at: datetime, *, region: str) -> ProbeHistory:
         """The history with one more probe: `error` is empty when it was answered with 200.
@@ -44,7 +52,7 @@ class ProbeHistory:
         A probe of another region starts a new history.
         """
         if not error:
-            return ProbeHistory(region=region, ever_answered=True)
+            return ProbeHistory(region=region, ever_answered=True, watch=self.watch)
         before = self if self.region == region else ProbeHistory()
         return ProbeHistory(
             region=region,
@@ -54,6 +62,7 @@ class ProbeHistory:
             ever_answered=before.ever_answered,
             paged_at=before.paged_at,
             started_at=before.started_at,
+            watch=self.watch,
         )
 
 
@@ -67,7 +76,7 @@ class Evidence:
 
 
 class HistoryStore:
-    """Keeps the probe history in the lease bucket. Only the sentinel writes it, one at a time."""
+    """Keeps the probe history in the lease bucket. Watches alone write it, of which two may overlap."""
 
     def __init__(self, s3: Any, bucket: str) -> None:
         self._s3 = s3
@@ -75,19 +84,40 @@ class HistoryStore:
 
     def read(self) -> ProbeHistory:
         """The history; an empty one when there is none yet."""
+        return self._read()[0]
+
+    def change(self, by: Callable[[ProbeHistory], ProbeHistory]) -> ProbeHistory:
+        """Replace the history by what `by` makes of it, and return that; nothing is written where it stays the same.
+
+        `by` is called again when somebody else wrote in between, so that nobody's change is lost.
+        """
+        for _ in range(_TRIES):
+            before, tag = self._read()
+            after = by(before)
+            if after == before:
+                return before
+            condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+            body = json.dumps(asdict(after), default=datetime.isoformat).encode()
+            try:
+                with aws.translating():
+                    self._s3.put_object(Bucket=self._bucket, Key=HISTORY_KEY, Body=body, **condition)
+            except ConflictError:
+                continue
+            return after
+        raise UnavailableError(
+            f"s3://{self._bucket}/{HISTORY_KEY} was written by somebody else {_TRIES} times in a row",
+            hint="it is for the sentinel alone: see who else writes it",
+        )
+
+    def _read(self) -> tuple[ProbeHistory, str]:
         try:
             with aws.translating():
-                value = json.loads(self._s3.get_object(Bucket=self._bucket, Key=HISTORY_KEY)["Body"].read())
+                answer = self._s3.get_object(Bucket=self._bucket, Key=HISTORY_KEY)
+                value = json.loads(answer["Body"].read())
         except NotFoundError:
-            return ProbeHistory()
+            return ProbeHistory(), ""
         times = {name: datetime.fromisoformat(value[name]) for name in _TIMES if value[name]}
-        return ProbeHistory(**{**value, **times})
-
-    def write(self, history: ProbeHistory) -> None:
-        """Replace the history."""
-        body = json.dumps(asdict(history), default=datetime.isoformat).encode()
-        with aws.translating():
-            self._s3.put_object(Bucket=self._bucket, Key=HISTORY_KEY, Body=body)
+        return ProbeHistory(**{**value, **times}), answer["ETag"]
 
 
 def probe(url: str, *, timeout_s: float, must_work: bool = False) -> str:
@@ -142,11 +172,21 @@ def gather(
     lease: Lease | None,
     timeout_s: float,
     clock: Clock,
+    watch: str,
+    takes_over: bool,
     must_work: bool = False,
-) -> Evidence:
-    """Probe a region's `url` once, add it to the history, and return what is known now."""
+) -> Evidence | None:
+    """Probe a region's `url` once, add it to the history, and return what is known now.
+
+    A watch that `takes_over` looks from here on. None when another has since: it looks on, and counts what it sees.
+    """
     at = clock.now()
     error = probe(url, timeout_s=timeout_s, must_work=must_work)
-    probes = history.read().after(error, at, region=region)
-    history.write(probes)
-    return Evidence(at=at, probes=probes, lease=lease)
+
+    def counted(before: ProbeHistory) -> ProbeHistory:
+        if not takes_over and before.watch != watch:
+            return before
+        return replace(before.after(error, at, region=region), watch=watch)
+
+    probes = history.change(counted)
+    return Evidence(at=at, probes=probes, lease=lease) if probes.watch == watch else None

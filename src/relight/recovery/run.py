@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from relight.errors import AgainLaterError, ConfigError, TransientError
 from relight.objectives import Pattern
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from relight.wiring import Region
 
-# The schedule's shortest rate is a minute; a probe more would overlap the next invocation.
-WATCH_S = 60.0
+# A schedule's shortest rate is a minute, and EventBridge Scheduler calls within 60 s of it: two minutes may pass until
+# the next watch begins. Ten seconds more are for a cold start.
+WATCH_S = 130.0
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -114,9 +116,10 @@ def answer_approval(region: Region, question: Question, *, approve: bool) -> dic
 
 
 def watch_primary(region: Region) -> Watch:
-    """One invocation of the sentinel: watch for most of a minute, so that the next one follows without a gap."""
+    """One invocation of the sentinel: watch until the next has begun, so that there is no gap between two."""
     settings = region.settings
     return watch(
+        name=uuid4().hex,
         urls={
             settings.primary_region: f"{settings.primary_url}/ready",
             settings.standby_region: f"{settings.standby_url}/ready",
@@ -177,6 +180,7 @@ def _hydrate(region: Region, _: Run) -> dict[str, Any]:
             specs=region.specs,
             clock=region.clock,
             recall_floor=region.settings.recall_floor,
+            peer=region.restores_beside,
         )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
-from relight.errors import ConflictError, TransientError
+from relight.errors import ConflictError, RelightError, TransientError
 from relight.recovery.decide import Decision, Policy, Verdict, decide
-from relight.recovery.evidence import HistoryStore, gather
+from relight.recovery.evidence import HistoryStore, ProbeHistory, gather
 from relight.recovery.telling import News, Severity, key_of, tell
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ class Watch:
     probes: int
     reasons: tuple[str, ...]
     run_id: str = ""
+    is_over: bool = False
 
 
 def watch(
     *,
+    name: str,
     urls: Mapping[str, str],
     history: HistoryStore,
     leases: LeaseStore,
@@ -52,7 +54,11 @@ def watch(
     start_again_s: float = START_AGAIN_S,
     must_work: bool = False,
 ) -> Watch:
-    """Probe the region that holds the lease every `interval_s` for `for_s` seconds, and act on what is decided.
+    """Probe the region that holds the lease every `interval_s`, until another watch has begun, or for `for_s` seconds,
+    and act on what is decided.
+
+    Between the last look of a watch and the first of the one that took over, no more time passes than between any two:
+    a watch looks on until the other has looked, and what both saw is counted once. `name` is this one's alone.
 
     With `must_work`, for active-active, an answer counts only when it says that the region works: one that has lost its
     right to act may serve reads on.
@@ -60,9 +66,11 @@ def watch(
     Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
     while. A passing error of the lease's own store costs one look and not the watch.
     """
+    looks = False
 
-    def look() -> tuple[Decision, str]:
-        """What is decided now, and the id of the run that was started for it, if one was."""
+    def look() -> Watch:
+        """Look once, act on what is decided, and say how the watch would end with it."""
+        nonlocal looks
         found = leases.read()
         region = found[0].region if found else policy.primary_region
         evidence = gather(
@@ -72,34 +80,64 @@ def watch(
             lease=found[0] if found else None,
             timeout_s=timeout_s,
             clock=clock,
+            watch=name,
+            takes_over=not looks,
             must_work=must_work,
         )
+        if evidence is None:
+            return Watch(verdict=Verdict.HOLD, probes=count, reasons=("another watch has taken over",), is_over=True)
+        looks = True
         decision = decide(evidence, policy)
         run_id = ""
         _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-        if decision.verdict is Verdict.RECOVER and _is_over(evidence.probes.started_at, evidence.at, start_again_s):
-            run_id = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
-            recover(run_id, decision, evidence.at)
-            history.write(replace(evidence.probes, started_at=evidence.at))
-        if decision.verdict is Verdict.PAGE and _is_over(evidence.probes.paged_at, evidence.at, PAGE_AGAIN_S):
-            page(decision)
-            history.write(replace(evidence.probes, paged_at=evidence.at))
-        return decision, run_id
+        if decision.verdict is Verdict.RECOVER:
+            id_ = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
+            if once(
+                evidence.probes, "started_at", evidence.at, start_again_s, lambda: recover(id_, decision, evidence.at)
+            ):
+                run_id = id_
+        if decision.verdict is Verdict.PAGE:
+            once(evidence.probes, "paged_at", evidence.at, PAGE_AGAIN_S, lambda: page(decision))
+        return Watch(
+            verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id, is_over=bool(run_id)
+        )
+
+    def once(probes: ProbeHistory, noted: str, at: datetime, again_s: float, act: Callable[[], None]) -> bool:
+        """Act unless it was done within `again_s`, and return whether it was done now.
+
+        It is noted before it is done, because a watch that takes over in between would do it too.
+        """
+        last: datetime | None = getattr(probes, noted)
+        if not _is_over(last, at, again_s):
+            return False
+        now = history.change(lambda now: _noting(now, noted, at) if now.watch == name else now)
+        if now.watch != name:
+            return False
+        try:
+            act()
+        except RelightError:
+            history.change(lambda now: _noting(now, noted, last))
+            raise
+        return True
 
     began = clock.monotonic()
     count = 0
     while True:
         count += 1
         try:
-            decision, run_id = look()
-            done = Watch(verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id)
+            done = look()
         except TransientError as exc:
             _log.warning("look_failed", extra={"error": str(exc)})
             done = Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
         next_at = count * interval_s
-        if done.run_id or next_at >= for_s:
+        if done.is_over or next_at >= for_s:
             return done
         clock.sleep(began + next_at - clock.monotonic())
+
+
+def _noting(history: ProbeHistory, noted: str, at: datetime | None) -> ProbeHistory:
+    changes: dict[str, Any] = {noted: at}
+    return replace(history, **changes)
 
 
 def _is_over(moment: datetime | None, now: datetime, wait_s: float) -> bool:
