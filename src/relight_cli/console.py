@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from relight.clock import lasting as lasting
 from relight.clock import parse_time
@@ -24,11 +25,43 @@ if TYPE_CHECKING:
     from relight.wiring import Region
 
 DONE, FAILED, USAGE, MISSED = 0, 1, 2, 3
+# As a shell says it of what SIGPIPE ended.
+UNREAD = 141
 
 
 def say(text: str) -> None:
     """Talk, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Print what is still held back; BrokenPipeError when nobody reads it any more."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as it is when the descriptor was closed from the start
+            stream.flush()
+
+
+def silence_unread() -> bool:
+    """Whether stdout or stderr is a pipe that nobody reads any more; the interpreter's own last flush then goes
+    nowhere, instead of failing."""
+    unread = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    for descriptor in unread:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    return bool(unread)
+
+
+def _is_unread(stream: TextIO | None) -> bool:
+    try:
+        descriptor = -1 if stream is None else stream.fileno()
+    except (OSError, ValueError):  # it is none of the system's, or closed
+        return False
+    if descriptor < 0:
+        return False
+    look = select.poll()
+    look.register(descriptor, 0)  # what is wrong with it is told without asking
+    return bool(look.poll(0))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relight import __version__
 from relight.errors import ConfigError, RelightError
-from relight_cli.console import FAILED, USAGE, interrupts_held, say
+from relight_cli.console import FAILED, UNREAD, USAGE, flush, interrupts_held, say, silence_unread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code."""
+    """Run one verb and return its exit code; 141, as of what SIGPIPE ends, when nobody reads what it prints."""
+    try:
+        try:
+            code = _run(argv)
+        except SystemExit:  # of the parser, which has printed what was asked for
+            flush()
+            raise
+        flush()
+    except BrokenPipeError:
+        # SIGPIPE itself stays ignored: a server that hangs up must not end a recovery.
+        if not silence_unread():
+            raise
+        return UNREAD
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     said = "relight"
     try:
         with interrupts_held():

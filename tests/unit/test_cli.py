@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,58 @@ def test_nothing_is_done_without_a_yes(monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(ConfigError, match="add --yes"):
         ask(monkeypatch, None)
     assert capsys.readouterr().err.count("something") == 6
+
+
+@pytest.mark.parametrize(
+    ("argv", "told", "unbuffered"),
+    [
+        (["env", "check", "batch"], "stdout", ""),
+        (["env", "check", "batch"], "stdout", "1"),
+        (["env", "--help"], "stdout", ""),
+        (["env", "check", "none.toml"], "stderr", ""),
+    ],
+)
+def test_nobody_has_to_read_to_the_end(argv: list[str], told: str, unbuffered: str) -> None:
+    """fails when a reader that has left gets a traceback, be it at the first line or at what was held back."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "relight_cli.main", *argv],
+            stdout=pipe if told == "stdout" else subprocess.PIPE,
+            stderr=pipe if told == "stderr" else subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+            timeout=60,
+        )
+    assert not done.stdout
+    assert not done.stderr
+    assert done.returncode == 141
+
+
+def test_a_reader_that_leaves_in_the_middle() -> None:
+    """It has had its lines; the verb ends as those of other tools do."""
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-m", "relight_cli.main", "env", "check", "batch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    with running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith(b"batch: ")
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode in (0, 141), "it may have been done before"
+
+
+def test_a_server_that_hangs_up_is_no_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What broke was not what is printed to: the error is shown as any other."""
+
+    def hang_up(args: argparse.Namespace) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("relight_cli.env.run", hang_up)
+    with pytest.raises(BrokenPipeError):
+        main(["env", "list"])
