@@ -130,7 +130,7 @@ def _path(given: Path) -> Path:
 def _list(args: argparse.Namespace) -> int:
     from relight_stacks.loading import environments_folder, examples_folder, load_environments
 
-    folders = {"deployed": environments_folder(), "example": examples_folder()}
+    folders = {"environment": environments_folder(), "example": examples_folder()}
     rows = [
         {"kind": kind} | _summary(environment) | {"file": str(folder / f"{environment.name}.toml")}
         for kind, folder in folders.items()

@@ -90,10 +90,10 @@ def test_one_that_collides_with_another_is_refused(tmp_path: Path, capsys: pytes
 
 
 def test_the_environments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is deployed, and the example of each tier, told apart."""
+    """The files that are there, deployed or not, and the example of each tier, told apart."""
     assert main(["env", "list", "--json"]) == DONE
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["demo"]["kind"] == "deployed"
+    assert rows["demo"]["kind"] == "environment"
     assert {tier: rows[tier]["kind"] for tier in TIERS} == dict.fromkeys(TIERS, "example")
     assert main(["env", "list"]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
