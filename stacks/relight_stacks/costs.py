@@ -92,9 +92,9 @@ ALARMS = 18
 REHEARSAL_ALARMS = 6
 # What `relight.recovery.gauges` and rehearsals publish: of a region, and of each collection and provider.
 METRICS, COLLECTION_METRICS, PROVIDER_METRICS, REHEARSAL_METRICS = 13, 3, 2, 4
-# The sentinel's memory, and how much of each minute it watches.
+# The sentinel's memory, and how much of each minute it watches: all of it, and for half an interval two do.
 SENTINEL_GIB = 1.0
-SENTINEL_SHARE = 55 / 60
+SENTINEL_SHARE = 65 / 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ from relight.config import Acknowledge, Role, Settings, StateKind
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec
 from relight.objectives import Tier
+from relight.recovery.run import WATCH_S
+from relight_constructs.recovery import SENTINEL_RATE, SENTINEL_TIMEOUT_S, SENTINELS_AT_ONCE
 from relight_stacks import costs
 from relight_stacks.environment import Capacity, CapacityKind, Environment, Network, OtherStore, Queue
 from relight_stacks.loading import examples_folder, load_environments, load_named
@@ -21,7 +23,7 @@ from relight_stacks.promises import (
     PROMOTION,
     ROUTE53_ANSWER_S,
     ROUTE53_PROPAGATION_S,
-    SENTINEL_START_S,
+    SCHEDULE_PRECISION_S,
     Basis,
     Part,
     Promise,
@@ -164,7 +166,7 @@ def test_detection_by_the_sentinel(tier: Tier, expected_s: float) -> None:
     """Two witnesses begin to count at the same moment, and the later one counts: probes, or the lease."""
     defaults = Settings.__dataclass_fields__
     assert (defaults["lease_ttl_s"].default, defaults["lease_margin_s"].default) == (15, 2)
-    assert promises(EXAMPLES[tier]).detection_s == expected_s + SENTINEL_START_S
+    assert promises(EXAMPLES[tier]).detection_s == expected_s
 
 
 def test_a_slower_witness_counts_alone() -> None:
@@ -238,6 +240,25 @@ def test_a_sandbox_is_restored_by_hand() -> None:
     whats = [part.what for part in found.rto.parts]
     assert whats[:2] == ["somebody notices", "the standby's stack is deployed"]
     assert not [what for what in whats if "sentinel" in what]
+    left_out = " ".join(found.not_covered)
+    for words in ("us-east-1", "images", "a host in the new network"):
+        assert words in left_out
+        assert words not in " ".join(promises(EXAMPLES[Tier.BATCH]).not_covered)
+
+
+def test_a_late_watch_costs_nothing() -> None:
+    """fails when a watch may end before the next begins, as late as EventBridge Scheduler may call it."""
+    assert SCHEDULE_PRECISION_S + 60 < WATCH_S < SENTINEL_TIMEOUT_S
+    assert SENTINEL_RATE == "rate(1 minute)"
+    assert SENTINELS_AT_ONCE == 2
+
+
+def test_what_is_a_guess_is_called_one() -> None:
+    """How soon Route 53's name servers know of a check is documented nowhere."""
+    for tier in (*WITH_STANDBY, Tier.SANDBOX):
+        parts = [part for part in promises(EXAMPLES[tier]).rto.parts if "propagation" in part.why]
+        assert parts
+        assert {part.basis for part in parts} == {Basis.ASSUMED}
 
 
 def test_every_figure_says_what_it_rests_on() -> None:
