@@ -5,6 +5,7 @@ So do the commands of docs/pipelines.md, which are the same for other systems.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -24,6 +25,7 @@ from relight_stacks.deploy_policy import May
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import ModuleType
 
 FOLDER = ROOT / ".github" / "workflows"
@@ -156,6 +158,67 @@ def test_a_deployment_is_checked_planned_and_approved() -> None:
     (plans,) = [step for _, step in steps(read("deploy")) if step.get("with", {}).get("path") == "plans"
                 and "upload" in step["uses"]]  # fmt: skip
     assert plans["with"]["include-hidden-files"] == "true"
+
+
+def test_a_deployment_follows_what_it_runs() -> None:
+    """fails when a change of something that it runs, imports or reads would begin none."""
+    on = read("deploy")["on"]
+    paths = on["push"]["paths"]
+    assert on["pull_request"]["paths"] == paths == sorted(paths)
+    ran = [item for _, step in steps(read("deploy")) for command in commands(step.get("run", "")) for item in command]
+    begins = [ROOT / item for item in ran if (ROOT / item).is_file() and "/" in item and not item.startswith(".venv")]
+    begins += [_sources(item)[-1] for item in ran if item.startswith("relight_") and "." in item]
+    # The verb that is run, which is imported by its name; what `scripts/deploy` hands over to.
+    begins += [*_sources("relight_cli.main"), *_sources("relight_cli.env"), ROOT / "scripts" / "deploy.py"]
+    names = {path.relative_to(ROOT).as_posix() for path in begins}
+    assert {"scripts/setup.py", "scripts/deploy", ".ci/checkov.py", "stacks/relight_stacks/app.py"} <= names
+    used = {path.relative_to(ROOT).as_posix() for path in _imported(begins)}
+    assert {"src/relight/config.py", "src/relight_drill/tools.py", "constructs/relight_constructs/alarm.py"} <= used
+    # What these read: pins and exceptions; and what functions run, other verbs, and which environments there are.
+    used |= {"constraints.txt", "pyproject.toml", ".ci/checkov-exceptions.toml", ".github/workflows/deploy.yml"}
+    used |= {"src/relight_drill/requirements/checkov.txt"}
+    folders = ("lambdas", "src/relight", "src/relight_cli", "stacks")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
+    used |= {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+    patterns = {path: re.compile(_as_regex(path)) for path in paths}
+    assert [item for item in sorted(used) if not any(pattern.fullmatch(item) for pattern in patterns.values())] == []
+    assert [path for path, pattern in patterns.items() if not any(map(pattern.fullmatch, used))] == []
+
+
+def _as_regex(path: str) -> str:
+    """A path's pattern, as GitHub reads one: a single star stays within its folder."""
+    parts = re.split(r"(\*\*|\*)", path)
+    return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+
+
+def _imported(begins: list[Path]) -> set[Path]:
+    """These and every module of the project that they import, at once or later, and so on."""
+    found: set[Path] = set()
+    left = list(begins)
+    while left:
+        path = left.pop()
+        if path in found:
+            continue
+        found.add(path)
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                left += [source for alias in node.names for source in _sources(alias.name)]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                left += [source for alias in node.names for source in _sources(f"{node.module}.{alias.name}")]
+    return found
+
+
+def _sources(module: str) -> list[Path]:
+    """The files of a module of the project, its packages' first; none of a name that is not a module."""
+    parts = module.split(".")
+    found = []
+    for end in range(1, len(parts) + 1):
+        for root in ("src", "stacks", "constructs", "lambdas"):
+            place = ROOT.joinpath(root, *parts[:end])
+            found += [path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()]
+    return found
 
 
 def test_schedules() -> None:
