@@ -338,3 +338,20 @@ def test_a_metric_is_written_as_cloudwatch_reads_it() -> None:
     assert widget["properties"]["metrics"] == [["Relight", "GateOpen", "region", "r", {"label": "gate"}]]
     assert widget["properties"]["annotations"] == {"horizontal": [{"label": "RPO", "value": 300.0}]}
     assert widget["properties"]["region"] == "eu-west-1"
+
+
+def test_whoever_is_woken_finds_each_alarm(
+    syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]
+) -> None:
+    """fails when an alarm has no row in the runbook, or a row has no alarm."""
+    made = {
+        re.sub(r"^provider-.*", "provider-<name>", name)
+        for found in (*syntheses.values(), *variants.values())
+        for part in found.parts
+        for name in alarms(found, part)
+    }
+    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    table = text.partition("## Which alarm means what")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE)
+    written = [name for names, _, _ in rows for name in re.findall(r"`([^`]+)`", names)]
+    assert sorted(written) == sorted(made)
