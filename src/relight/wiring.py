@@ -20,7 +20,7 @@ from relight.objectives import Pattern, uploads_to_standby_first
 from relight.recovery.capacity import Need
 from relight.recovery.epoch import LeaseKeeper, LeaseStore
 from relight.recovery.evidence import HistoryStore
-from relight.recovery.follow import Following
+from relight.recovery.follow import Following, JournalEdges
 from relight.recovery.metrics import CloudWatchMetrics
 from relight.recovery.replica import PhysicalReplica
 from relight.recovery.timeline import Timeline
@@ -130,6 +130,12 @@ class Region:
         if settings.peer_vault_endpoint:
             return self._elsewhere(settings.peer_vault_bucket, settings.peer_region)
         return self._in_aws(settings.peer_vault_bucket, settings.peer_region)
+
+    @property
+    def restores_beside(self) -> Vault | None:
+        """The vault whose points may be restored here, beside the own one: a standby must need nothing of the primary,
+        and in the primary the other's has what nobody has replicated back yet."""
+        return self.peer_vault if self.settings.role is Role.PRIMARY else None
 
     def _in_aws(self, bucket: str, region: str) -> Vault:
         return Vault(aws.client("s3", region), bucket, region=region, signer=self._signer)
@@ -247,6 +253,11 @@ class Region:
         return Following(
             database=self.database, store=self.store, specs=self.specs, bound_s=self.settings.objectives.rpo_s
         )
+
+    @cached_property
+    def edges(self) -> JournalEdges:
+        """Where the journal begins in the state database."""
+        return JournalEdges(self.database)
 
     @property
     def archive(self) -> Archive:

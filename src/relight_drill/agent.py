@@ -178,6 +178,7 @@ class Agent:
                 lease=self._lease,
                 epochs=self._region.epochs,
                 memory=self._region.store,
+                edges=self._region.edges,
                 collections=[spec.name for spec in self._region.specs],
                 reads=self._region.following,
             )

@@ -23,14 +23,16 @@ from relight_constructs.props import (
     NetworkProps,
     TopicProps,
 )
+from relight_stacks.counts import services_called
 from relight_stacks.data import add_data
 from relight_stacks.environment import CapacityKind
 from relight_stacks.eyes import add_eyes
 from relight_stacks.functions import Functions
+from relight_stacks.hydrating import hydrate_on_boot
 from relight_stacks.keeping import keep_points
 from relight_stacks.refs import lease_of, signing_of, vault_of
 from relight_stacks.relighting import relight
-from relight_stacks.services import AGENT_PORT, add_services, services_called
+from relight_stacks.services import AGENT_PORT, add_services
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
 from relight_stacks.tiers import Waiting
@@ -66,7 +68,7 @@ class AgentStack(HomeStack):
                 description="Secrets, logs and messages of Relight",
                 for_logs=True,
                 for_alarms=True,
-                for_rules=role is Role.STANDBY,
+                for_rules=True,
             ),
         )
         # An alarm reaches only a topic of its own region; whoever tells of incidents at run time uses the standby's.
@@ -144,4 +146,6 @@ class AgentStack(HomeStack):
         watch_replication(self)
         if role is Role.STANDBY:
             relight(self, bundles)
+        else:
+            hydrate_on_boot(self)
         add_eyes(self)

@@ -12,6 +12,7 @@ from relight_constructs.props import ClusterAccessProps, MetricAlarmProps, Recov
 from relight_constructs.recovery import Recovery
 from relight_constructs.timeouts import Waits
 from relight_stacks.environment import CapacityKind
+from relight_stacks.hydrating import grant_hydrate
 from relight_stacks.tiers import StateKind
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     Further grants go to the `functions` of what is returned.
     """
     environment = stack.environment
-    _grant_hydrate(stack)
+    grant_hydrate(stack, stack.work)
     recovery = Recovery(
         stack,
         "recovery",
@@ -96,13 +97,6 @@ def waits_of(environment: Environment, settings: Settings) -> Waits:
         capacity_s=max(300.0, environment.objectives.rto_s / 2),
         approval_s=settings.approval_s,
     )
-
-
-def _grant_hydrate(stack: AgentStack) -> None:
-    """What the task needs that stands in for the hydrate function; `keep_points` gave it what snapshots need."""
-    stack.own_vault.grant_restore(stack.work)
-    stack.own_vault.grant_bring_forward(stack.work)
-    stack.own_vault.grant_record(stack.work)
 
 
 def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> None:

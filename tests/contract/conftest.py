@@ -139,5 +139,6 @@ def elsewhere(vector_server: PostgresServer, spec: CollectionSpec) -> Iterator[P
 def past(
     store: PgVectorStore, spec: CollectionSpec, state: Connection, database: Database, vault: Vault, peer: Vault
 ) -> Past:
-    """A collection whose journal can be archived."""
+    """A collection whose journal can be archived, as the first day makes it."""
+    store.ensure(spec)
     return Past(store, spec, state, database, vault, peer, Ticking())

@@ -49,6 +49,7 @@ class Side:
             lease=self.keeper,
             epochs=self.region.epochs,
             memory=self.region.store,
+            edges=self.region.edges,
             collections=["memory"],
             reads=self.following if bound_s is None else self.within(bound_s),
         )

@@ -110,6 +110,8 @@ def test_nothing_pruned_is_passed_over_in_silence(past: Past, spec: CollectionSp
     past.store.drop(spec.name)
     with pytest.raises(PrunedError):
         Applier(store=past.store, spec=spec, state=past.state).catch_up()
+    assert past.store.describe(spec.name) is None
+    past.store.ensure(spec)
     with pytest.raises(UnavailableError, match="bring the memory forward"):
         past.memory.search(past.state, [1.0] * DIMENSION)
     with pytest.raises(IntegrityError, match="hydrate"):
@@ -237,7 +239,7 @@ def test_a_segment_that_is_lost_is_an_error_and_no_gap(past: Past, elsewhere: Pg
     else:
         found = elsewhere.describe(past.spec.name)
         assert found is None or found.points <= 20
-    [done] = hydrate(store=elsewhere, peer=past.peer, force=True, **arguments)
+    [done] = hydrate(store=elsewhere, point=old.id, peer=past.peer, force=True, **arguments)
     assert (done.restored, done.points) == (old.id, 40)
     assert verify_memory(store=elsewhere, state=past.state, spec=past.spec).points == 40
 
@@ -674,6 +676,7 @@ def test_a_promoted_standby_goes_on_with_the_archive(
         new = Past(elsewhere, spec, standby, promoted, peer, vault, Ticking())
         new.epoch = 2
         new.clock.shift(timedelta(minutes=5))
+        hydrate(store=elsewhere, vault=peer, state=standby, specs=[spec], clock=new.clock)
         assert [entry.id[0] for entry in new.entries()] == ["a"] * 10 + ["b"] * 10
         new.write(10, "c")
         done = new.prune()

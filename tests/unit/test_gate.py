@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from relight.errors import IntegrityError, LeaseLostError, NotFoundError, UnavailableError
+from relight.memory.journal import START, Position
 from relight.recovery.gate import Behind, Readiness, readiness
 from relight.tasks.epochs import Epoch
 
@@ -22,6 +23,9 @@ class World:
         self.newest: Epoch | None = epoch()
         self.database_up = True
         self.memory: Exception | None = None
+        self.at = Position(700, 3)
+        self.begins = Position(700, 3)
+        self.edge_error: Exception | None = None
         self.acts: str | None = "us-west-2"
         self.replica = False
         self.state_s: float | None = 0.0
@@ -46,10 +50,15 @@ class World:
     def acting(self) -> str | None:
         return self.acts
 
-    def position(self, name: str) -> object:
+    def position(self, name: str) -> Position:
         if self.memory is not None:
             raise self.memory
-        return object()
+        return self.at
+
+    def edge(self, collection: str) -> Position:
+        if self.edge_error is not None:
+            raise self.edge_error
+        return self.begins
 
     # What a region is asked that may serve reads.
     bound_s = 30.0
@@ -79,12 +88,21 @@ WRONG: dict[str, dict[str, object]] = {
     "the state database: UnavailableError": {"database_up": False},
     "memory is not hydrated": {"memory": NotFoundError("there is no collection 'memory'")},
     "the vector store: UnavailableError": {"memory": UnavailableError("postgres: 10.0.0.8 refused")},
+    "memory is not hydrated (empty)": {"at": START},
+    "memory is not hydrated (in part)": {"at": Position(700, 2)},
+    "the state database: UnavailableError (of the journal)": {
+        "edge_error": UnavailableError("postgres: 10.0.0.7 refused")
+    },
 }
-ONLY_MEMORY = {"memory is not hydrated", "the vector store: UnavailableError"}
+ONLY_MEMORY = {
+    reason for reason in WRONG if "memory" in reason or "vector store" in reason or "of the journal" in reason
+}
 
 
 def look(world: World) -> Readiness:
-    return readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=world, collections=["memory"])
+    return readiness(
+        region="us-west-2", lease=world, epochs=Epochs(world), memory=world, edges=world, collections=["memory"]
+    )
 
 
 def broken(reason: str) -> World:
@@ -105,7 +123,7 @@ def test_one_thing_wrong_keeps_traffic_out(reason: str) -> None:
     """Whatever is missing keeps the gate shut, and the reason says what."""
     answer = look(broken(reason))
     assert not answer.ready
-    assert reason in answer.reason
+    assert reason.partition(" (")[0] in answer.reason
 
 
 @pytest.mark.parametrize("reason", WRONG)
@@ -119,12 +137,25 @@ def test_a_lease_that_runs_out_meanwhile_opens_nothing() -> None:
     world = World()
 
     class Slow:
-        def position(self, name: str) -> object:
+        def position(self, name: str) -> Position:
             world.live = False
             raise NotFoundError(f"there is no collection {name!r}")
 
-    answer = readiness(region="us-west-2", lease=world, epochs=Epochs(world), memory=Slow(), collections=["memory"])
+    answer = readiness(
+        region="us-west-2", lease=world, epochs=Epochs(world), memory=Slow(), edges=world, collections=["memory"]
+    )
     assert (answer.ready, answer.opened, answer.reason) == (False, False, "the lease ran out")
+
+
+def test_memory_may_lack_what_the_journal_still_has() -> None:
+    """It is ready once it holds what is before the journal's beginning, and says otherwise what it lacks."""
+    world = World()
+    world.at = Position(701, 1)
+    assert look(world).ready
+    world.at = START
+    assert look(world).detail == "the memory 'memory' is at 0:0, and the journal begins after 700:3 here"
+    world.begins = START
+    assert look(world).ready
 
 
 def test_what_a_driver_said_is_for_the_log() -> None:
@@ -153,7 +184,13 @@ def serve(**told: object) -> Readiness:
     for name, value in (READER | told).items():
         setattr(world, name, value)
     return readiness(
-        region="us-west-2", lease=world, epochs=Epochs(world), memory=world, collections=["memory"], reads=world
+        region="us-west-2",
+        lease=world,
+        epochs=Epochs(world),
+        memory=world,
+        edges=world,
+        collections=["memory"],
+        reads=world,
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from unit.test_epoch import MemoryLeases
 
 from relight.errors import ConflictError, UnavailableError
+from relight.memory.journal import START, Position
 from relight.recovery.epoch import Lease, LeaseKeeper, take_first, take_next
 from relight.recovery.gate import Behind, Readiness, readiness
 from relight.tasks.epochs import Epoch
@@ -62,10 +63,13 @@ class Cut(MemoryLeases):
 
 
 class Here:
-    """A vector store that has its collection."""
+    """A vector store that has its collection, and a journal that begins at the beginning."""
 
-    def position(self, name: str) -> object:
-        return name
+    def position(self, name: str) -> Position:
+        return START
+
+    def edge(self, collection: str) -> Position:
+        return START
 
 
 class Waiting(FakeClock):
@@ -125,6 +129,7 @@ class Pair(RuleBasedStateMachine):
             lease=self.keepers[region],
             epochs=database,
             memory=Here(),
+            edges=Here(),
             collections=["memory"],
             reads=database,
         )

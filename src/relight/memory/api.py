@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import heapq
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from relight.clock import SystemClock
 from relight.errors import ConflictError, NotFoundError, PermanentError, UnavailableError
 from relight.memory import journal
-from relight.memory.journal import Job, Op, Position, PrunedError, Write
+from relight.memory.journal import START, Job, Op, Position, PrunedError, Write
 from relight.memory.reader import Reader
 from relight.memory.store import Distance, Hit
 from relight.memory.vectors import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from relight.adapters.postgres import Connection, Cursor
     from relight.clock import Clock
@@ -49,6 +52,16 @@ class Applied:
     position: Position
 
 
+class Make(StrEnum):
+    """When a collection that is not there is made from its journal. Never while a hydration is at it."""
+
+    NEVER = "never"
+    YOUNG = "young"
+    """Only while nothing of the journal was archived yet: any other memory is hydration's to make, from a snapshot."""
+    ALWAYS = "always"
+    """Wherever the journal, archived or not, goes back to its beginning."""
+
+
 class Applier:
     """Brings one collection up to the journal, in order. Any number may run at once, anywhere.
 
@@ -73,33 +86,56 @@ class Applier:
         self._batch = batch
         self._known = False
 
-    def catch_up(self, *, make: bool = True) -> Applied:
-        """Apply everything that can be read now, in batches; makes the collection where there is none.
+    def catch_up(self, *, make: Make = Make.ALWAYS) -> Applied:
+        """Apply everything that can be read now, in batches; makes the collection where there is none, as `make` says.
 
-        Without `make` that is NotFoundError, because hydration is to make it; so it is of one that is not all
-        journalled, because the journal has only a part of it. Raises IntegrityError when the store was filled under
-        another history or an archived part of the journal is lost, PrunedError when one is needed and there is no
-        archive to read, UnavailableError when this standby has not replayed as far as the store is, a vault does not
-        answer, or another applier does not come to its end. What was applied until then stays.
+        Else that is NotFoundError, because hydration is to make it; so it is of one that is not all journalled, because
+        the journal has only a part of it. Before anything is made or applied it is made sure that the journal reaches
+        back so far. Raises IntegrityError when the store was filled under another history or an archived part of the
+        journal is lost, PrunedError when one is needed and there is no archive to read, UnavailableError when this
+        standby has not replayed as far as the store is, a vault does not answer, or another applier does not come to
+        its end. What was applied until then stays.
         """
         if self._store.transactional:
             return self._catch_up(make=make)
         with journal.alone(self._state, Job.APPLY, self._spec.name, clock=self._clock, within_s=_APPLIER_S):
             return self._catch_up(make=make)
 
-    def _catch_up(self, *, make: bool) -> Applied:
-        name = self._spec.name
+    def _catch_up(self, *, make: Make) -> Applied:
         try:
-            position = self._store.position(name)
-        except NotFoundError:  # new, or the store lost its volume
-            if not (make and self._spec.journalled):
-                raise
+            position = self._store.position(self._spec.name)
+        except NotFoundError as exc:  # new, or the store lost its volume
             self._known = False
-            self._store.ensure(self._spec)
-            position = self._store.position(name)
+            if not self._may_make(make):
+                raise
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(self._no_hydration())
+                except UnavailableError:
+                    raise exc from None
+                return self._make()
+        return self._bring_forward(position)
+
+    def _may_make(self, make: Make) -> bool:
+        if make is Make.NEVER or not self._spec.journalled:
+            return False
+        return make is Make.ALWAYS or journal.archived(self._state, self._spec.name) == START
+
+    def _no_hydration(self) -> AbstractContextManager[None]:
+        """While it is made here nobody hydrates it; UnavailableError at once when somebody does."""
+        return journal.alone(self._state, Job.HYDRATE, self._spec.name, clock=self._clock, within_s=0.0)
+
+    def _make(self) -> Applied:
+        # An empty collection that nothing can fill any more would pass for a memory.
+        self._journal.check_reach(START)
+        self._store.ensure(self._spec)
+        return self._bring_forward(self._store.position(self._spec.name))
+
+    def _bring_forward(self, position: Position) -> Applied:
+        name = self._spec.name
         if not self._known:
+            self._journal.check_reach(position)
             self._store.ensure(self._spec)
-            self._journal.check(position)
             self._known = True
         entries = 0
         while True:
@@ -164,7 +200,7 @@ class Memory:
                 # Read after the search, so that no entry is missing between the two.
                 lacking = self._lacking(state, found.position, most=most)
                 if lacking is None and most < _MOST:
-                    Applier(store=self._store, spec=self._spec, state=state).catch_up()
+                    Applier(store=self._store, spec=self._spec, state=state).catch_up(make=Make.NEVER)
                     most = _MOST
                     continue
             except PrunedError as exc:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relight.errors import NotFoundError, RelightError
 from relight.memory import journal
-from relight.memory.api import Applier
+from relight.memory.api import Applier, Make
 from relight.memory.journal import PrunedError
 from relight.objectives import Pattern
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 0.3
 PUBLISH_EVERY_S = 60.0
+# A hydration that was called when the store started has come to its end by then, or is still at work and says so.
+HYDRATED_WITHIN_S = 900.0
 # After an error the next round is later and later.
 _AGAIN_S, _AGAIN_AT_MOST_S = 0.5, 30.0
 
@@ -40,7 +42,7 @@ class Applying(StrEnum):
     HYDRATED = "hydrated"
     """Bring forward the collections that there are: one that is not there is hydration's to make, with a snapshot."""
     ALL = "all"
-    """As HYDRATED, and make from the journal those that the store lost with its volume."""
+    """As HYDRATED, and make from the journal what is new; and, once hydration had its time, what it did not make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +81,13 @@ def keep_applied(
     `state` opens a connection to the region's state database, which is kept for as long as it works. `may_apply` is
     asked before each round, and must not wait. `publish` gets the lag of each collection every `publish_every_s`,
     whatever may be applied; an error of it is logged and no reason to stop. After an error a round comes later, up to
-    half a minute; one collection that cannot be brought forward does not hold up the others. Any number may run.
+    half a minute; one collection that cannot be brought forward does not hold up the others. One that the store lost
+    with its volume is left to hydration, which has a snapshot, for a quarter of an hour. Any number may run.
     """
     published_at = float("-inf")
+    names = [spec.name for spec in specs]
     wait_s = every_s
+    absent: dict[str, float] = {}
     while not stop.wait(wait_s):
         try:
             with state() as connection:
@@ -90,7 +95,7 @@ def keep_applied(
                     Applier(store=store, spec=spec, state=connection, archive=archive, clock=clock) for spec in specs
                 ]
                 while True:
-                    failed = _apply(appliers, may_apply())
+                    failed = _apply(dict(zip(names, appliers, strict=True)), may_apply(), absent, clock.monotonic())
                     if clock.monotonic() - published_at >= publish_every_s:
                         published_at = clock.monotonic()
                         _publish(publish, {spec.name: lag_of(store, connection, spec) for spec in specs})
@@ -104,16 +109,33 @@ def keep_applied(
             log.warning("applier_failed", extra={"error": str(exc), "again_s": wait_s})
 
 
-def _apply(appliers: Sequence[Applier], mode: Applying) -> RelightError | None:
-    """Bring each collection forward that may be; the first error, when all were tried."""
+def _apply(
+    appliers: Mapping[str, Applier], mode: Applying, absent: dict[str, float], now: float
+) -> RelightError | None:
+    """Bring each collection forward that may be; the first error, when all were tried.
+
+    `absent` is since when those have been awaited that hydration is to make.
+    """
+    if mode is not Applying.ALL:
+        absent.clear()
     failed: RelightError | None = None
-    for applier in appliers if mode is not Applying.NOTHING else ():
+    for name, applier in appliers.items() if mode is not Applying.NOTHING else ():
         try:
-            applier.catch_up(make=mode is Applying.ALL)
+            applier.catch_up(make=_make(mode, now - absent.get(name, now)))
         except RelightError as exc:
-            waits = mode is Applying.HYDRATED and isinstance(exc, NotFoundError) and not isinstance(exc, PrunedError)
-            failed = failed or (None if waits else exc)
+            if isinstance(exc, NotFoundError) and not isinstance(exc, PrunedError):
+                absent.setdefault(name, now)
+            else:
+                failed = failed or exc
+        else:
+            absent.pop(name, None)
     return failed
+
+
+def _make(mode: Applying, waited_s: float) -> Make:
+    if mode is not Applying.ALL:
+        return Make.NEVER
+    return Make.YOUNG if waited_s < HYDRATED_WITHIN_S else Make.ALWAYS
 
 
 def lag_of(store: VectorStore, state: Connection, spec: CollectionSpec) -> Lag:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from relight.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, UnavailableError
 from relight.memory import journal
-from relight.memory.api import Applied, Applier
+from relight.memory.api import Applied, Applier, Make
 from relight.memory.journal import Job, Position, PrunedError
 from relight.memory.reader import GapError, Reader
 from relight.memory.segments import Archive
 from relight.memory.transfer import PointSource
-from relight.vault.points import PointStatus, newest_eligible, status_of, survey
+from relight.vault.points import PointStatus, newest_eligible, status_of, survey_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,20 +87,20 @@ def hydrate(
 ) -> list[Hydration]:
     """Fill each collection from the newest eligible point, and bring it forward with the journal.
 
-    What the state database has let go of the journal is read from `vault`, or else from `peer`; before a byte of a
-    point moves it is made sure that all of it is there. A collection that holds data is only brought forward, unless
-    `force`, or the journal does not reach back to it any more: then it is restored over, and what it held is kept. A
-    point that proves damaged, that the journal does not reach back to, or that holds writes which the state here never
-    received, is passed over for the next older one, and the result says so; without any, the journal is applied from
-    its beginning: IntegrityError when that is archived no more. Naming a `point`, or the newest eligible one `before` a
-    time, uses that one or raises: ConflictError when a collection holds data, NotFoundError, IntegrityError. Of a
-    collection that is not all journalled the journal alone is no replacement: NotFoundError. One hydration works on a
-    collection at a time. Run again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby
-    that is a little behind.
+    A point is taken from `vault`, or from `peer` where that has a newer one; so is what the state database has let go
+    of the journal. Before a byte of a point moves it is made sure that all of that is there. A collection that holds
+    data is only brought forward, unless `force`, or the journal does not reach back to it any more: then it is restored
+    over, and what it held is kept. A point that proves damaged, that the journal does not reach back to, or that holds
+    writes which the state here never received, is passed over for the next older one, and the result says so; without
+    any, the journal is applied from its beginning: IntegrityError when that is archived no more, and nothing is made.
+    Naming a `point`, or the newest eligible one `before` a time, uses that one, of `vault` alone, or raises:
+    ConflictError when a collection holds data, NotFoundError, IntegrityError. Of a collection that is not all
+    journalled the journal alone is no replacement: NotFoundError. One hydration works on a collection at a time. Run
+    again after any failure, it ends in the same state. `wait_s` bounds the wait for a standby that is a little behind.
     """
     if point is not None and before is not None:
         raise ConfigError("both a point and a time were named", hint="name one of them")
-    candidates = _Candidates(_chosen(vault, point, before))
+    candidates = _Candidates(_chosen(vault, peer, point, before))
     explicit = point is not None or before is not None
     archive = Archive(vault) if peer is None else Archive(vault, peer)
     done = []
@@ -148,12 +148,13 @@ def _hydrate_one(
     if collection is not None and not collection.is_empty and not force and not explicit:
         skipped = f"the collection already holds {collection.points} points, at {collection.position}"
     else:
-        for status in candidates:
+        for where, status in candidates:
             try:
                 part, manifest = usable(status, spec, store)
                 _wait_for_history(state, manifest, clock, wait_s)
                 _check_reach(reader, Position.parse(part.position))
-                restored = status.id, _restore(store, vault, spec, part, status.id, floor=recall_floor, replace=force)
+                source = PointSource(where, part, near=where is vault)
+                restored = status.id, _restore(store, source, spec, status.id, floor=recall_floor, replace=force)
                 break
             except (IntegrityError, NotFoundError) as exc:
                 if explicit:
@@ -195,7 +196,7 @@ def bring_forward(
     *, store: VectorStore, state: Connection, spec: CollectionSpec, archive: Archive | None = None
 ) -> Applied:
     """Apply what the journal has beyond the collection's position."""
-    return Applier(store=store, spec=spec, state=state, archive=archive).catch_up()
+    return Applier(store=store, spec=spec, state=state, archive=archive).catch_up(make=Make.ALWAYS)
 
 
 def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec) -> Verified:
@@ -235,24 +236,26 @@ def verify_memory(*, store: VectorStore, state: Connection, spec: CollectionSpec
 class _Candidates:
     """The points to try, in order, surveyed once however many collections ask: all are filled from the same ones."""
 
-    def __init__(self, found: Iterator[PointStatus]) -> None:
+    def __init__(self, found: Iterator[tuple[Vault, PointStatus]]) -> None:
         self._rest = found
-        self._seen: list[PointStatus] = []
+        self._seen: list[tuple[Vault, PointStatus]] = []
 
-    def __iter__(self) -> Iterator[PointStatus]:
+    def __iter__(self) -> Iterator[tuple[Vault, PointStatus]]:
         yield from self._seen
-        for status in self._rest:
-            self._seen.append(status)
-            yield status
+        for found in self._rest:
+            self._seen.append(found)
+            yield found
 
 
-def _chosen(vault: Vault, point: str | None, before: datetime | None) -> Iterator[PointStatus]:
+def _chosen(
+    vault: Vault, peer: Vault | None, point: str | None, before: datetime | None
+) -> Iterator[tuple[Vault, PointStatus]]:
     if point is not None:
-        yield status_of(vault, point)
+        yield vault, status_of(vault, point)
     elif before is not None:
-        yield newest_eligible(vault, before=before)
+        yield vault, newest_eligible(vault, before=before)
     else:
-        yield from survey(vault)
+        yield from survey_both(vault, peer)
 
 
 def usable(status: PointStatus, spec: CollectionSpec, store: VectorStore) -> tuple[CollectionPart, Manifest]:
@@ -316,15 +319,8 @@ def _reaches(reader: Reader, position: Position) -> bool:
 
 
 def _restore(
-    store: VectorStore,
-    vault: Vault,
-    spec: CollectionSpec,
-    part: CollectionPart,
-    point: str,
-    *,
-    floor: float,
-    replace: bool,
+    store: VectorStore, source: PointSource, spec: CollectionSpec, point: str, *, floor: float, replace: bool
 ) -> Restored:
-    restored = store.restore(spec, PointSource(vault, part), point=point, floor=floor, replace=replace)
+    restored = store.restore(spec, source, point=point, floor=floor, replace=replace)
     log.info("point restored", extra={"point": point, "collection": spec.name, "points": restored.points})
     return restored

@@ -177,19 +177,24 @@ class Archive:
         )
 
     def lacks(self, segments: Iterable[Segment]) -> list[Segment]:
-        """Which of these no vault holds with the right size; their bytes are not read."""
+        """Which of these no vault holds with the right size; their bytes are not read.
+
+        Raises what the first vault says when that cannot be asked, and the others do not have all.
+        """
         wanted = list(segments)
+        away: DeniedError | NotFoundError | UnavailableError | None = None
         for collection in {segment.collection for segment in wanted}:
             for vault in self._vaults:
                 try:
                     sizes = {item.key: item.bytes for item in vault.objects(prefix(collection))}
-                except (DeniedError, NotFoundError, UnavailableError):
-                    if vault is self._vaults[0]:
-                        raise
+                except (DeniedError, NotFoundError, UnavailableError) as exc:
+                    away = away or (exc if vault is self._vaults[0] else None)
                     continue
                 wanted = [segment for segment in wanted if sizes.get(segment.object) != segment.bytes]
                 if not wanted:
                     return []
+        if away is not None and wanted:
+            raise away
         return wanted
 
 

@@ -9,18 +9,19 @@ from relight import __version__
 from relight.clock import point_id
 from relight.errors import ConflictError, IntegrityError, UnavailableError
 from relight.memory import journal
-from relight.memory.api import Applier
+from relight.memory.api import Applier, Make
 from relight.memory.segments import Archive
 from relight.memory.transfer import PointSink
 from relight.vault import points
 from relight.vault.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from relight.adapters.postgres import Connection
     from relight.clock import Clock
+    from relight.memory.journal import Position
     from relight.memory.store import CollectionSpec, VectorStore
     from relight.vault.manifest import CollectionPart, QueuePosition
     from relight.vault.store import Vault
@@ -47,17 +48,22 @@ def take_snapshot(
 
     Until the manifest is there, the point does not exist for anybody; what a failure leaves in the vault carries names
     of its own and is never part of another point. Raises ConflictError when a point of the same second exists already.
+    Nothing is sealed of a store that lost its memory: NotFoundError until it is hydrated, IntegrityError when it holds
+    less than the journal here can add to.
     """
     taken_at = clock.now()
     archive = Archive(vault) if fallback is None else Archive(vault, fallback)
+    reached = {}
     for spec in specs:
         # A point that begins late in the journal makes a short hydration.
-        Applier(store=store, spec=spec, state=state, archive=archive).catch_up()
+        applier = Applier(store=store, spec=spec, state=state, archive=archive, clock=clock)
+        reached[spec.name] = applier.catch_up(make=Make.YOUNG).position
 
     def attempt(target: Vault, instead_of: str | None) -> Manifest:
         return _take(
             store=store,
             specs=specs,
+            reached=reached,
             state=state,
             vault=target,
             instead_of=instead_of,
@@ -87,6 +93,7 @@ def _take(
     *,
     store: VectorStore,
     specs: Sequence[CollectionSpec],
+    reached: Mapping[str, Position],
     state: Connection,
     vault: Vault,
     instead_of: str | None,
@@ -102,7 +109,7 @@ def _take(
         raise _VaultUnavailableError from exc
     if previous == point:
         raise ConflictError(f"the point {point} is sealed already", hint="another snapshot of this second was first")
-    parts = tuple(_upload(store, spec, vault, point) for spec in specs)
+    parts = tuple(_upload(store, spec, vault, point, since=reached[spec.name]) for spec in specs)
     # Read last: by now the log holds every entry that is in the snapshots.
     position = journal.state_position(state)
     unsigned = Manifest(
@@ -127,7 +134,7 @@ def _take(
     return manifest
 
 
-def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str) -> CollectionPart:
+def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str, *, since: Position) -> CollectionPart:
     sink = PointSink(vault, point, spec.name, store.extension)
     try:
         taken = store.snapshot(spec.name, sink)
@@ -139,5 +146,11 @@ def _upload(store: VectorStore, spec: CollectionSpec, vault: Vault, point: str) 
         raise IntegrityError(
             f"the collection {spec.name!r} is {taken.spec}, and the settings say {spec}",
             hint="correct the settings; nothing was sealed",
+        )
+    if taken.position < since:
+        # Its task was replaced, or an older point restored, since it was brought up to the journal.
+        raise IntegrityError(
+            f"the collection {spec.name!r} went back from {since} to {taken.position} while it was read",
+            hint="nothing was sealed; the next run tries again once it is hydrated",
         )
     return taken.part(store.kind, sink.pieces)

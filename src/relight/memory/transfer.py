@@ -68,11 +68,15 @@ class PointSink:
 
 
 class PointSource:
-    """Gives one collection's pieces from a vault, verified. See `SnapshotSource`."""
+    """Gives one collection's pieces from a vault, verified. See `SnapshotSource`.
 
-    def __init__(self, vault: Vault, part: CollectionPart) -> None:
+    With `near` a server may fetch them by itself; a vector store reaches no vault but its own region's.
+    """
+
+    def __init__(self, vault: Vault, part: CollectionPart, *, near: bool = True) -> None:
         self._vault = vault
         self._part = part
+        self._near = near
 
     @property
     def part(self) -> CollectionPart:
@@ -87,7 +91,7 @@ class PointSource:
 
     def location(self, piece: Piece) -> str | None:
         """See `SnapshotSource`."""
-        return self._vault.presigned_url(piece.object, expires_s=LOCATION_S)
+        return self._vault.presigned_url(piece.object, expires_s=LOCATION_S) if self._near else None
 
     def place(self, node: str = "") -> Place:
         """See `SnapshotSource`."""

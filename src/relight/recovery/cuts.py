@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from relight.memory.api import Applier
+from relight.memory.api import Applier, Make
 from relight.memory.cut import cut, plan_cut
 from relight.memory.segments import Archive
 from relight.memory.stores import open_store
@@ -57,7 +57,7 @@ def cut_region(region: Region, plans: Sequence[CutPlan], *, into: str = "") -> d
         applied = {}
         for plan in plans:
             applier = Applier(store=region.store, spec=plan.spec, state=state, archive=_archive(region))
-            applied[plan.spec.name] = str(applier.catch_up().position)
+            applied[plan.spec.name] = str(applier.catch_up(make=Make.YOUNG).position)
     return {"cuts": [item.to_json() for item in done], "positions": applied}
 
 

@@ -6,11 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from relight.config import Acknowledge, ConfirmBy
-from relight.errors import ConfigError, NotFoundError
+from relight.errors import ConfigError, NotFoundError, UnavailableError
+from relight.memory import journal
+from relight.memory.journal import START
 from relight.queue.queues import open_queue
 from relight.recovery.epoch import FIRST, take_first
 from relight.tasks.confirm import Standing
-from relight.tasks.migrate import migrate
+from relight.tasks.migrate import migrate, schema_status
 
 if TYPE_CHECKING:
     from relight.wiring import Region
@@ -24,6 +26,19 @@ _NOBODY = {
     ConfirmBy.AURORA: "in the environment file, count the other regions of the global database under confirm_replicas,"
     ' or set acknowledge = "local"',
 }
+
+
+def not_begun(region: Region) -> str:
+    """Why there is nothing to hydrate yet: `prepare` was never run; empty once it was."""
+    try:
+        region.connections  # noqa: B018 - read for what it raises
+    except NotFoundError as exc:
+        return f"the first day has not begun: {exc.problem}"
+    try:
+        begun = bool(schema_status(region.database).applied)
+    except UnavailableError:
+        return ""  # whoever needs the database waits for it
+    return "" if begun else "the first day has not begun: the state database has no schema"
 
 
 def prepare(region: Region) -> dict[str, Any]:
@@ -60,8 +75,11 @@ def prepare(region: Region) -> dict[str, Any]:
             await queue.ensure()
 
     asyncio.run(make_queue())
-    for spec in region.specs:
-        region.store.ensure(spec)
+    with region.state() as state:
+        for spec in region.specs:
+            # Run again, it must not make in an empty store what hydration is to bring back.
+            if found is None or (spec.journalled and journal.archived(state, spec.name) == START):
+                region.store.ensure(spec)
     lease = take_first(region.leases, region=settings.region, ttl_s=settings.lease_ttl_s, clock=region.clock)
     region.epochs.take(lease.epoch, region=settings.region, run_id=lease.run_id)
     region.epochs.mark_verified(lease.epoch)

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relight.errors import NotFoundError
 from relight.memory import journal
-from relight.memory.journal import PrunedError
-from relight.recovery.gate import Behind
+from relight.recovery.gate import Behind, lacks_what_is_pruned
 from relight.tasks.sql import statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relight.memory.journal import Position
     from relight.memory.store import CollectionSpec, VectorStore
     from relight.tasks.database import Database
 
 SQL = statements("relight.tasks.sql", "follow.sql")
 
 BEATS_WITHIN_BOUND = 6
+
+
+class JournalEdges:
+    """The `Edges` of a region's state database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def edge(self, collection: str) -> Position:
+        """See `Edges.edge`."""
+        with self._database.transaction() as cur:
+            return journal.edge(cur.connection, collection)
 
 
 class Following:
@@ -47,9 +60,8 @@ class Following:
             replica, state_s = cur.fetchall()[0]
             for spec in self._specs:
                 position = self._store.position(spec.name)
-                try:
-                    journal.check_history(cur.connection, spec.name, position)
-                except PrunedError:
-                    """So far behind that only the vaults know it: the lag below says how far."""
+                if position < (edge := journal.edge(cur.connection, spec.name)):
+                    raise NotFoundError(lacks_what_is_pruned(spec.name, position, edge))
+                journal.check_history(cur.connection, spec.name, position)
                 lags.append(journal.lag_s(cur.connection, spec.name, position))
         return Behind(replica=replica, state_s=None if state_s is None else float(state_s), memory_s=max(lags))

@@ -10,6 +10,7 @@ from relight.errors import IntegrityError, LeaseLostError, NotFoundError, Religh
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relight.memory.journal import Position
     from relight.tasks.epochs import Epoch
 
 
@@ -24,8 +25,16 @@ class Epochs(Protocol):
 class Collections(Protocol):
     """What the gate asks of the vector store: something cheap, because it asks all the time."""
 
-    def position(self, name: str) -> object:
+    def position(self, name: str) -> Position:
         """How far the collection is; NotFoundError when it is not there."""
+        ...
+
+
+class Edges(Protocol):
+    """What the gate asks of the journal."""
+
+    def edge(self, collection: str) -> Position:
+        """Where the journal begins in the state database: it has every entry after that, and none up to it."""
         ...
 
 
@@ -101,10 +110,14 @@ def readiness(
     lease: SeenLease,
     epochs: Epochs,
     memory: Collections,
+    edges: Edges,
     collections: Sequence[str],
     reads: Reads | None = None,
 ) -> Readiness:
     """Ready only while this region holds a live lease on the newest epoch, its memory is there and its gate is open.
+
+    Memory is there when it holds all that the state database has let go of its journal: whatever it lacks beyond that
+    a search adds. What is before it may be in the vaults, or nowhere any more; hydration knows.
 
     With `reads`, as in active-active, a region is ready to serve reads, too, and to do nothing else, while its database
     is a replica of the region that acts or has just been promoted from one, and neither its database nor its memory is
@@ -113,19 +126,25 @@ def readiness(
 
     Never raises: whatever cannot be found out is a reason not to be ready.
     """
-    found = _holding(region=region, lease=lease, epochs=epochs, memory=memory, collections=collections)
+    found = _holding(region=region, lease=lease, epochs=epochs, memory=memory, edges=edges, collections=collections)
     return found if found.opened or reads is None else _reading(region, lease, epochs, reads)
 
 
 def _holding(
-    *, region: str, lease: SeenLease, epochs: Epochs, memory: Collections, collections: Sequence[str]
+    *,
+    region: str,
+    lease: SeenLease,
+    epochs: Epochs,
+    memory: Collections,
+    edges: Edges,
+    collections: Sequence[str],
 ) -> Readiness:
     """Whether this region may act."""
     try:
         held = lease.epoch
         lease.check()
         closed = _closed(epochs, region, held)
-        lacking = None if closed else _lacking(memory, collections)
+        lacking = None if closed else _lacking(memory, edges, collections)
         lease.check()
     except LeaseLostError as exc:
         return Readiness(ready=False, reason=exc.problem)
@@ -196,16 +215,26 @@ def _closed(epochs: Epochs, region: str, held: int) -> tuple[str, str] | None:
     return None
 
 
-def _lacking(memory: Collections, collections: Sequence[str]) -> tuple[str, str] | None:
+def _lacking(memory: Collections, edges: Edges, collections: Sequence[str]) -> tuple[str, str] | None:
     """Why memory cannot be asked, and what the driver said; None when it can."""
     try:
-        for name in collections:
-            memory.position(name)
+        positions = {name: memory.position(name) for name in collections}
     except NotFoundError as exc:
         return "memory is not hydrated", str(exc)
     except RelightError as exc:
         return f"the vector store: {type(exc).__name__}", str(exc)
+    try:
+        for name, position in positions.items():
+            if position < (edge := edges.edge(name)):
+                return "memory is not hydrated", lacks_what_is_pruned(name, position, edge)
+    except RelightError as exc:
+        return f"the state database: {type(exc).__name__}", str(exc)
     return None
+
+
+def lacks_what_is_pruned(name: str, position: Position, edge: Position) -> str:
+    """What is wrong with a memory that is not as far as where the journal begins."""
+    return f"the memory {name!r} is at {position}, and the journal begins after {edge} here"
 
 
 def _name(epoch: Epoch | None) -> str:

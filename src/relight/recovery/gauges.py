@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from relight.memory.journal import Position
     from relight.recovery.epoch import Lease
     from relight.recovery.exposure import Exposure
     from relight.tasks.confirm import Promise
@@ -158,7 +159,7 @@ class _Memory:
     def __init__(self, region: Region) -> None:
         self._region = region
 
-    def position(self, name: str) -> object:
+    def position(self, name: str) -> Position:
         return self._region.store.position(name)
 
 
@@ -196,6 +197,7 @@ def _gate(region: Region, page: _Page, lease: _SeenLease) -> None:
             lease=lease,
             epochs=region.epochs,
             memory=_Memory(region),
+            edges=region.edges,
             collections=[spec.name for spec in region.specs],
             reads=region.following,
         )

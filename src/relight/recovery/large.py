@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from relight.adapters import aws
 from relight.errors import ConflictError, UnavailableError
 from relight.memory.estimate import snapshot_bytes
+from relight.recovery.first_day import not_begun
 from relight.recovery.points import may_seal, take_point
 from relight.recovery.run import Run, run_state
 from relight.recovery.states import wait_for_store
-from relight.vault.points import NoPointError, newest_eligible
+from relight.vault.points import survey_both
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,9 @@ def is_large(size: int, *, above: int) -> bool:
     return 0 < above < size
 
 
-def bytes_to_restore(store: VectorStore, vault: Vault, specs: Sequence[CollectionSpec]) -> int:
+def bytes_to_restore(
+    store: VectorStore, vault: Vault, specs: Sequence[CollectionSpec], *, peer: Vault | None = None
+) -> int:
     """What a hydration would read of the newest eligible point: all that belongs into collections which are empty."""
     lacking = set()
     for spec in specs:
@@ -84,11 +87,10 @@ def bytes_to_restore(store: VectorStore, vault: Vault, specs: Sequence[Collectio
             lacking.add(spec.name)
     if not lacking:
         return 0
-    try:
-        manifest = newest_eligible(vault).manifest
-    except NoPointError:
-        return 0
-    return sum(part.bytes for part in manifest.collections if part.name in lacking) if manifest is not None else 0
+    for _, status in survey_both(vault, peer):
+        if status.manifest is not None and status.eligible:
+            return sum(part.bytes for part in status.manifest.collections if part.name in lacking)
+    return 0
 
 
 def bytes_to_take(store: VectorStore, specs: Sequence[CollectionSpec]) -> int:
@@ -101,12 +103,14 @@ def hydrate_or_hand_over(region: Region, run: Run, *, in_recovery: bool) -> dict
     """Run the state hydrate here, unless the memory is too large for a function.
 
     Then nothing is done here. `large` tells the state machine to run the task and to wait for its end; outside of a
-    recovery, where nobody waits, the task is started and named.
+    recovery, where nobody waits, the task is started and named. A store that starts before the first day is left alone.
     """
+    if not in_recovery and (why := not_begun(region)):
+        return {"large": False, "skipped": why}
     above = region.settings.large_bytes
     if above:
         wait_for_store(region.store, region.specs, clock=region.clock)
-    size = bytes_to_restore(region.store, region.vault, region.specs) if above else 0
+    size = bytes_to_restore(region.store, region.vault, region.specs, peer=region.restores_beside) if above else 0
     if not is_large(size, above=above):
         return {**run_state("hydrate", region, run), "large": False}
     if in_recovery:

@@ -148,13 +148,16 @@ def hydrate(
     specs: Sequence[CollectionSpec],
     clock: Clock,
     recall_floor: float,
+    peer: Vault | None = None,
 ) -> dict[str, Any]:
     """Fill the vector store: from the newest eligible point when it is empty, and then from the journal.
 
-    AgainLaterError while it does not answer.
+    Points of `peer` count too, where there is one. AgainLaterError while it does not answer.
     """
     wait_for_store(store, specs, clock=clock)
-    done = hydrate_memory(store=store, vault=vault, state=state, specs=specs, clock=clock, recall_floor=recall_floor)
+    done = hydrate_memory(
+        store=store, vault=vault, state=state, specs=specs, clock=clock, recall_floor=recall_floor, peer=peer
+    )
     return {"collections": [item.to_json() for item in done]}
 
 

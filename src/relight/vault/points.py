@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relight.clock import parse_time
-from relight.errors import ConfigError, IntegrityError, NotFoundError
+from relight.errors import ConfigError, DeniedError, IntegrityError, NotFoundError, UnavailableError
 from relight.vault.manifest import Manifest
 from relight.vault.signing import objection, signed
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from relight.vault.store import StoredObject, Vault
+
+log = logging.getLogger(__name__)
 
 PREFIX = "points/"
 RECORDS = "verified/"
@@ -127,6 +131,31 @@ def eligible(vault: Vault) -> Iterator[Manifest]:
 
 class NoPointError(NotFoundError):
     """The vault answers, and holds no point that could be restored."""
+
+
+def survey_both(own: Vault, peer: Vault | None) -> Iterator[tuple[Vault, PointStatus]]:
+    """Every point of either vault and where it is, newest first, and of the same point that in `own` first.
+
+    `peer` is passed over when it cannot be asked; when `own` cannot, that is raised after what `peer` has.
+    """
+    if peer is None:
+        for status in survey(own):
+            yield own, status
+        return
+    failed: list[UnavailableError | DeniedError] = []
+
+    def those(vault: Vault) -> Iterator[tuple[Vault, PointStatus]]:
+        try:
+            for status in survey(vault):
+                yield vault, status
+        except (UnavailableError, DeniedError) as exc:
+            log.warning("vault_not_surveyed", extra={"region": vault.region, "error": str(exc)})
+            if vault is own:
+                failed.append(exc)
+
+    yield from heapq.merge(those(own), those(peer), key=lambda found: found[1].id, reverse=True)
+    if failed:
+        raise failed[0]
 
 
 def newest_eligible(vault: Vault, *, before: datetime | None = None) -> PointStatus:

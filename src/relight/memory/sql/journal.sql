@@ -41,11 +41,14 @@ select edge.xid::text, edge.seq, null,
   left join page on true
  order by page.xid, page.seq
 
+-- Where the journal begins is known also when the segment that ended there is forgotten.
 -- name: knows
 select exists (select from relight.journal
                 where collection = %(collection)s and xid = %(xid)s::xid8 and seq = %(seq)s)
        or exists (select from relight.journal_segments
-                   where collection = %(collection)s and until_xid = %(xid)s::xid8 and until_seq = %(seq)s),
+                   where collection = %(collection)s and until_xid = %(xid)s::xid8 and until_seq = %(seq)s)
+       or exists (select from relight.journal_edges
+                   where collection = %(collection)s and xid = %(xid)s::xid8 and seq = %(seq)s),
        pg_is_in_recovery(),
        (select xid::text from relight.journal_edges where collection = %(collection)s),
        (select seq from relight.journal_edges where collection = %(collection)s)
