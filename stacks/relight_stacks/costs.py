@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relight.config import Role, StateKind
-from relight_constructs.endpoints import REHEARSING, USUAL
+from relight_constructs.endpoints import REHEARSING
+from relight_stacks.counts import services_called
 from relight_stacks.environment import CapacityKind
 from relight_stacks.tiers import Routing, Waiting
 
@@ -162,11 +163,13 @@ def _everywhere(environment: Environment) -> Iterator[Line]:
     own = environment.shape.standby + environment.rehearsed
     keys = 2 + own + (environment.shape.state is StateKind.SNAPSHOTS)
     yield Line(what="KMS keys", quantity=keys, unit="keys", price=KEY_MONTH)
+    # The replica of the state's password is a secret like any other.
+    secrets = int(environment.own_state)
     if environment.shape.standby:
-        keys_apart = environment.composes_connections and environment.providers
-        others = environment.incidents.pagerduty + bool(environment.vaults.other) + environment.rehearsed
-        secrets = 3 + bool(keys_apart) + others
-        secrets += bool(environment.vaults.other)
+        secrets += 2 + (not environment.queue.existing)  # connections, the vector store's password, the queue's
+        secrets += bool(environment.composes_connections and environment.providers)
+        secrets += environment.incidents.pagerduty + bool(environment.vaults.other) + environment.rehearsed
+    if secrets:
         yield Line(what="secrets", quantity=secrets, unit="secrets", price=SECRET_MONTH)
 
 
@@ -209,8 +212,8 @@ def _reached(environment: Environment) -> Iterator[Line]:
     if gateways:
         yield Line(what=f"NAT gateways: {gateways}", quantity=gateways * HOURS, unit="hours", price=NAT_HOUR)
     if network.endpoints:
-        # S3 of the other region too, and RDS where there is something to promote.
-        count = len(USUAL) + 1 + environment.own_state
+        # S3 of the other region too.
+        count = len(services_called(environment, Role.STANDBY)) + 1
         yield Line(
             what=f"interface endpoints: {count} in {zones} zones",
             quantity=count * zones * HOURS,
@@ -229,6 +232,8 @@ def _reached(environment: Environment) -> Iterator[Line]:
     yield Line(what="zones, public and inner", quantity=2, unit="zones", price=ZONE_MONTH)
     if environment.routing_controls:
         yield Line(what="ARC routing controls", quantity=HOURS, unit="hours", price=ROUTING_CONTROLS_HOUR)
+        # A check of each switch, and one of switch and endpoint together. Nothing was found of a lower price.
+        yield Line(what="health checks of the switches", quantity=4, unit="checks", price=CHECK_MONTH)
 
 
 def _watching(environment: Environment) -> Iterator[Line]:

@@ -1,11 +1,13 @@
-"""How many of everything run in a region while nothing is wrong. Pure: nothing here starts node."""
+"""How many of everything run in a region while nothing is wrong, and what its network calls. Pure: nothing here starts
+node."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight.config import Role
+from relight.config import CapacityKind, Role
+from relight_constructs.endpoints import USUAL
 from relight_stacks.tiers import Waiting
 
 if TYPE_CHECKING:
@@ -34,3 +36,12 @@ def counts(environment: Environment, role: Role) -> Counts:
         Waiting.PILOT: Counts(agents=1, vectors=1, nodes=1, running_nodes=1),
         Waiting.NONE: Counts(agents=0, vectors=0, nodes=1, running_nodes=0),
     }[environment.shape.waiting]
+
+
+def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
+    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted, EKS
+    where agents of its are to be scaled."""
+    standby = role is Role.STANDBY
+    promotes = environment.own_state and standby
+    asks_cluster = environment.capacity.kind is CapacityKind.EKS and standby
+    return (*USUAL, *(("rds",) if promotes else ()), *(("eks",) if asks_cluster else ()))

@@ -10,7 +10,6 @@ from relight.config import MemoryStore, Role, StateKind
 from relight_constructs.access import METRICS
 from relight_constructs.balancer import Health
 from relight_constructs.bindings import TerraformOutput
-from relight_constructs.endpoints import USUAL
 from relight_constructs.images import ReplicatedImages
 from relight_constructs.policies import Grantee
 from relight_constructs.props import (
@@ -160,15 +159,6 @@ def add_services(stack: AgentStack) -> Services:
                 ImagesProps(account=environment.account, region=names.region(Role.STANDBY), repositories=repositories),
             )
     return Services(agent=agent, autoscaling=autoscaling, vector=vector, queue=queue)
-
-
-def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
-    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted, EKS
-    where agents of its are to be scaled."""
-    standby = role is Role.STANDBY
-    promotes = environment.own_state and standby
-    asks_cluster = environment.capacity.kind is CapacityKind.EKS and standby
-    return (*USUAL, *(("rds",) if promotes else ()), *(("eks",) if asks_cluster else ()))
 
 
 def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from infra.variants import _variants
 from synthesis import ENVIRONMENTS
 
-from relight.config import Role
 from relight_stacks import costs
 from relight_stacks.loading import examples_folder, load_environments, load_named
 
@@ -20,73 +21,94 @@ if TYPE_CHECKING:
 
     from relight_stacks.environment import Environment
 
-WITH_STANDBY = [name for name, parts in ENVIRONMENTS.items() if "standby" in parts]
+CHOSEN = {item.name: item for item in _variants()}
+WITH_STANDBY = [*(name for name, parts in ENVIRONMENTS.items() if "standby" in parts), *CHOSEN]
 with_standby = pytest.mark.parametrize("name", WITH_STANDBY)
 ALARM_USD = 5.0
 
 
+@pytest.fixture(scope="module")
+def every(syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]) -> Mapping[str, Synthesis]:
+    """What is shipped, and what an operator may choose."""
+    return {**syntheses, **variants}
+
+
 def environment_of(name: str) -> Environment:
     examples = {item.name: item for item in load_environments(examples_folder())}
-    return examples.get(name) or load_named(name)
+    return (examples | CHOSEN).get(name) or load_named(name)
 
 
-def counted(name: str) -> dict[str, float]:
-    """How many units each line of the estimate counts, by the first words of the line."""
+def counted(name: str) -> defaultdict[str, float]:
+    """How many units each line of the estimate counts, by the first words of the line; 0 of what has no line."""
     lines = costs.estimate(environment_of(name)).lines
-    return {line.what.partition(":")[0]: line.quantity for line in lines}
+    return defaultdict(float, {line.what.partition(":")[0]: line.quantity for line in lines})
 
 
-def made(syntheses: Mapping[str, Synthesis], name: str, type_: str, part: str = "standby") -> int:
-    return len(syntheses[name].resources(type_, part=part))
+def made(every: Mapping[str, Synthesis], name: str, type_: str, part: str = "standby") -> int:
+    return len(every[name].resources(type_, part=part))
 
 
-def both(syntheses: Mapping[str, Synthesis], name: str, type_: str) -> int:
+def both(every: Mapping[str, Synthesis], name: str, type_: str) -> int:
     """In the standby's own stack and in that of rehearsals, which is in its region."""
-    return sum(made(syntheses, name, type_, part) for part in ("standby", "rehearsal"))
+    return sum(made(every, name, type_, part) for part in ("standby", "rehearsal"))
+
+
+def interfaces(every: Mapping[str, Synthesis], name: str, part: str) -> int:
+    """How many interfaces the endpoints of a stack's network have: each has one in each zone."""
+    endpoints = every[name].resources("aws_vpc_endpoint", part=part).values()
+    return sum(len(body["subnet_ids"]) for body in endpoints if body["vpc_endpoint_type"] == "Interface")
 
 
 @with_standby
-def test_what_runs_all_month_is_counted(syntheses: Mapping[str, Synthesis], name: str) -> None:
-    """fails when the standby's region gets an endpoint, a gateway, a balancer, a check or a secret that the estimate
+def test_what_runs_all_month_is_counted(every: Mapping[str, Synthesis], name: str) -> None:
+    """fails when the standby's region gets an endpoint, a gateway, a balancer, a check or a switch that the estimate
     lacks."""
-    found, network = counted(name), environment_of(name).network(Role.STANDBY)
-    endpoints = syntheses[name].resources("aws_vpc_endpoint", part="standby").values()
-    interfaces = [body for body in endpoints if body["vpc_endpoint_type"] == "Interface"]
-    assert found["interface endpoints"] == len(interfaces) * len(network.zones) * costs.HOURS
-    assert any(".ecs" in body["service_name"] for body in interfaces)
-    gateways = made(syntheses, name, "aws_nat_gateway")
+    found = counted(name)
+    assert found["interface endpoints"] == interfaces(every, name, "standby") * costs.HOURS
+    gateways = made(every, name, "aws_nat_gateway")
     assert found["NAT gateways"] == gateways * costs.HOURS
-    assert found["public addresses"] == (gateways + len(network.zones)) * costs.HOURS
-    assert found["load balancers, outer and inner"] == made(syntheses, name, "aws_lb") * costs.HOURS
-    checks = syntheses[name].resources("aws_route53_health_check", part="dns")
-    assert found["Route 53 health checks"] == len(checks)
-    assert found["secrets"] == both(syntheses, name, "aws_secretsmanager_secret")
-    assert found["dashboards"] == both(syntheses, name, "aws_cloudwatch_dashboard")
-    place = syntheses[name].resources("aws_vpc_endpoint", part="rehearsal").values()
-    inside = [body for body in place if body["vpc_endpoint_type"] == "Interface"]
-    assert found["rehearsals' interface endpoints"] == len(inside) * costs.HOURS
-    assert {len(body["subnet_ids"]) for body in inside} == {1}
-    assert made(syntheses, name, "aws_nat_gateway", "rehearsal") == 0
-    zones = made(syntheses, name, "aws_route53_zone") + made(syntheses, name, "aws_route53_zone", "dns")
-    assert found["zones, public and inner"] == zones
+    balancers = every[name].resources("aws_lb", part="standby").values()
+    assert found["load balancers, outer and inner"] == len(balancers) * costs.HOURS
+    (zones,) = (len(body["subnets"]) for body in balancers if not body.get("internal"))
+    assert found["public addresses"] == (gateways + zones) * costs.HOURS
+    checks = [body["type"] for body in every[name].resources("aws_route53_health_check", part="dns").values()]
+    assert found["Route 53 health checks"] == checks.count("HTTPS")
+    assert found["health checks of the switches"] == len(checks) - checks.count("HTTPS")
+    switches = made(every, name, "aws_route53recoverycontrolconfig_cluster", "dns")
+    assert found["ARC routing controls"] == switches * costs.HOURS
+    assert found["dashboards"] == both(every, name, "aws_cloudwatch_dashboard")
+    assert found["rehearsals' interface endpoints"] == interfaces(every, name, "rehearsal") * costs.HOURS
+    assert found["rehearsals' NAT gateway"] == made(every, name, "aws_nat_gateway", "rehearsal") * costs.HOURS
+    assert made(every, name, "aws_nat_gateway", "rehearsal") + interfaces(every, name, "rehearsal") > 0
+    hosted = made(every, name, "aws_route53_zone") + made(every, name, "aws_route53_zone", "dns")
+    assert found["zones, public and inner"] == hosted
+
+
+@pytest.mark.parametrize("name", [*WITH_STANDBY, "sandbox"])
+def test_secrets_of_the_standbys_region_are_counted(every: Mapping[str, Synthesis], name: str) -> None:
+    """Those of the stacks that are there, and what the primary's replicate to it, each of which AWS counts as one."""
+    standby = environment_of(name).regions.standby
+    primary = every[name].resources("aws_secretsmanager_secret", part="primary").values()
+    replicas = [item for body in primary for item in body.get("replica", ()) if item["region"] == standby]
+    assert counted(name)["secrets"] == both(every, name, "aws_secretsmanager_secret") + len(replicas)
 
 
 @with_standby
-def test_keys_of_the_standbys_region_are_counted(syntheses: Mapping[str, Synthesis], name: str) -> None:
+def test_keys_of_the_standbys_region_are_counted(every: Mapping[str, Synthesis], name: str) -> None:
     """Those of its own stacks, those of the vaults' stack that are in its region, and that of copied backups."""
     keys = 0
     for part, elsewhere in (("standby", None), ("rehearsal", None), ("vault", None), ("primary", "aws.standby")):
         for type_ in ("aws_kms_key", "aws_kms_replica_key"):
-            bodies = syntheses[name].resources(type_, part=part).values()
+            bodies = every[name].resources(type_, part=part).values()
             keys += sum(body.get("provider") == elsewhere for body in bodies)
     assert counted(name)["KMS keys"] == keys
 
 
 @with_standby
-def test_containers_are_counted_as_they_run(syntheses: Mapping[str, Synthesis], name: str) -> None:
+def test_containers_are_counted_as_they_run(every: Mapping[str, Synthesis], name: str) -> None:
     """fails when something runs in the standby all the time that the estimate lacks, or the other way about."""
     lines = {line.what.partition(":")[0]: line.what for line in costs.estimate(environment_of(name)).lines}
-    services = syntheses[name].resources("aws_ecs_service", part="standby").values()
+    services = every[name].resources("aws_ecs_service", part="standby").values()
     running = {"agents": 0, "vector store": 0, "queue": 0}
     for body in services:
         what = {"agent": "agents", "vector": "vector store"}.get(body["name"], "queue")
@@ -96,9 +118,9 @@ def test_containers_are_counted_as_they_run(syntheses: Mapping[str, Synthesis], 
 
 
 @with_standby
-def test_alarms_are_counted_nearly(syntheses: Mapping[str, Synthesis], name: str) -> None:
+def test_alarms_are_counted_nearly(every: Mapping[str, Synthesis], name: str) -> None:
     """An alarm is ten cents: the estimate may be some of them out, and not a tenth of a small standby."""
-    alarms = both(syntheses, name, "aws_cloudwatch_metric_alarm")
+    alarms = both(every, name, "aws_cloudwatch_metric_alarm")
     assert abs(counted(name)["alarms"] - alarms) * costs.ALARM_MONTH <= ALARM_USD
 
 
