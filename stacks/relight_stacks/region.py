@@ -24,7 +24,6 @@ from relight_constructs.props import (
     TopicProps,
 )
 from relight_stacks.counts import services_called
-from relight_stacks.counts import services_called
 from relight_stacks.data import add_data
 from relight_stacks.environment import CapacityKind
 from relight_stacks.eyes import add_eyes
