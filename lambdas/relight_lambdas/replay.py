@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from relight.recovery.awake import wakes
 from relight.recovery.run import Run, run_state
 from relight.wiring import Region
 
@@ -23,6 +24,7 @@ class Context(Protocol):
         ...
 
 
+@wakes
 def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Run the state for the run that the event names, and return its part of the timeline; what cannot be published in
     one invocation's time is AgainLaterError, and the state machine's next try goes on."""
