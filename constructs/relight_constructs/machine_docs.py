@@ -51,8 +51,9 @@ waits 10 s longer than its function may take.
 {_limits()}
 
 *whole* is the longest that an execution may take: each state when its function was ended once, replay when it used up
-its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task. It is no
-estimate. What takes longer is stuck, and the alarm on `ExecutionsTimedOut` tells.
+its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task. Where people
+are asked, `approval_minutes` come on top. It is no estimate. What takes longer is stuck, and the alarm on
+`ExecutionsTimedOut` tells.
 
 ## What is tried again
 
