@@ -339,9 +339,9 @@ class ScheduleProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootRuleProps:
-    """Call `function` with the task's event whenever a task of `service` has turned RUNNING."""
+    """Call `function` with the task's event whenever a task of `service` has turned RUNNING. The rule is named after the
+    function, with `-on-boot` behind it."""
 
-    name: str
     service: Startable
     function: Function
     dead_letters: DeadLetters

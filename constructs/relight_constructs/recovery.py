@@ -78,7 +78,6 @@ class Recovery(Construct):
                 self,
                 "on-boot",
                 BootRuleProps(
-                    name=f"{props.place.prefix}-hydrate-on-boot",
                     service=props.store,
                     function=self.functions[HYDRATE],
                     dead_letters=props.dead_letters,

@@ -116,7 +116,7 @@ class HydrateOnBoot(CallOnEvent):
         super().__init__(
             scope,
             id_,
-            name=props.name,
+            name=f"{props.function.name}-on-boot",
             description="A vector store has started: fill it if it is empty",
             pattern=pattern,
             function=props.function,

@@ -36,7 +36,6 @@ def hydrate_on_boot(stack: AgentStack) -> None:
         stack,
         "on-boot",
         BootRuleProps(
-            name=stack.names.boot_rule,
             service=stack.services.vector,
             function=hydrate,
             dead_letters=stack.dead_letters,

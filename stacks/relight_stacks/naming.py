@@ -163,11 +163,6 @@ class Names:
         return f"nats.{self.inner_domain}"
 
     @property
-    def boot_rule(self) -> str:
-        """The rule that hydrates a region's vector store when its task starts."""
-        return f"{self.prefix}-hydrate-on-boot"
-
-    @property
     def state_machine(self) -> str:
         """The state machine that recovers."""
         return f"{self.prefix}-recovery"
