@@ -339,8 +339,8 @@ class ScheduleProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootRuleProps:
-    """Call `function` with the task's event whenever a task of `service` has turned RUNNING. The rule is named after the
-    function, with `-on-boot` behind it."""
+    """Call `function` with the task's event whenever a task of `service` has turned RUNNING. The rule is called as the
+    function is, with `-on-boot` behind it."""
 
     service: Startable
     function: Function
