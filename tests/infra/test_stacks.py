@@ -27,6 +27,8 @@ from relight_stacks.loading import load_named
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from synthesis import Synthesis
 
 ADDRESSES = Path(__file__).parent / "addresses.txt"
@@ -38,18 +40,23 @@ def test_tokens_are_resolved(synthesis: Synthesis) -> None:
         assert "TfToken" not in synthesis.text(part)
 
 
-def test_resource_addresses_are_a_contract(synthesis: Synthesis) -> None:
-    """Fails when an address changes: Terraform would destroy the old resource and make a new one.
+def test_resource_addresses_are_a_contract(syntheses: Mapping[str, Synthesis]) -> None:
+    """Fails when an address changes, in `demo` or in an example: Terraform would destroy the old resource, be it a
+    database, and make a new one.
 
     When that is meant, write the new list with RELIGHT_WRITE_ADDRESSES=1.
     """
     found = sorted(
-        f"{part} {type_}.{resource['//']['metadata']['uniqueId']}" for part, type_, _, resource in synthesis.every()
+        f"{name} {part} {type_}.{resource['//']['metadata']['uniqueId']}"
+        for name, synthesis in syntheses.items()
+        for part, type_, _, resource in synthesis.every()
     )
-    text = "".join(f"{line}\n" for line in found)
     if os.environ.get("RELIGHT_WRITE_ADDRESSES") == "1":
-        ADDRESSES.write_text(text)
-    assert text == ADDRESSES.read_text()
+        ADDRESSES.write_text("".join(f"{line}\n" for line in found))
+    assert found == ADDRESSES.read_text().splitlines()
+    # What holds data, of every kind, is among them.
+    pinned = {line.split()[2].partition(".")[0] for line in found}
+    assert {"aws_db_instance", "aws_rds_cluster", "aws_rds_global_cluster", "aws_s3_bucket"} <= pinned
 
 
 def test_a_synthesis_is_deterministic(synthesis: Synthesis, tmp_path: Path) -> None:
@@ -304,24 +311,36 @@ def test_the_alarm_and_the_function_mean_the_same_metric(synthesis: Synthesis) -
     assert (datum["MetricName"], datum["Values"], datum["Counts"]) == (alarm["metric_name"], [0.0], [1.0])
 
 
-def test_a_vector_store_that_starts_is_noticed(synthesis: Synthesis) -> None:
-    """The rule matches a task of the vector service turning RUNNING, and hands its event to hydrate as it is."""
-    rule = synthesis.one("aws_cloudwatch_event_rule", "standby/recovery/on-boot/rule")
+@pytest.mark.parametrize(
+    ("part", "region", "rule_at", "function_at"),
+    [
+        ("primary", "us-east-1", "on-boot", "hydrate"),
+        ("standby", "us-west-2", "recovery/on-boot", "recovery/hydrate"),
+    ],
+)
+def test_a_vector_store_that_starts_is_noticed(
+    synthesis: Synthesis, part: str, region: str, rule_at: str, function_at: str
+) -> None:
+    """In each region the rule matches a task of the vector service turning RUNNING, and hands its event to hydrate as
+    it is; what cannot be delivered is a dead letter."""
+    rule = synthesis.one("aws_cloudwatch_event_rule", f"{part}/{rule_at}/rule")
     assert rule["name"] == "relight-demo-hydrate-on-boot"
     assert json.loads(rule["event_pattern"]) == {
         "source": ["aws.ecs"],
         "detail-type": ["ECS Task State Change"],
         "detail": {
-            "clusterArn": ["arn:aws:ecs:us-west-2:000000000000:cluster/relight-demo"],
+            "clusterArn": [f"arn:aws:ecs:{region}:000000000000:cluster/relight-demo"],
             "group": ["service:vector"],
             "lastStatus": ["RUNNING"],
         },
     }
-    target = synthesis.one("aws_cloudwatch_event_target", "standby/recovery/on-boot/target")
-    assert target["arn"] == "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
+    target = synthesis.one("aws_cloudwatch_event_target", f"{part}/{rule_at}/target")
+    assert target["arn"] == f"arn:aws:lambda:{region}:000000000000:function:relight-demo-hydrate"
+    letters = f"arn:aws:sqs:{region}:000000000000:relight-demo-dead-letters"
+    assert as_block(target["dead_letter_config"])["arn"] == letters
     assert not {"input", "input_path", "input_transformer"} & set(target)
-    permission = synthesis.one("aws_lambda_permission", "standby/recovery/hydrate/on-boot")
-    address = synthesis.address_of("aws_cloudwatch_event_rule", "standby/recovery/on-boot/rule")
+    permission = synthesis.one("aws_lambda_permission", f"{part}/{function_at}/on-boot")
+    address = synthesis.address_of("aws_cloudwatch_event_rule", f"{part}/{rule_at}/rule")
     assert (permission["principal"], permission["source_arn"]) == ("events.amazonaws.com", f"${{{address}.arn}}")
 
 
