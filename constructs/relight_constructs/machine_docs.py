@@ -12,10 +12,11 @@ from relight_constructs.recovery_machine import (
     STATES,
     TASK_ENDED,
     TRANSIENT,
+    WAKING,
     State,
     timeouts,
 )
-from relight_constructs.timeouts import RECOVERY_SHARE, TASK_S, USUAL_WAITS
+from relight_constructs.timeouts import RECOVERY_SHARE, TASK_S, USUAL_WAITS, WAKING_S
 
 BEGIN = "<!-- recovery-machine:begin, written from constructs/relight_constructs/recovery_machine.py -->"
 END = "<!-- recovery-machine:end -->"
@@ -35,7 +36,8 @@ with a `run_id` alone, or runs the same states without it by `relight recover`.
 {_graph()}
 
 *approve* is there where the environment says `[recovery] approval = true`. A state that fails for good leads to *page*,
-which tells the incidents topic, and to *failed*, which ends the execution with that state's error.
+which tells the incidents topic, and to *failed*, which ends the execution with that state's error. A run whose epoch
+another recovery took first ends at *overtaken*: it has changed nothing, and pages nobody.
 
 ## States
 
@@ -50,8 +52,8 @@ waits 10 s longer than its function may take.
 
 {_limits()}
 
-*whole* is the longest that an execution may take: each state when its function was ended once, replay when it used up
-its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task. Where people
+*whole* is the longest that an execution may take: each state when its function was woken and ended once, replay when
+it used up its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task. Where people
 are asked, `approval_minutes` come on top. It is no estimate. What takes longer is stuck, and the alarm on
 `ExecutionsTimedOut` tells.
 
@@ -63,8 +65,19 @@ are asked, `approval_minutes` come on top. It is no estimate. What takes longer 
 - What says itself when to come again: *promote*, and *scale*, *hydrate* and *open-gate*, every {POLL_S} s for as long
   as the database, or the capacity, may take; *replay* at once, {_state("replay").rounds} times.
 - The task of a large memory: {TASK_ENDED.attempts} more times.
+- A function that sleeps: every {WAKING.after_s} s for {WAKING_S} s.
 
 Everything else would fail again, and pages at once.
+
+## Why no function sleeps
+
+Lambda takes back what a function was given that nobody calls for weeks: its network interfaces, and what its code is kept
+by. Its state is then `Inactive`, and the call that wakes it fails (`ResourceNotReadyException`,
+`CodeArtifactUserPendingException` and the like). Waking took others 40 to 106 s. A recovery's functions are needed about
+never, and after *fence* nobody serves. So a second machine, `<machine>-awake`, calls each of them once a day with
+`{{"wake": true}}`, which a function answers before it reads its settings. An execution of it that fails says, on a quiet
+day, that a function could not be called; an alarm tells. Those of a rehearsal are let sleep: its machine waits for them
+as this one would.
 """
 
 
@@ -116,5 +129,6 @@ def _graph() -> str:
             lines.append(f"    {HYDRATE} -. too large for a function .-> task[hydrate as an ECS task]")
             ends.append("task")
     lines += [f"    {end} --> done([done])" for end in ends]
+    lines.append("    fence -. another run was first .-> overtaken([overtaken])")
     lines += ["    failure[any state, for good] --> page --> failed([failed])", "```"]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from relight_constructs.timeouts import (
     QUICK,
     STATE_MARGIN_S,
     TASK_S,
+    WAKING_S,
     Effort,
     Timeouts,
     Waits,
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
 ANNOUNCE = "announce"
 APPROVE = "approve"
+FENCE = "fence"
 HYDRATE = "hydrate"
 SCALE = "scale"
 PAGE = "page"
 FAILED = "failed"
+OVERTAKEN = "overtaken"
 IS_LARGE = "is-memory-large"
 HYDRATE_TASK = "hydrate-as-task"
 HYDRATED = "hydrated"
@@ -54,6 +57,8 @@ class Again:
 
 # A state's functions already try for eight seconds by themselves.
 TRANSIENT = Again(after_s=2, backoff=1.5, attempts=8)
+# Lambda has put the function to sleep, and is waking it.
+WAKING = Again.until(WAKING_S, every_s=5)
 # The function was ended in the middle, or its process died. A second time is no accident.
 ENDED = Again(after_s=1, backoff=1.0, attempts=1)
 # The task was ended in the middle, or Fargate had no room for it.
@@ -104,7 +109,7 @@ RECOVERY: tuple[tuple[State, ...], ...] = (
     ),
     (
         State(
-            verb="fence",
+            verb=FENCE,
             does="Takes the next epoch and waits the old lease out: from here on the old primary cannot act.",
             again="Yes: the same run gets the same epoch. Another run that was first wins, and this one stops.",
             if_it_fails="Another run or a person took the epoch: look at that run. Or the lease's bucket cannot be"
@@ -225,6 +230,20 @@ RETRIED_ERRORS = (
 )
 # What says itself when to come again.
 LATER_ERRORS = ("AgainLaterError", "ProvidersDownError", "ReadOnlyModeError", "WouldDegradeError")
+# What calls of a function that sleeps, or is being woken, fail with. Source: Lambda's API reference, "Invoke"; and, of
+# the second, which took others 40 to 106 s, aws-solutions-library-samples/
+# accelerated-intelligent-document-processing-on-aws#801.
+WAKING_ERRORS = (
+    "Lambda.ResourceNotReadyException",
+    "Lambda.CodeArtifactUserPendingException",
+    "Lambda.CodeArtifactUserDeletedException",
+    "Lambda.ENINotReadyException",
+    "Lambda.ResourceConflictException",
+    "Lambda.EC2ThrottledException",
+    "Lambda.EC2UnexpectedException",
+)
+# What another run's fence leaves of this one: nothing is to be done, and nobody to be told.
+OVERTAKEN_ERRORS = ("OvertakenError",)
 # A function that was ended by its timeout, or whose process died: newer runtimes name the first by itself. All states
 # may be run again. Source: the same.
 ENDED_ERRORS = ("Sandbox.Timedout", "Lambda.Unknown", "States.Timeout")
@@ -252,13 +271,13 @@ class TaskRun:
 def timeouts(*, rto_s: float, waits: Waits, large: bool = True) -> Timeouts:
     """How long each state's function and a whole execution may take.
 
-    An execution may take as long as each state needs when its function was ended once, replay used up all its rounds,
-    and everything that is waited for took its time. What takes longer is stuck; an alarm tells.
+    An execution may take as long as each state needs when its function had to be woken and was ended once, replay used
+    up all its rounds, and everything that is waited for took its time. What takes longer is stuck; an alarm tells.
     """
     functions = {
         state.verb: function_timeout_s(state.effort, rto_s=rto_s, waits=waits) for state in (*STATES, APPROVAL)
     }
-    whole_s = waits.approval_s
+    whole_s = waits.approval_s + (WAKING_S if waits.approval_s else 0)
     for together in RECOVERY:
         whole_s += max(_longest_s(state, functions[state.verb], waits) for state in together)
     if large:
@@ -268,7 +287,8 @@ def timeouts(*, rto_s: float, waits: Waits, large: bool = True) -> Timeouts:
 
 def _longest_s(state: State, timeout_s: int, waits: Waits) -> float:
     calls = max(1 + ENDED.attempts, state.rounds)
-    return calls * (timeout_s + STATE_MARGIN_S) + (getattr(waits, state.waits_for) if state.waits_for else 0)
+    waited_s = getattr(waits, state.waits_for) if state.waits_for else 0
+    return WAKING_S + calls * (timeout_s + STATE_MARGIN_S) + waited_s
 
 
 def definition(
@@ -278,7 +298,8 @@ def definition(
     `waits.approval_s` says that people are asked.
 
     Input: `{"run_id", "next_epoch", "reason", "at"}`, of which a `run_id` alone is enough. A state that fails for good
-    pages somebody, and the execution then fails. When it is the announcement that fails, the recovery has worked:
+    pages somebody, and the execution then fails. Where another run has fenced first, this one ends well and tells
+    nobody: whether that one does is that one's to say. When it is the announcement that fails, the recovery has worked:
     paging, through the function that has just failed, would say otherwise, so the execution only fails.
     """
     asked = waits.approval_s > 0
@@ -293,6 +314,9 @@ def definition(
     names = list(states)
     for name, after in pairwise(names):
         states[name] |= {"Catch": [_catch()], "Next": after}
+    overtaken = {"ErrorEquals": list(OVERTAKEN_ERRORS), "ResultPath": "$.error", "Next": OVERTAKEN}
+    states[FENCE]["Catch"].insert(0, overtaken)
+    states[OVERTAKEN] = {"Type": "Succeed"}
     states[ANNOUNCE] |= {"End": True}
     states[PAGE] = invoke(
         steps[ANNOUNCE], {"Payload": {"run_id.$": "$.run_id", "failed": True, "error.$": "$.error.Error"}}, LATER
@@ -369,7 +393,7 @@ def _ask(step: Step, waits: Waits) -> dict[str, Any]:
         "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
         "TimeoutSeconds": math.ceil(waits.approval_s),
         # Nobody's answer is no reason to ask once more: it is tried again only when nobody was asked.
-        "Retry": [_retry(RETRIED_ERRORS, TRANSIENT)],
+        "Retry": [_retry(WAKING_ERRORS, WAKING), _retry(RETRIED_ERRORS, TRANSIENT)],
         "ResultPath": None,
     }
 
@@ -381,7 +405,12 @@ def invoke(step: Step, payload: Mapping[str, Any], later: Again) -> dict[str, An
         "Resource": "arn:aws:states:::lambda:invoke",
         "Parameters": {"FunctionName": step.function_arn, **payload},
         "TimeoutSeconds": step.timeout_s + STATE_MARGIN_S,
-        "Retry": [_retry(LATER_ERRORS, later), _retry(ENDED_ERRORS, ENDED), _retry(RETRIED_ERRORS, TRANSIENT)],
+        "Retry": [
+            _retry(LATER_ERRORS, later),
+            _retry(ENDED_ERRORS, ENDED),
+            _retry(WAKING_ERRORS, WAKING),
+            _retry(RETRIED_ERRORS, TRANSIENT),
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from relight_constructs.recovery_machine import ENDED, LATER, POLL_S, Again, Step, TaskRun, invoke, run_task
-from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, STATE_MARGIN_S, TASK_S
+from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, STATE_MARGIN_S, TASK_S, WAKING_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,8 @@ def whole_s(*, large: bool) -> int:
     """How long an execution may take: what is longer is stuck, is ended from outside, and closed for by the rule."""
 
     def state_s(verb: str, waits_s: float) -> float:
-        return (1 + ENDED.attempts) * (TIMEOUTS_S[verb] + STATE_MARGIN_S) + waits_s
+        # Called once a month, each function sleeps by then.
+        return WAKING_S + (1 + ENDED.attempts) * (TIMEOUTS_S[verb] + STATE_MARGIN_S) + waits_s
 
     closing_s = 2 * state_s(CLOSE, CLOSE_S)
     return int(state_s(OPEN, OPEN_S) + state_s(REHEARSE, 0) + (TASK_S if large else 0) + closing_s)

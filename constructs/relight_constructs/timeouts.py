@@ -26,6 +26,9 @@ SHORTEST_S = 45
 # A state outlives its function's own timeout, so that the function's error arrives rather than the state's.
 STATE_MARGIN_S = 10
 
+# A function that Lambda has put to sleep: waking took others 40 to 106 s, and 90 s is usual in a network.
+WAKING_S = 180
+
 # A large memory as an ECS task: 1 TB at the 110 MB/s of `relight.memory.estimate` takes 2.6 hours.
 TASK_S = 4 * 3600
 

@@ -18,6 +18,7 @@ RelightError
 │   ├── RequestRefusedError  an LLM provider says that the request itself is wrong
 │   └── IncapableError       no LLM provider that is configured can do what the request needs
 └── ConflictError            somebody else was first
+    ├── OvertakenError       another recovery was, with the epoch that this one was to take
     ├── StaleEpochError      a newer epoch exists
     └── LeaseLostError       this region does not hold a live lease
 
@@ -152,6 +153,10 @@ class IncapableError(PermanentError):
 
 class ConflictError(RelightError):
     """Somebody else was first."""
+
+
+class OvertakenError(ConflictError):
+    """Another recovery took the epoch that this one was to take: it goes on, and this one ends."""
 
 
 class StaleEpochError(ConflictError):

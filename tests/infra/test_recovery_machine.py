@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relight import errors
-from relight.errors import AgainLaterError, TransientError
+from relight.errors import AgainLaterError, OvertakenError, TransientError
 from relight.objectives import OBJECTIVES, Tier
 from relight.recovery.run import STATES as HANDLED
 from relight_constructs.machine_docs import BEGIN, END, page, with_table
@@ -21,15 +22,17 @@ from relight_constructs.recovery_machine import (
     APPROVE,
     ENDED_ERRORS,
     LATER_ERRORS,
+    OVERTAKEN_ERRORS,
     RETRIED_ERRORS,
     STATES,
     VERBS,
+    WAKING_ERRORS,
     Step,
     TaskRun,
     definition,
     timeouts,
 )
-from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, TASK_S, Waits
+from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, TASK_S, WAKING_S, Waits
 
 if TYPE_CHECKING:
     from synthesis import Synthesis
@@ -107,7 +110,24 @@ def test_every_error_that_may_pass_is_tried_again_and_no_other() -> None:
     for name, state in states_of(PLAIN).items():
         if state["Type"] == "Task":
             found = [tuple(retry["ErrorEquals"]) for retry in state["Retry"]]
-            assert found == [LATER_ERRORS, ENDED_ERRORS, RETRIED_ERRORS], name
+            assert found == [LATER_ERRORS, ENDED_ERRORS, WAKING_ERRORS, RETRIED_ERRORS], name
+
+
+@BOTH
+def test_a_function_that_sleeps_is_waited_for(document: dict[str, Any]) -> None:
+    """Every state, the page too, calls every 5 s for three minutes a function that Lambda is waking; what it says is
+    what Lambda's own interface says of a call, and a function that cannot be woken is none of it."""
+    raised = {error.name for error in Session().get_service_model("lambda").operation_model("Invoke").error_shapes}
+    assert {name.removeprefix("Lambda.") for name in WAKING_ERRORS} <= raised
+    assert not {"Lambda.CodeArtifactUserFailedException", "Lambda.ENILimitReachedException"} & {*WAKING_ERRORS}
+    called = [state for state in states_of(document).values() if "lambda" in state.get("Resource", "")]
+    assert len(called) == len(VERBS) + (2 if document is ASKING else 1)
+    for state in called:
+        (waking,) = (retry for retry in state["Retry"] if retry["ErrorEquals"] == [*WAKING_ERRORS])
+        assert (waking["IntervalSeconds"], waking["BackoffRate"]) == (5, 1.0)
+        assert waking["IntervalSeconds"] * waking["MaxAttempts"] == WAKING_S == 180
+        named = [name for retry in state["Retry"] for name in retry["ErrorEquals"]]
+        assert len(named) == len(set(named)), "each group has its own count, and a second one would be dead"
 
 
 def test_a_state_comes_again_as_long_as_what_it_asked_for_may_take() -> None:
@@ -140,9 +160,9 @@ def test_a_state_outlives_its_function() -> None:
 def test_fails_when_a_state_fails_and_pages_first(document: dict[str, Any]) -> None:
     """Whatever goes wrong until the gate is open, somebody is told, and the execution fails with that state's error."""
     for name in chain(document)[:-1]:
-        assert document["States"][name]["Catch"] == [
-            {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "page"}
-        ]
+        *others, last = document["States"][name]["Catch"]
+        assert last == {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "page"}
+        assert bool(others) is (name == "fence")
     page_state = document["States"]["page"]
     assert page_state["Parameters"] == {
         "FunctionName": "arn:announce",
@@ -151,6 +171,16 @@ def test_fails_when_a_state_fails_and_pages_first(document: dict[str, Any]) -> N
     assert page_state["Next"] == "failed"
     assert [catch["Next"] for catch in page_state["Catch"]] == ["failed"]
     assert document["States"]["failed"]["Type"] == "Fail"
+
+
+@BOTH
+def test_a_run_that_another_overtook_ends_without_a_page(document: dict[str, Any]) -> None:
+    """Its fence changed nothing, and the other run relights the standby: nobody is woken in the middle of that. Any
+    other conflict of the fence is told."""
+    overtaken, _ = document["States"]["fence"]["Catch"]
+    assert overtaken == {"ErrorEquals": [*OVERTAKEN_ERRORS], "ResultPath": "$.error", "Next": "overtaken"}
+    assert document["States"]["overtaken"] == {"Type": "Succeed"}
+    assert (OvertakenError.__name__,) == OVERTAKEN_ERRORS
 
 
 def test_fails_without_paging_when_only_the_announcement_fails() -> None:
@@ -178,7 +208,7 @@ def test_people_are_asked_before_anything_is_changed() -> None:
     assert approve["Resource"].endswith(":lambda:invoke.waitForTaskToken")
     assert approve["Parameters"]["Payload"] == {"token.$": "$$.Task.Token", "within_s": 1800, "run.$": "$"}
     assert approve["TimeoutSeconds"] == 1800
-    assert [retry["ErrorEquals"] for retry in approve["Retry"]] == [list(RETRIED_ERRORS)]
+    assert [retry["ErrorEquals"] for retry in approve["Retry"]] == [list(WAKING_ERRORS), list(RETRIED_ERRORS)]
 
 
 def test_a_large_memory_is_waited_for() -> None:
@@ -229,7 +259,7 @@ def test_no_timeout_is_beyond_what_lambda_offers_or_too_short_to_work(rto_s: flo
     assert set(limits.functions) == {*VERBS, APPROVE}
     assert all(SHORTEST_S <= timeout_s <= LONGEST_S for timeout_s in limits.functions.values())
     one_after_the_other = [verb for verb in VERBS if verb != "scale"]
-    assert limits.whole_s >= 2 * sum(limits.functions[verb] for verb in one_after_the_other)
+    assert limits.whole_s >= sum(WAKING_S + 2 * limits.functions[verb] for verb in one_after_the_other)
     assert limits.whole_s >= waits.promotion_s + waits.approval_s + TASK_S
     assert timeouts(rto_s=2 * rto_s, waits=waits).whole_s >= limits.whole_s
 

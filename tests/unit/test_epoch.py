@@ -8,7 +8,14 @@ import pytest
 from fakes import FakeClock
 
 from relight.config import OnLeaseLost
-from relight.errors import ConflictError, IntegrityError, LeaseLostError, NotFoundError, UnavailableError
+from relight.errors import (
+    ConflictError,
+    IntegrityError,
+    LeaseLostError,
+    NotFoundError,
+    OvertakenError,
+    UnavailableError,
+)
 from relight.recovery.epoch import Lease, LeaseKeeper, LeaseStore, take_first, take_next
 
 EAST, WEST = "us-east-1", "us-west-2"
@@ -114,7 +121,7 @@ def test_two_recoveries_do_not_share_an_epoch(leases: MemoryLeases, clock: FakeC
 def test_an_epoch_that_went_to_another_run_is_not_taken_from_it(leases: MemoryLeases, clock: FakeClock) -> None:
     """A run that was started for an epoch and comes second is refused: it would throw the first one out."""
     take_next(leases, region=WEST, run_id="a", ttl_s=15, margin_s=2, clock=clock, next_epoch=2)
-    with pytest.raises(ConflictError, match="was to take epoch 2, and epoch 2 is held by us-west-2"):
+    with pytest.raises(OvertakenError, match="was to take epoch 2, and epoch 2 is held by us-west-2"):
         take_next(leases, region=WEST, run_id="b", ttl_s=15, margin_s=2, clock=clock, next_epoch=2)
     assert take_next(leases, region=WEST, run_id="a", ttl_s=15, margin_s=2, clock=clock, next_epoch=2).epoch == 2
 

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.adapters import aws
 from relight.config import OnLeaseLost
-from relight.errors import ConflictError, IntegrityError, LeaseLostError, NotFoundError, RelightError, StaleEpochError
+from relight.errors import (
+    ConflictError,
+    IntegrityError,
+    LeaseLostError,
+    NotFoundError,
+    OvertakenError,
+    RelightError,
+    StaleEpochError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,7 +236,7 @@ def take_next(
     """Take the next epoch for `region`, wait the old lease out, and return the new lease.
 
     Called again by the same run, it returns what that run took, after the same wait. The wait is the old lease's own
-    remainder plus `margin_s` for the difference between two machines' clocks. ConflictError when `next_epoch` is given
+    remainder plus `margin_s` for the difference between two machines' clocks. OvertakenError when `next_epoch` is given
     and is no longer the next: another recovery was first, and its region must not lose the lease to this one.
     """
     for _ in range(_ATTEMPTS):
@@ -240,7 +248,7 @@ def take_next(
             _wait_until(old.expires_at - timedelta(seconds=ttl_s), clock, waiting)
             return old
         if next_epoch is not None and old.epoch + 1 != next_epoch:
-            raise ConflictError(
+            raise OvertakenError(
                 f"run {run_id} was to take epoch {next_epoch}, and epoch {old.epoch} is held by {old.region} already",
                 hint="another recovery was first; see its timeline",
             )
