@@ -351,7 +351,12 @@ def test_points_gate_and_recovery_go_on(pair: Pair) -> None:
         for name in STATES:
             run_state(name, pair.west, run)
         answer = readiness(
-            region="us-west-2", lease=keeper, epochs=pair.west.epochs, memory=pair.west.store, edges=pair.west.edges, collections=["memory"]
+            region="us-west-2",
+            lease=keeper,
+            epochs=pair.west.epochs,
+            memory=pair.west.store,
+            edges=pair.west.edges,
+            collections=["memory"],
         )
         lines = {line.name: line for line in look(pair.east, pair.west, ask_standby=lambda: {"providers": []})}
     assert (answer.works, answer.epoch) == (True, 2)

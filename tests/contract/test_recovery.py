@@ -176,7 +176,12 @@ def test_a_recovery_from_end_to_end(pair: Pair) -> None:
             if name in ("fence", "verify", "open-gate"):
                 assert first.keys() == again.keys()
         answer = readiness(
-            region="us-west-2", lease=keeper, epochs=pair.west.epochs, memory=pair.west.store, edges=pair.west.edges, collections=["memory"]
+            region="us-west-2",
+            lease=keeper,
+            epochs=pair.west.epochs,
+            memory=pair.west.store,
+            edges=pair.west.edges,
+            collections=["memory"],
         )
     assert (answer.ready, answer.epoch) == (True, 2)
     collection = pair.west.store.describe("memory")
@@ -237,7 +242,13 @@ def test_an_old_primary_that_returns_is_not_ready(pair: Pair) -> None:
     """After a recovery the old region holds nothing, though its own database still believes in its epoch."""
     keeper = pair.east.lease_keeper()
     keeper.renew()
-    ask = {"lease": keeper, "epochs": pair.east.epochs, "memory": pair.east.store, "edges": pair.east.edges, "collections": ["memory"]}
+    ask = {
+        "lease": keeper,
+        "epochs": pair.east.epochs,
+        "memory": pair.east.store,
+        "edges": pair.east.edges,
+        "collections": ["memory"],
+    }
     assert readiness(region="us-east-1", **ask).ready  # type: ignore[arg-type]
     run = Run(run_id="split")
     for name in ("assess", "fence", "promote"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from contract.test_keep_applied import Loop
 from contract.test_recovery import EAST, WEST, Pair, pair, remember, renewing
-from memory_helpers import Ticking, settle, some_points, wait_for_standby
+from memory_helpers import Ticking, settle, some_points
 from memory_helpers import remember as remember_in
 
 from relight.adapters import postgres
@@ -284,7 +284,6 @@ def prune_all(pair: Pair) -> None:
     with east.state() as state:
         settle(state)
     take_point(east)
-    wait_for_standby(pair.state)
     archive_region(east, max_age_s=-1e9)
     for key in [*east.vault.list_keys(PREFIX)]:
         east.peer_vault.put_bytes(key, east.vault.get_bytes(key))

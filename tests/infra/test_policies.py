@@ -112,6 +112,13 @@ def take(role: str) -> set[str]:
     )
 
 
+def hydrate_primary() -> set[str]:
+    """Restore a point of either vault, and what follows it. Signatures are checked with the own region's key."""
+    points = restore("primary") | restore("standby") - {"kms:Verify us-west-2-keys"}
+    record = {"s3:PutObject primary-vault/runs/*", "kms:GenerateDataKey us-east-1-keys"}
+    return READ_SECRET | points | bring_forward("primary") | bring_forward("standby") | record
+
+
 def snapshot(role: str) -> set[str]:
     return take(role) | JOIN_NETWORK | START_WORK
 
@@ -261,10 +268,17 @@ def test_only_pruning_removes_anything(synthesis: Synthesis) -> None:
 
 
 def test_the_task_of_large_memories_may_do_what_it_stands_in_for(synthesis: Synthesis) -> None:
-    """A snapshot in each region, and in the standby a hydration too; as neither is it told to start anything."""
-    assert allowed(synthesis, "primary", "work/role/role") == take("primary")
+    """A snapshot and a hydration in each region; as neither is it told to start anything."""
+    assert allowed(synthesis, "primary", "work/role/role") == take("primary") | hydrate_primary()
     hydrate = READ_SECRET | restore("standby") | bring_forward("standby") | RECORD
     assert allowed(synthesis, "standby", "work/role/role") == take("standby") | hydrate
+
+
+def test_the_primarys_hydration_reads_both_vaults(synthesis: Synthesis) -> None:
+    """Fails when it may do more: it writes nothing but its timeline, in its own region's vault."""
+    assert allowed(synthesis, "primary", "hydrate/role/role") == (
+        hydrate_primary() | JOIN_NETWORK | START_WORK | base("hydrate")
+    )
 
 
 def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
@@ -511,9 +525,8 @@ def test_rules_may_leave_dead_letters(synthesis: Synthesis) -> None:
         rules = send["Condition"]["ArnLike"]["aws:SourceArn"]
         assert rules == f"arn:aws:events:{region}:000000000000:rule/relight-demo-*"
         key = synthesis.one("aws_kms_key", f"{part}/key/key")
-        # Only the standby has a rule.
         uses = [item["Action"] for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "RulesSend"]
-        assert uses == [["kms:Decrypt", "kms:GenerateDataKey*"]] * (part == "standby")
+        assert uses == [["kms:Decrypt", "kms:GenerateDataKey*"]]
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:
