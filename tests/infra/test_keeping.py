@@ -74,10 +74,12 @@ def test_what_is_large_is_done_by_the_agents_image(synthesis: Synthesis, part: s
     assert CONTAINER == DEFINED, "what is started and what is defined have one name"
 
 
-@EACH
-def test_functions_start_the_task_that_is_defined(synthesis: Synthesis, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [("primary", "snapshot"), ("primary", "hydrate"), ("standby", "snapshot"), ("standby", "recovery/hydrate")],
+)
+def test_functions_start_the_task_that_is_defined(synthesis: Synthesis, part: str, path: str) -> None:
     """In the network of the functions, which reaches the region's own servers."""
-    path = "snapshot" if part == "primary" else "recovery/hydrate"
     function = synthesis.one("aws_lambda_function", f"{part}/{path}/function")
     variables = block(function["environment"])["variables"]
     definition = synthesis.one("aws_ecs_task_definition", f"{part}/work/task")
