@@ -70,6 +70,7 @@ def run(
     refuses: int = 0,
     must_work: bool = False,
     start_again_s: float = START_AGAIN_S,
+    running: tuple[int, ...] = (),
 ) -> tuple[Watch, list[str], list[Decision]]:
     started: list[str] = []
     paged: list[Decision] = []
@@ -88,6 +89,7 @@ def run(
         leases=Leases(kept),  # type: ignore[arg-type]
         policy=policy,
         recover=recover,
+        runs=running.__contains__,
         page=paged.append,
         interval_s=interval_s,
         timeout_s=1,
@@ -232,6 +234,18 @@ def test_one_recovery_is_started_and_not_two() -> None:
     clock.sleep(120)
     _, third, _ = run(kept, clock, DEAD)
     assert len(third) == 1
+
+
+def test_no_other_run_is_started_while_one_runs() -> None:
+    """Long past the time after which a run that failed is followed by another, one that tries again what passes is left
+    alone, and the next is started as soon as it has ended; one for another epoch is none."""
+    clock = FakeClock()
+    kept = Kept(lease(clock, -10), ProbeHistory(region="us-east-1", ever_answered=True))
+    assert len(run(kept, clock, DEAD)[1]) == 1
+    clock.sleep(10 * START_AGAIN_S)
+    done, started, paged = run(kept, clock, DEAD, running=(2,))
+    assert (done.verdict, done.run_id, started, paged) == (Verdict.RECOVER, "", [], [])
+    assert len(run(kept, clock, DEAD, running=(1, 3))[1]) == 1
 
 
 def test_no_other_run_is_started_while_one_waits_for_a_person() -> None:

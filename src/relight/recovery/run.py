@@ -15,7 +15,7 @@ from relight.recovery import states
 from relight.recovery.approval import Question, answer, ask
 from relight.recovery.capacity import scale
 from relight.recovery.decide import Policy
-from relight.recovery.sentinel import START_AGAIN_S, Watch, publish_page, start_execution, watch
+from relight.recovery.sentinel import START_AGAIN_S, Watch, publish_page, running_executions, start_execution, watch
 from relight.tasks.ledger import Ledger
 from relight.tasks.timetravel import TimeTravel
 
@@ -133,12 +133,13 @@ def watch_primary(region: Region) -> Watch:
             lease_margin_s=settings.lease_margin_s,
         ),
         recover=start_execution(region.aws("stepfunctions"), settings.state_machine_arn),
+        runs=running_executions(region.aws("stepfunctions"), settings.state_machine_arn),
         page=publish_page(region.aws("sns"), settings.incidents_topic_arn, settings.environment),
         interval_s=settings.probe_interval_s,
         timeout_s=settings.probe_timeout_s,
         for_s=WATCH_S,
         clock=region.clock,
-        # A run that waits for a person has not fenced either, and is not to be asked for twice.
+        # Whoever refused is not asked again for as long as they had for their answer.
         start_again_s=START_AGAIN_S + settings.approval_s,
         must_work=settings.pattern is Pattern.ACTIVE_ACTIVE,
     )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A run that has not fenced by then has failed: until it has fenced, the primary still looks lost.
+# Until a run has fenced, the primary still looks lost. One that has ended is followed by another no sooner: it may not
+# be listed yet, and what made it fail may last.
 START_AGAIN_S = 120.0
 PAGE_AGAIN_S = 3600.0
 
@@ -46,6 +47,7 @@ def watch(
     leases: LeaseStore,
     policy: Policy,
     recover: Callable[[str, Decision, datetime], None],
+    runs: Callable[[int], bool],
     page: Callable[[Decision], None],
     interval_s: float,
     timeout_s: float,
@@ -64,7 +66,8 @@ def watch(
     right to act may serve reads on.
 
     Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
-    while. A passing error of the lease's own store costs one look and not the watch.
+    while, and no recovery as long as one for the same epoch runs, which `runs` says: it may try again what passes, or
+    wait for a person. A passing error of the lease's own store costs one look and not the watch.
     """
     looks = False
 
@@ -90,8 +93,8 @@ def watch(
         decision = decide(evidence, policy)
         run_id = ""
         _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-        if decision.verdict is Verdict.RECOVER:
-            id_ = f"epoch-{decision.next_epoch}-{evidence.at:%Y%m%dT%H%M%SZ}"
+        if decision.verdict is Verdict.RECOVER and is_due(evidence.probes, evidence.at, decision.next_epoch):
+            id_ = f"{run_of(decision.next_epoch)}{evidence.at:%Y%m%dT%H%M%SZ}"
             if once(
                 evidence.probes, "started_at", evidence.at, start_again_s, lambda: recover(id_, decision, evidence.at)
             ):
@@ -101,6 +104,9 @@ def watch(
         return Watch(
             verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id, is_over=bool(run_id)
         )
+
+    def is_due(probes: ProbeHistory, at: datetime, epoch: int) -> bool:
+        return _is_over(probes.started_at, at, start_again_s) and not runs(epoch)
 
     def once(probes: ProbeHistory, noted: str, at: datetime, again_s: float, act: Callable[[], None]) -> bool:
         """Act unless it was done within `again_s`, and return whether it was done now.
@@ -142,6 +148,25 @@ def _noting(history: ProbeHistory, noted: str, at: datetime | None) -> ProbeHist
 
 def _is_over(moment: datetime | None, now: datetime, wait_s: float) -> bool:
     return moment is None or (now - moment).total_seconds() >= wait_s
+
+
+def run_of(epoch: int) -> str:
+    """What the ids of all runs begin with that are to take `epoch`."""
+    return f"epoch-{epoch}-"
+
+
+def running_executions(stepfunctions: Any, state_machine_arn: str) -> Callable[[int], bool]:
+    """A `runs` that asks the state machine. One for another epoch does not count: it cannot fence any more."""
+
+    def runs(epoch: int) -> bool:
+        with aws.translating():
+            found = stepfunctions.list_executions(stateMachineArn=state_machine_arn, statusFilter="RUNNING")
+        names = [str(item["name"]) for item in found["executions"] if item["name"].startswith(run_of(epoch))]
+        if names:
+            _log.info("recovery_runs", extra={"run_id": names[0]})
+        return bool(names)
+
+    return runs
 
 
 def start_execution(stepfunctions: Any, state_machine_arn: str) -> Callable[[str, Decision, datetime], None]:
