@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from relight_constructs.props import Place, RecoveryMachineProps
 
 START_ACTIONS = ("states:StartExecution",)
+SEE_RUNNING_ACTIONS = ("states:ListExecutions",)
 # Step Functions asks for the sampling rules itself, where Lambda does not. Source: AWS Step Functions developer guide,
 # "Trace Step Functions request data in AWS X-Ray".
 TRACE_ACTIONS = (
@@ -123,6 +124,10 @@ class StateMachine(Construct):
     def grant_invoke(self, grantee: Grantee) -> None:
         """Start an execution."""
         grantee.allow(f"start-{self.verb}", Statement(actions=START_ACTIONS, resources=(self.arn,)))
+
+    def grant_see_running(self, grantee: Grantee) -> None:
+        """See which executions run, and how earlier ones ended."""
+        grantee.allow("look-for-others", Statement(actions=SEE_RUNNING_ACTIONS, resources=(self.arn,)))
 
 
 class RecoveryMachine(StateMachine):

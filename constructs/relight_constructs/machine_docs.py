@@ -53,8 +53,8 @@ waits 10 s longer than its function may take.
 {_limits()}
 
 *whole* is the longest that an execution may take: each state when its function was woken and ended once, replay when
-it used up its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task. Where people
-are asked, `approval_minutes` come on top. It is no estimate. What takes longer is stuck, and the alarm on
+it used up its rounds, everything that is waited for, and {TASK_S // 3600} h for a memory that is hydrated by a task.
+Where people are asked, `approval_minutes` come on top. It is no estimate. What takes longer is stuck, and the alarm on
 `ExecutionsTimedOut` tells.
 
 ## What is tried again
@@ -71,13 +71,13 @@ Everything else would fail again, and pages at once.
 
 ## Why no function sleeps
 
-Lambda takes back what a function was given that nobody calls for weeks: its network interfaces, and what its code is kept
-by. Its state is then `Inactive`, and the call that wakes it fails (`ResourceNotReadyException`,
-`CodeArtifactUserPendingException` and the like). Waking took others 40 to 106 s. A recovery's functions are needed about
-never, and after *fence* nobody serves. So a second machine, `<machine>-awake`, calls each of them once a day with
-`{{"wake": true}}`, which a function answers before it reads its settings. An execution of it that fails says, on a quiet
-day, that a function could not be called; an alarm tells. Those of a rehearsal are let sleep: its machine waits for them
-as this one would.
+Lambda takes back what a function was given that nobody calls for weeks: its network interfaces, and what its code is
+kept by. Its state is then `Inactive`, and the call that wakes it fails (`ResourceNotReadyException`,
+`CodeArtifactUserPendingException` and the like). Waking took others 40 to 106 s. A recovery's functions are hardly ever
+needed, and after *fence* nobody serves. So a second machine, `<machine>-awake`, calls each of them once a day with
+`{{"wake": true}}`, which a function answers before it reads its settings. An execution of it that fails says, on a
+quiet day, that a function could not be called; an alarm tells. Those of a rehearsal are let sleep: its machine waits
+for them as this one would.
 """
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relight_constructs import awake_machine
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import Construct
 from relight_constructs.function import Function
-from relight_constructs.machine import RecoveryMachine
+from relight_constructs.machine import RecoveryMachine, StateMachine
 from relight_constructs.props import (
     BootRuleProps,
     FunctionProps,
@@ -15,7 +16,7 @@ from relight_constructs.props import (
     RecoveryMachineProps,
     ScheduleProps,
 )
-from relight_constructs.recovery_machine import APPROVAL, HYDRATE, SCALE, STATES, timeouts
+from relight_constructs.recovery_machine import APPROVAL, HYDRATE, SCALE, STATES, Step, timeouts
 from relight_constructs.triggers import HydrateOnBoot, Schedule
 
 if TYPE_CHECKING:
@@ -32,10 +33,17 @@ SENTINELS_AT_ONCE = 2
 # As many minutes in a row without a sentinel that worked: longer than a deployment takes away.
 SENTINEL_LOOKS = 3
 
+# Lambda puts to sleep what nobody has called for weeks.
+AWAKE_RATE = "rate(1 day)"
+AWAKE_LATE_S = 3600
+AWAKE_ALARMS = {
+    "ExecutionsFailed": "A function of the recovery cannot be called: the execution says which, and why",
+}
+
 
 class Recovery(Construct):
-    """Define the functions of a recovery, the state machine that calls them, the sentinel that starts it, and the rule
-    that fills a vector store which starts empty.
+    """Define the functions of a recovery, the state machine that calls them, the sentinel that starts it, the rule that
+    fills a vector store which starts empty, and what calls each function once a day, so that Lambda puts none to sleep.
 
     A function that talks to the region's own servers joins its network; the others stay outside, so that they need no
     endpoints. At run time nothing here needs a control plane outside its own region. `functions` has each function by
@@ -72,6 +80,7 @@ class Recovery(Construct):
                 log_retention_days=props.log_retention_days,
             ),
         )
+        self._keep_awake()
         self._watch_primary()
         if props.store is not None:
             HydrateOnBoot(
@@ -135,6 +144,34 @@ class Recovery(Construct):
         props.vault.grant_bring_forward(grantee)
         props.signing.grant_check(grantee)
 
+    def _keep_awake(self) -> None:
+        props = self._props
+        machine = StateMachine(
+            self, "awake", place=props.place, name=f"{props.name}-{awake_machine.AWAKE}", verb=awake_machine.AWAKE
+        )
+        for function in self.functions.values():
+            function.grant_invoke(machine)
+        machine.define(
+            awake_machine.definition(
+                {verb: Step(function_arn=item.arn, timeout_s=item.timeout_s) for verb, item in self.functions.items()}
+            ),
+            logs_key=props.key,
+            log_retention_days=props.log_retention_days,
+        )
+        machine.watch(AWAKE_ALARMS, topic=props.topic)
+        Schedule(
+            self,
+            "awake-schedule",
+            ScheduleProps(
+                place=props.place,
+                name=f"{props.name}-{awake_machine.AWAKE}",
+                rate=AWAKE_RATE,
+                function=machine,
+                late_s=AWAKE_LATE_S,
+                dead_letters=props.dead_letters,
+            ),
+        )
+
     def _watch_primary(self) -> None:
         props = self._props
         sentinel = self._function("sentinel", timeout_s=SENTINEL_TIMEOUT_S, networked=False, at_once=SENTINELS_AT_ONCE)
@@ -142,6 +179,7 @@ class Recovery(Construct):
         props.lease.grant_read(sentinel)
         props.lease.grant_remember(sentinel)
         self.machine.grant_invoke(sentinel)
+        self.machine.grant_see_running(sentinel)
         props.topic.grant_publish(sentinel)
         Schedule(
             self,

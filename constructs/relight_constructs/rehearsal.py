@@ -47,7 +47,6 @@ AGE = "rehearse-age"
 # Nothing reaches this network from another one, so its range may be anybody's too.
 CIDR = "10.0.0.0/24"
 
-LOOK_FOR_OTHERS_ACTIONS = ("states:ListExecutions",)
 RUN_STORE_ACTIONS = ("ecs:UpdateService",)
 LIST_TASKS_ACTIONS = ("ecs:ListTasks",)
 LOOK_AT_TASKS_ACTIONS = ("ecs:DescribeTasks",)
@@ -284,7 +283,7 @@ class Rehearsal(Construct):
             ),
             Statement(actions=LOOK_AT_TASKS_ACTIONS, resources=(tasks,)),
         )
-        grantee.allow("look-for-others", Statement(actions=LOOK_FOR_OTHERS_ACTIONS, resources=(self.machine.arn,)))
+        self.machine.grant_see_running(grantee)
 
     def _watch(self) -> None:
         """Tell people when one fails, when none is begun, and when the store outlives one."""

@@ -143,6 +143,7 @@ TABLE: dict[str, set[str]] = {
     "sentinel": READ_LEASE
     | PUBLISH
     | {"s3:GetObject lease/sentinel.json", "s3:PutObject lease/sentinel.json", "states:StartExecution recovery"}
+    | {"states:ListExecutions recovery"}
     | ENCRYPT_WEST,
 }
 

@@ -13,8 +13,8 @@ from relight.config import Role, Settings
 from relight_constructs.access import LeaseRef, SigningRef, VaultRef
 from relight_constructs.policies import Statement
 from relight_constructs.props import Attachment, Code, DeadLettersProps, KeyProps, Place, RecoveryProps, TopicProps
-from relight_constructs.recovery_machine import VERBS
-from relight_constructs.timeouts import Waits
+from relight_constructs.recovery_machine import VERBS, WAKING_ERRORS
+from relight_constructs.timeouts import WAKING_S, Waits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,11 +117,12 @@ def allowed(stack: dict[str, dict[str, dict[str, Any]]], verb: str) -> set[str]:
 
 
 def test_it_needs_nothing_of_relights_own_stacks(stack: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """The functions, the state machine, the sentinel with its schedule and the alarms; no cluster, database, network or
+    """The functions, the state machines, the sentinel, the schedules and the alarms; no cluster, database, network or
     bucket is made, and nothing is asked of anybody while it is planned."""
     assert {path.split("/")[1] for path in stack["aws_lambda_function"]} == {*VERBS, "approve", "sentinel"}
-    assert [*stack["aws_sfn_state_machine"]] == ["recovery/machine/machine"]
-    assert [*stack["aws_scheduler_schedule"]] == ["recovery/sentinel-schedule/schedule"]
+    assert {*stack["aws_sfn_state_machine"]} == {"recovery/machine/machine", "recovery/awake/machine"}
+    schedules = {"recovery/awake-schedule/schedule", "recovery/sentinel-schedule/schedule"}
+    assert {*stack["aws_scheduler_schedule"]} == schedules
     assert {*stack} == {
         *("aws_cloudwatch_log_group", "aws_cloudwatch_metric_alarm", "aws_iam_role", "aws_iam_role_policy"),
         *("aws_kms_alias", "aws_kms_key", "aws_lambda_function", "aws_scheduler_schedule", "aws_sfn_state_machine"),
@@ -154,9 +155,14 @@ def test_who_asks_people_may_do_nothing_else(stack: dict[str, dict[str, dict[str
 
 def test_people_are_told_of_what_the_machine_cannot_say(stack: dict[str, dict[str, dict[str, Any]]]) -> None:
     """fails when an execution may fail, time out or be throttled, or nobody watch the primary, without an alarm."""
-    alarms = {(item["namespace"], item["metric_name"]): item for item in stack["aws_cloudwatch_metric_alarm"].values()}
+    watched = dict(stack["aws_cloudwatch_metric_alarm"])
+    awake = watched.pop("recovery/awake/ExecutionsFailed/alarm")
+    alarms = {(item["namespace"], item["metric_name"]): item for item in watched.values()}
     metrics = ("ExecutionsFailed", "ExecutionsTimedOut", "ExecutionThrottled")
     assert {*alarms} == {*(("AWS/States", name) for name in metrics), ("AWS/Lambda", "Errors")}
+    assert len(watched) == len(alarms), "none hides another"
+    assert awake["dimensions"]["StateMachineArn"].endswith(":theirs-recovery-awake")
+    assert awake["alarm_actions"] == awake["ok_actions"] != []
     for name in metrics:
         arn = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:theirs-recovery"
         assert alarms["AWS/States", name]["dimensions"] == {"StateMachineArn": arn}
@@ -165,6 +171,44 @@ def test_people_are_told_of_what_the_machine_cannot_say(stack: dict[str, dict[st
     assert sentinel["dimensions"] == {"FunctionName": "theirs-sentinel"}
     assert sentinel["treat_missing_data"] == "breaching", "one that is not called at all reports nothing"
     assert all(item["alarm_actions"] == item["ok_actions"] != [] for item in alarms.values())
+
+
+def test_no_function_of_a_recovery_falls_asleep(stack: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Once a day a machine of its own calls each of them, the one that asks people too, with what asks for nothing, and
+    may call nothing else; the sentinel is called every minute."""
+    machine = json.loads(stack["aws_sfn_state_machine"]["recovery/awake/machine"]["definition"])
+    called = {}
+    for branch in machine["States"]["awake"]["Branches"]:
+        (state,) = branch["States"].values()
+        called[branch["StartAt"]] = state["Parameters"]
+        assert list(WAKING_ERRORS) in [retry["ErrorEquals"] for retry in state["Retry"]]
+        assert 2 * state["TimeoutSeconds"] + WAKING_S < machine["TimeoutSeconds"]
+    functions = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:theirs-"
+    asked = (*VERBS, "approve")
+    assert called == {verb: {"FunctionName": functions + verb, "Payload": {"wake": True}} for verb in asked}
+    may = {
+        resource
+        for path, item in stack["aws_iam_role_policy"].items()
+        if path.startswith("recovery/awake/role/")
+        for statement in json.loads(item["policy"])["Statement"]
+        if statement["Action"] == ["lambda:InvokeFunction"]
+        for resource in statement["Resource"]
+    }
+    assert may == {functions + verb for verb in asked}
+    schedule = stack["aws_scheduler_schedule"]["recovery/awake-schedule/schedule"]
+    assert schedule["schedule_expression"] == "rate(1 day)"
+    assert schedule["target"]["arn"].endswith(":stateMachine:theirs-recovery-awake")
+
+
+def test_the_sentinel_sees_what_runs(stack: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Of the machine that recovers alone: it starts no second execution beside one that runs."""
+    (policy,) = (
+        json.loads(item["policy"])["Statement"]
+        for path, item in stack["aws_iam_role_policy"].items()
+        if path == "recovery/sentinel/role/look-for-others"
+    )
+    machine = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:theirs-recovery"
+    assert policy == [{"Effect": "Allow", "Action": ["states:ListExecutions"], "Resource": [machine]}]
 
 
 def test_what_is_given_up_is_kept_and_encrypted(stack: dict[str, dict[str, dict[str, Any]]]) -> None:
