@@ -17,6 +17,7 @@ from unit.test_config import SETTINGS
 from relight.adapters import aws
 from relight.clock import SystemClock
 from relight.config import Role
+from relight.recovery.sentinel import running_executions
 from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
 from relight_cli.console import DONE, FAILED
@@ -36,16 +37,28 @@ pytestmark = pytest.mark.servers
 REGION = "us-west-2"
 
 # Stands in for every function: it only keeps the events that the state machine called it with. What it answers is
-# hydrate's for a memory that is too large.
+# hydrate's for a memory that is too large. In a run that is called so, two functions fail once as one that Lambda has
+# put to sleep, or fence as one that another run overtook.
 KEEPER = """
 import json, os, time, botocore.session
 
 def handler(event, context):
     s3 = botocore.session.get_session().create_client("s3", region_name="us-west-2")
+    run, verb = event.get("run_id", ""), os.environ["VERB"]
+    if run == "overtaken" and verb == "fence":
+        raise type("OvertakenError", (Exception,), {})("epoch 2 is held already")
+    if run == "asleep" and verb in ASLEEP:
+        try:
+            s3.put_object(Bucket=os.environ["BUCKET"], Key=f"woken/{verb}", Body=b"", IfNoneMatch="*")
+        except s3.exceptions.ClientError:
+            pass  # woken by the call before
+        else:
+            raise type(ASLEEP[verb], (Exception,), {})("The function is being woken")
     key = f"calls/{time.time_ns()}-{os.environ['VERB']}"
     s3.put_object(Bucket=os.environ["BUCKET"], Key=key, Body=json.dumps(event))
     return {"large": True}
 """
+ASLEEP = {"assess": "CodeArtifactUserPendingException", "hydrate": "ResourceNotReadyException"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +142,7 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     ]
     document = json.dumps({"Version": "2012-10-17", "Statement": trusted})
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
-    allowed = {"Effect": "Allow", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{name}/calls/*"}
+    allowed = {"Effect": "Allow", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{name}/*"}
     iam.put_role_policy(
         RoleName=name,
         PolicyName="keep",
@@ -137,7 +150,7 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     )
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("keeper.py", KEEPER)
+        archive.writestr("keeper.py", f"ASLEEP = {ASLEEP!r}\n{KEEPER}")
     steps = {}
     for verb in (*VERBS, APPROVE):
         made = emulator.client("lambda", REGION).create_function(
@@ -161,9 +174,13 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     aws._session.cache_clear()  # an earlier test may have made it with credentials of its own
 
     def deployed(waits: Waits, *, large: TaskRun | None = None) -> Machine:
-        document = definition(steps, waits=waits, whole_s=600, large=large)
+        document = json.dumps(definition(steps, waits=waits, whole_s=600, large=large))
+        for error in ASLEEP.values():
+            # Lambda itself raises these; a function of the emulator's cannot raise what has a dot in its name.
+            assert f'"Lambda.{error}"' in document
+            document = document.replace(f'"Lambda.{error}"', f'"{error}"')
         machine = emulator.client("stepfunctions", REGION).create_state_machine(
-            name=name, roleArn=role, definition=json.dumps(document)
+            name=name, roleArn=role, definition=document
         )
         return Machine(emulator=emulator, arn=machine["stateMachineArn"], bucket=name, queue=queue)
 
@@ -242,3 +259,34 @@ def test_a_run_that_asks_nothing_cannot_be_approved(
     deploy(Waits(approval_s=600))
     assert main(["approve", "r4", "--yes"]) == FAILED
     assert "the run 'r4' has asked for no approval; the incidents topic names" in capsys.readouterr().err
+
+
+def test_a_recovery_waits_for_functions_that_sleep(deploy: Callable[..., Machine]) -> None:
+    """fails when the call that wakes a function fails: it is called again, by itself and beside another, and nobody is
+    paged."""
+    machine = deploy(Waits())
+    assert machine.ended(machine.start("asleep"))["status"] == "SUCCEEDED"
+    calls = machine.calls()
+    assert {verb for verb, _ in calls} == {*VERBS}
+    assert len(calls) == len(VERBS)
+    assert "failed" not in dict(calls)["announce"]
+
+
+def test_a_recovery_that_another_overtook_ends_quietly(deploy: Callable[..., Machine]) -> None:
+    """fails when another run has taken the epoch first: nothing comes after the fence, and nobody is paged."""
+    machine = deploy(Waits())
+    assert machine.ended(machine.start("overtaken"))["status"] == "SUCCEEDED"
+    assert [verb for verb, _ in machine.calls()] == ["assess"]
+
+
+def test_the_sentinel_sees_a_run_that_waits_for_a_person(deploy: Callable[..., Machine]) -> None:
+    """As long as it waits, another for the same epoch would ask people twice; one for another epoch would not."""
+    machine = deploy(Waits(approval_s=600))
+    states = machine.emulator.client("stepfunctions", REGION)
+    runs = running_executions(states, machine.arn)
+    assert not runs(2)
+    execution = machine.start("epoch-2-20260419T020020Z")
+    machine.called("approve")
+    assert [runs(epoch) for epoch in (1, 2, 20)] == [False, True, False]
+    states.stop_execution(executionArn=execution)
+    machine.until(lambda: not runs(2), "the end of the run")
