@@ -448,6 +448,10 @@ class StateProps:
     log_retention_days: int = LOG_RETENTION_DAYS
 
 
+# Storage that is full ends every write, so an instance's may grow to so many times of what it begins with.
+STORAGE_GROWTH = 5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatePrimaryProps:
     """What a primary has beside its place. `password` is an expression of an ephemeral value, `password_version` tells
@@ -472,11 +476,13 @@ class GlobalClusterProps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFollowerProps:
-    """A database that follows another: `source` is the ARN of the instance, or the name of the global database."""
+    """A database that follows another: `source` is the ARN of the instance, or the name of the global database. With
+    `storage_gib`, its source's, an instance's storage grows by itself as that does: nobody else would make it grow."""
 
     state: StateProps
     source: str
     instance_class: str
+    storage_gib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

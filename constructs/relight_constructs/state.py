@@ -26,7 +26,7 @@ from relight_constructs.bindings import (
 from relight_constructs.key import Key
 from relight_constructs.logs import LogGroup
 from relight_constructs.policies import Statement
-from relight_constructs.props import KeyProps
+from relight_constructs.props import STORAGE_GROWTH, KeyProps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,8 +50,6 @@ INSTANCE_VERSION = "17.6"
 CLUSTER_VERSION = "17.5"
 # One takes writes, and the other takes over within the region.
 CLUSTER_INSTANCES = 2
-# Storage that is full ends every write, so it may grow.
-GROWTH = 5
 # Aurora's least rds.global_db_rpo.
 LEAST_RPO_S = 20
 # Free, and enough to see an incident from its beginning.
@@ -161,7 +159,7 @@ class Instance(Construct):
             auto_minor_version_upgrade=False,
             instance_class=props.instance_class,
             allocated_storage=props.storage_gib,
-            max_allocated_storage=props.storage_gib * GROWTH,
+            max_allocated_storage=props.storage_gib * STORAGE_GROWTH,
             storage_type="gp3",
             storage_encrypted=True,
             kms_key_id=state.key.arn,
@@ -219,6 +217,8 @@ class InstanceReplica(Construct):
             replicate_source_db=props.source,
             instance_class=props.instance_class,
             auto_minor_version_upgrade=False,
+            # It begins with its source's storage, and does not follow when that grows: each instance grows by itself.
+            max_allocated_storage=props.storage_gib * STORAGE_GROWTH,
             storage_encrypted=True,
             kms_key_id=state.key.arn,
             multi_az=False,
@@ -238,7 +238,7 @@ class InstanceReplica(Construct):
             performance_insights_kms_key_id=state.key.arn,
             performance_insights_retention_period=INSIGHTS_DAYS,
             depends_on=ground.logs,
-            # Promoted, it follows nobody, is backed up, and its storage may have grown with its source's.
+            # Promoted, it follows nobody and is backed up; and its storage may have grown.
             lifecycle=TerraformResourceLifecycle(
                 ignore_changes=["allocated_storage", "backup_retention_period", "replicate_source_db"]
             ),

@@ -119,7 +119,8 @@ class Settings:
     `confirm_by = "aurora"` it is how many other regions must have it. `state_kind` says how the standby's database is
     promoted. `state_id` is this region's own instance or cluster, `state_source` what it follows: the ARN of the
     instance that is replicated or backed up, or the identifier of the global database. `state_group` is the security
-    group of a database that is restored, `state_backup_days` how long the backups of a promoted one are kept.
+    group of a database that is restored, `state_most_gib` how far its storage may grow by itself (0: not at all),
+    `state_backup_days` how long the backups of a promoted one are kept.
     `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the connections.
     `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored state; a later
     one is held for review, and with 0 every one is. `providers` are the LLM providers in order of preference; their
@@ -181,6 +182,7 @@ class Settings:
     state_id: str = ""
     state_source: str = ""
     state_group: str = ""
+    state_most_gib: int = 0
     state_backup_days: int = 7
     provider_keys_secret: str = ""
     pagerduty_secret: str = ""

@@ -372,6 +372,7 @@ class Region:
             instance=settings.state_id,
             source_arn=settings.state_source,
             group=self._state_group,
+            most_gib=settings.state_most_gib,
             point_at=self._point_state_at,
             clock=self.clock,
         )

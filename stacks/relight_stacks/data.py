@@ -226,7 +226,10 @@ def _follower(stack: AgentStack) -> tuple[str, str, Follower]:
         return ground.host, password, ground
     aurora = kind is StateKind.AURORA_GLOBAL
     follower = StateFollowerProps(
-        state=state, source=names.state if aurora else names.state_arn, instance_class=database.instance_class
+        state=state,
+        source=names.state if aurora else names.state_arn,
+        instance_class=database.instance_class,
+        storage_gib=0 if aurora else database.storage_gib,
     )
     if not aurora:
         replica = made.InstanceReplica(stack, "state", follower)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.config import Role, Settings, StateKind
 from relight_constructs.nats import node_name
-from relight_constructs.props import Lock
+from relight_constructs.props import STORAGE_GROWTH, Lock
 from relight_stacks.counts import counts
 from relight_stacks.naming import in_region
 from relight_stacks.refs import incidents_region
@@ -118,4 +118,6 @@ def _state(environment: Environment, role: Role) -> dict[str, Any]:
         source = names.state if kind is StateKind.AURORA_GLOBAL else names.state_arn
         found |= {"state_kind": kind, "state_id": names.state, "state_source": source}
         found["state_backup_days"] = environment.database.backup_days
+        if kind is StateKind.SNAPSHOTS:
+            found["state_most_gib"] = environment.database.storage_gib * STORAGE_GROWTH
     return found

@@ -251,8 +251,9 @@ def test_a_region_that_was_switched_to_is_promoted_already(player: RdsPlayer, rd
 # -- copied backups
 
 
-def backup(until: datetime, *, source: str = SOURCE, arn: str = "ab-1") -> dict[str, Any]:
+def backup(until: datetime, *, source: str = SOURCE, arn: str = "ab-1", gib: int = 100) -> dict[str, Any]:
     return {
+        "AllocatedStorage": gib,
         "DBInstanceArn": source,
         "DBInstanceIdentifier": ID,
         "DBInstanceAutomatedBackupsArn": f"arn:aws:rds:us-west-2:000000000000:auto-backup:{arn}",
@@ -261,9 +262,16 @@ def backup(until: datetime, *, source: str = SOURCE, arn: str = "ab-1") -> dict[
     }
 
 
-def restored(rds: Rds, dsn: str, *, point_at: Callable[[str], None]) -> RestoredBackup:
+def restored(rds: Rds, dsn: str, *, point_at: Callable[[str], None], most_gib: int = 500) -> RestoredBackup:
     return RestoredBackup(
-        dsn, rds, instance=ID, source_arn=SOURCE, group=lambda: "sg-1", point_at=point_at, clock=FakeClock()
+        dsn,
+        rds,
+        instance=ID,
+        source_arn=SOURCE,
+        group=lambda: "sg-1",
+        most_gib=most_gib,
+        point_at=point_at,
+        clock=FakeClock(),
     )
 
 
@@ -286,6 +294,7 @@ def test_the_newest_copied_backup_is_restored_across_calls(player: RdsPlayer, rd
     assert (asked["DBSubnetGroupName"], asked["DBParameterGroupName"]) == (ID, ID)
     assert asked["VpcSecurityGroupIds"] == ["sg-1"]
     assert (asked["PubliclyAccessible"], asked["DeletionProtection"]) == (False, True)
+    assert asked["MaxAllocatedStorage"] == 500
     with pytest.raises(AgainLaterError, match="creating"):
         restored(rds, NOWHERE, point_at=told.append).promote()
     assert not told
@@ -297,6 +306,17 @@ def test_the_newest_copied_backup_is_restored_across_calls(player: RdsPlayer, rd
     found = restored(rds, state_pair.primary.dsn(), point_at=told.append)
     assert found.promote() is False
     assert found.position().promoted
+
+
+@pytest.mark.parametrize(("gib", "most_gib", "asked"), [(450, 500, 567), (100, 0, None)])
+def test_what_is_restored_may_grow(player: RdsPlayer, rds: Rds, gib: int, most_gib: int, asked: int | None) -> None:
+    """A source that has grown nearly to its limit leaves room all the same, without which RDS restores nothing; who
+    was told of no limit asks for none."""
+    player.backups = [backup(NOW, gib=gib)]
+    with pytest.raises(AgainLaterError):
+        restored(rds, NOWHERE, point_at=lambda _: None, most_gib=most_gib).promote()
+    [call] = player.asked("RestoreDBInstanceToPointInTime")
+    assert call.get("MaxAllocatedStorage") == asked
 
 
 def test_two_who_restore_at_once_make_one(player: RdsPlayer, rds: Rds) -> None:

@@ -252,6 +252,8 @@ def test_a_replica_is_of_another_region(syntheses: Mapping[str, Synthesis]) -> N
     assert not {"username", "password_wo", "engine", "db_name"} & set(replica), "they are its source's"
     assert replica["backup_retention_period"] == 0
     assert replica["instance_class"] == primary["instance_class"]
+    # The storage of a replica does not grow with its source's, and one that is full follows no more.
+    assert replica["max_allocated_storage"] == primary["max_allocated_storage"] > primary["allocated_storage"]
 
 
 @pytest.mark.parametrize("name", ["batch", "sandbox"])
@@ -360,6 +362,7 @@ def test_the_standby_is_told_how_its_database_is_promoted(name: str) -> None:
     told = settings_for(environment, Role.STANDBY)
     assert (told.state_kind, told.state_id) == (kind, f"relight-{name}-state")
     assert told.state_source == (told.state_id if kind is StateKind.AURORA_GLOBAL else environment.names.state_arn)
+    assert told.state_most_gib == (5 * environment.database.storage_gib if kind is StateKind.SNAPSHOTS else 0)
     assert Settings.from_env(told.to_env()) == told
     assert settings_for(environment, Role.PRIMARY).state_kind is StateKind.EXISTING
     by = {

@@ -5,6 +5,7 @@ Every call goes to the region of the client, which is the standby's own.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 # Seconds after which a database that is at something else is worth another look.
 LOOK_EVERY_S = 5.0
+
+# RDS refuses a limit that is not a tenth above what is allocated, and wants 26 %. Source: Amazon RDS user guide,
+# "Managing capacity automatically with Amazon RDS storage autoscaling".
+ROOM = 1.26
 
 # What RDS says in words of its own; `aws` knows the rest, by status.
 BY_CODE: dict[str, type[RelightError]] = {
@@ -64,10 +69,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """An instance's copied backups; `until` is the last moment that they can be restored to."""
+    """An instance's copied backups; `until` is the last moment that they can be restored to, `gib` its storage."""
 
     arn: str
     until: datetime
+    gib: int
 
 
 class Rds:
@@ -125,7 +131,11 @@ class Rds:
                 DBInstanceIdentifier=source_arn.rpartition(":")[2]
             )
             found = [
-                Backup(arn=item["DBInstanceAutomatedBackupsArn"], until=item["RestoreWindow"]["LatestTime"])
+                Backup(
+                    arn=item["DBInstanceAutomatedBackupsArn"],
+                    until=item["RestoreWindow"]["LatestTime"],
+                    gib=item["AllocatedStorage"],
+                )
                 for page in pages
                 for item in page["DBInstanceAutomatedBackups"]
                 if item["DBInstanceArn"] == source_arn and "LatestTime" in item.get("RestoreWindow", {})
@@ -137,9 +147,14 @@ class Rds:
             )
         return max(found, key=lambda backup: backup.until)
 
-    def restore(self, backup: Backup, *, as_: str, group: str) -> None:
+    def restore(self, backup: Backup, *, as_: str, group: str, most_gib: int) -> None:
         """Ask for a new instance `as_` with all that the backups have, on the subnets and the parameters called alike,
-        in the security group `group`. ConflictError where it is there already."""
+        in the security group `group`. ConflictError where it is there already.
+
+        Its storage grows by itself up to `most_gib` (0: not at all), and always by as much as RDS wants to be room: a
+        source that has grown to its limit must not keep anybody from being restored.
+        """
+        grows = {"MaxAllocatedStorage": max(most_gib, math.ceil(backup.gib * ROOM))} if most_gib else {}
         with translating():
             self._client.restore_db_instance_to_point_in_time(
                 SourceDBInstanceAutomatedBackupsArn=backup.arn,
@@ -153,4 +168,5 @@ class Rds:
                 DeletionProtection=True,
                 CopyTagsToSnapshot=True,
                 AutoMinorVersionUpgrade=False,
+                **grows,
             )

@@ -137,6 +137,7 @@ class RestoredBackup:
         instance: str,
         source_arn: str,
         group: Callable[[], str],
+        most_gib: int,
         point_at: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -146,6 +147,7 @@ class RestoredBackup:
         self._instance = instance
         self._source_arn = source_arn
         self._group = group
+        self._most_gib = most_gib
         self._point_at = point_at
         self._clock = clock
 
@@ -178,8 +180,9 @@ class RestoredBackup:
         raise _again(f"the instance {self._instance} is not restored yet: {status}")
 
     def _restore(self) -> None:
+        newest = self._rds.newest_backup(self._source_arn)
         try:
-            self._rds.restore(self._rds.newest_backup(self._source_arn), as_=self._instance, group=self._group())
+            self._rds.restore(newest, as_=self._instance, group=self._group(), most_gib=self._most_gib)
         except ConflictError:
             return  # somebody else asked in between
 
