@@ -63,7 +63,8 @@ def on_servers(made: Mapping[str, Synthesis], name: str) -> set[tuple[str, str]]
 
 def account_of(made: Mapping[str, Synthesis], name: str) -> str:
     """The account, as the environment's stacks have it."""
-    (machine,) = of(made, name, "standby", "aws_sfn_state_machine").values()
+    machines = of(made, name, "standby", "aws_sfn_state_machine").values()
+    (machine,) = (body for body in machines if body["name"] == f"relight-{name}-recovery")
     arn: str = json.loads(machine["definition"])["States"]["assess"]["Parameters"]["FunctionName"]
     return arn.split(":")[4]
 
