@@ -52,7 +52,7 @@ UNTIL_FENCED, AFTERWARDS = [*STATES][:2], [*STATES][2:]
 # Those of one region, and those that each region has of its own.
 FUNCTIONS = ("snapshot", "observe", "sentinel", "providers", *STATES)
 OF_EACH = ("verify-points", "prune")
-EACH = tuple((verb, role) for role in Role for verb in OF_EACH)
+EACH = (*((verb, role) for role in Role for verb in OF_EACH), ("hydrate", Role.PRIMARY))
 # Without the lease, which it has after a recovery only, the standby seals nothing and exposes nothing. These are not
 # called there, and may do what the primary's may, with the regions exchanged.
 MIRRORED = ("snapshot", "observe")
@@ -74,7 +74,7 @@ UNSEEN = {
     ("archive-*", "s3:GetObject"): "to compare with what a killed run put there; the contract's tests do so",
     ("prune-journal-*", "s3:GetObject"): "to ask for a head, which the emulator lets everybody do",
     ("cover-*", "s3:GetObject"): "for a newest point that somebody has read already; here it is seconds old",
-    ("bring-forward-standby-vault", "s3:*"): "for a point older than what the state database has; contract tests do so",
+    ("bring-forward-*", "s3:*"): "for a point older than what the state database has; contract tests do so",
     ("prune-*", "s3:GetObjectLegalHold"): "S3 tells of locks only to who may know of them; the emulator tells all",
     ("prune-*", "s3:GetObjectRetention"): "as above",
     ("hold-lease", "s3:ListBucket"): "S3 hides a missing lease from who may not list; the emulator says 404 to all",
@@ -218,6 +218,7 @@ class Walk:
         first, second = (partial(self._prune, role) for role in Role)
         found |= self._together({"providers": providers, f"prune of the {Role.PRIMARY}": first})
         found["observe"] = self._observe()
+        found[f"hydrate of the {Role.PRIMARY}"] = self._hydrate()
         found[f"prune of the {Role.STANDBY}"] = second()
         self._stage.run(self._world.lose(Role.PRIMARY, Mode.DEAD))
         found["sentinel"], run_id = self._sentinel()
@@ -248,7 +249,9 @@ class Walk:
                 scheduler.delete_schedule(Name=schedule["Name"], GroupName=schedule["GroupName"])
         for worker in workers(self._world.emulator, self._standby):
             worker.kill()  # a sentinel that began before would go on for two minutes
-        self._client("events").disable_rule(Name=f"{self._world.environment.names.prefix}-hydrate-on-boot")
+        for role in Role:
+            events = self._world.emulator.client("events", self._world.region(role))
+            events.disable_rule(Name=f"{self._world.environment.names.prefix}-hydrate-on-boot")
         nothing = json.dumps({"StartAt": "Nothing", "States": {"Nothing": {"Type": "Succeed"}}})
         self._client("stepfunctions").update_state_machine(stateMachineArn=self._machine, definition=nothing)
         self._stage.run(self._world.lose_volume(Role.STANDBY))
@@ -357,6 +360,20 @@ class Walk:
 
         found = refusals(self._role_of("observe", Role.PRIMARY), call)
         call()
+        return found
+
+    def _hydrate(self) -> dict[Permission, str]:
+        """The primary's memory is lost with its store, after its journal was archived: its agents leave it alone."""
+        event = {"source": "aws.ecs", "detail": {"taskArn": "task/relight/walk"}}
+
+        def call() -> None:
+            self._world.store(Role.PRIMARY).drop(self._world.collection)
+            done = self._invoke("hydrate", Role.PRIMARY, event)
+            assert [item["restored"] for item in done["collections"]] != [None]
+
+        found = refusals(self._role_of("hydrate", Role.PRIMARY), call)
+        call()
+        self._stage.run(self._world.until_memory_is_whole(Role.PRIMARY, timeout_s=60))
         return found
 
     def _prune(self, role: Role) -> dict[Permission, str]:

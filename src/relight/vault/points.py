@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relight.clock import parse_time
-from relight.errors import ConfigError, DeniedError, IntegrityError, NotFoundError, UnavailableError
+from relight.errors import ConfigError, IntegrityError, NotFoundError, UnavailableError
 from relight.vault.manifest import Manifest
 from relight.vault.signing import objection, signed
 
@@ -136,19 +136,20 @@ class NoPointError(NotFoundError):
 def survey_both(own: Vault, peer: Vault | None) -> Iterator[tuple[Vault, PointStatus]]:
     """Every point of either vault and where it is, newest first, and of the same point that in `own` first.
 
-    `peer` is passed over when it cannot be asked; when `own` cannot, that is raised after what `peer` has.
+    `peer` is passed over while it does not answer; when `own` does not, that is raised after what `peer` has.
+    DeniedError at once where either may not be asked.
     """
     if peer is None:
         for status in survey(own):
             yield own, status
         return
-    failed: list[UnavailableError | DeniedError] = []
+    failed: list[UnavailableError] = []
 
     def those(vault: Vault) -> Iterator[tuple[Vault, PointStatus]]:
         try:
             for status in survey(vault):
                 yield vault, status
-        except (UnavailableError, DeniedError) as exc:
+        except UnavailableError as exc:
             log.warning("vault_not_surveyed", extra={"region": vault.region, "error": str(exc)})
             if vault is own:
                 failed.append(exc)
