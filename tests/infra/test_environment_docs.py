@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
 from synthesis import ROOT
 
 from relight_cli.main import main
-from relight_stacks.loading import examples_folder, load_environment
+from relight_stacks.loading import examples_folder, load_environment, load_environments
+from relight_stacks.promises import promises
 from relight_stacks.toml_table import Table
 
 if TYPE_CHECKING:
@@ -100,3 +102,18 @@ def test_the_table_of_tiers_is_that_of_the_code() -> None:
         f"sentinel every {shape.probe_interval_s:g} s" if shape.standby else "a person" for shape in SHAPES.values()
     ]
     assert noticed.split(" | ") == every
+
+
+def test_the_first_lines_promise_what_the_examples_do() -> None:
+    """fails when the minutes that the README names are others than the sums of the examples."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (named,) = re.findall(
+        r"At worst it is (\d+) minutes for the example of the tier `([a-z-]+)`, (\d+) for `([a-z-]+)`.*? and (\d+) for "
+        r"`([a-z-]+)`, which may lose the newest (\d+) minutes",
+        readme,
+    )
+    *pairs, lost = named
+    examples = {item.name: promises(item) for item in load_environments(examples_folder())}
+    for minutes, name in zip(pairs[::2], pairs[1::2], strict=True):
+        assert int(minutes) == math.ceil(examples[name].rto.seconds / 60), name
+    assert int(lost) * 60 == examples[pairs[-1]].rpo_s
