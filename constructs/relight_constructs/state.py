@@ -200,8 +200,8 @@ class Instance(Construct):
 class InstanceReplica(Construct):
     """Define an RDS instance that follows one in another region, until it is promoted.
 
-    It has no backups before: a replica cannot be promoted while it is backed up. Its promotion begins them. It is in
-    one zone, as a pilot light is; making it of two is for the days after.
+    It has no backups before, which RDS has refused for replicas of PostgreSQL: its promotion begins them. It is in one
+    zone, as a pilot light is; making it of two is for the days after.
     """
 
     def __init__(self, scope: Construct, id_: str, props: StateFollowerProps) -> None:

@@ -15,6 +15,7 @@ from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, Role, StateKin
 from relight.errors import ConfigError
 from relight.memory.estimate import LOAD_BYTES_PER_S
 from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
+from relight_constructs.timeouts import WAKING_S
 from relight_stacks.environment import CapacityKind, Lock
 from relight_stacks.tiers import DEFAULTS, Routing, Waiting
 
@@ -101,7 +102,8 @@ SCHEDULE_PRECISION_S = 60.0
 PROMOTION: dict[StateKind, tuple[float, Basis, str]] = {
     StateKind.EXISTING: (STATE_S, Basis.MEASURED, "a physical replica, promoted by SQL; 1.7 s in a drill"),
     StateKind.AURORA_GLOBAL: (60.0, Basis.DOCUMENTED, "AWS: a secondary is promoted in under a minute"),
-    StateKind.RDS_REPLICA: (300.0, Basis.DOCUMENTED, 'AWS: "a few minutes" for a read replica; five are counted'),
+    # A replica of PostgreSQL cannot be backed up beforehand: docs/adr/0010.
+    StateKind.RDS_REPLICA: (420.0, Basis.ASSUMED, "AWS: a few minutes; and two that its first backup may take"),
     StateKind.SNAPSHOTS: (1500.0, Basis.ASSUMED, "a new instance from copied backups; AWS promises no time"),
 }
 
@@ -414,6 +416,10 @@ def _not_covered(environment: Environment) -> Iterator[str]:
             f"a minute in which EventBridge Scheduler calls no sentinel at all; one that is late by the "
             f"{SCHEDULE_PRECISION_S:g} s of its precision costs nothing, because the one before watches until then"
         )
+        yield (
+            f"a function that Lambda has put to sleep although it is called each day: its state waits for it, up to "
+            f"{WAKING_S} s"
+        )
         yield "resolvers and clients that keep an address for longer than its TTL"
         yield "capacity that is not to be had: reserve it in the standby where that must not happen"
     else:
@@ -423,6 +429,11 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         )
         yield "images: the standby's registry holds none, so keep them where they can be pushed from"
         yield "the time of whoever runs the steps of docs/deploy.md, and a host in the new network for `relight`"
+    if shape.state is StateKind.RDS_REPLICA:
+        yield (
+            "a first backup of the promoted database that keeps it from writing for longer than two minutes: promote a "
+            "replica of your size once, in a place to try"
+        )
     if shape.state is StateKind.EXISTING:
         yield "the state database and its replication, which are yours"
     for role, other in environment.vaults.other.items():

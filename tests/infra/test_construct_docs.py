@@ -44,7 +44,7 @@ def test_the_vault_can_be_taken_alone(tmp_path: Path) -> None:
 def test_the_recovery_can_be_taken_alone(tmp_path: Path) -> None:
     """As the page says: with their secret, network and names, and without a cluster, a database or a bucket."""
     resources = run(RECOVERY, tmp_path)["resource"]
-    assert len(resources["aws_sfn_state_machine"]) == 1
+    assert len(resources["aws_sfn_state_machine"]) == 2, "the one that recovers, and the one that keeps it awake"
     names = {item["function_name"] for item in resources["aws_lambda_function"].values()}
     assert {"ours-assess", "ours-promote", "ours-sentinel"} <= names
     assert not {*resources} & {"aws_s3_bucket", "aws_vpc", "aws_ecs_cluster", "aws_db_instance", "aws_rds_cluster"}

@@ -253,6 +253,20 @@ def test_a_late_watch_costs_nothing() -> None:
     assert SENTINELS_AT_ONCE == 2
 
 
+def test_what_a_promotion_and_a_sleeping_function_may_cost_is_said() -> None:
+    """A replica's first backup is counted, as a guess, and what it may take beyond is said; so is what a function takes
+    to be woken, wherever a recovery calls any."""
+    internal = promises(EXAMPLES[Tier.INTERNAL])
+    (promote,) = (part for part in internal.rto.parts if part.what == "promote")
+    assert (promote.basis, promote.beside) == (Basis.ASSUMED, False)
+    assert "first backup" in promote.why
+    assert "a first backup of the promoted database" in " ".join(internal.not_covered)
+    for tier, environment in EXAMPLES.items():
+        left_out = " ".join(promises(environment).not_covered)
+        assert ("put to sleep" in left_out) is (tier in WITH_STANDBY)
+        assert ("a first backup" in left_out) is (tier is Tier.INTERNAL)
+
+
 def test_what_is_a_guess_is_called_one() -> None:
     """How soon Route 53's name servers know of a check is documented nowhere."""
     for tier in (*WITH_STANDBY, Tier.SANDBOX):
