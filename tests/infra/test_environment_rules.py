@@ -125,7 +125,7 @@ OUT_OF_REACH: list[tuple[str, str, str, list[str]]] = [
         CUSTOMER,
         'kind = "aurora-global"',
         'kind = "rds-replica"',
-        ["RTO of 120 s", "promote 300 s", "change state.kind"],
+        ["RTO of 120 s", "promote 420 s", "change state.kind"],
     ),
     (INTERNAL, "approval_minutes = 3", "approval_minutes = 8", ["RTO of 900 s", "a person approves 480 s"]),
     (INTERNAL, 'kind = "rds-replica"', 'kind = "snapshots"', ["RTO of 900 s", "promote 1500 s", "state.kind"]),
