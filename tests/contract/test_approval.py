@@ -17,11 +17,13 @@ from unit.test_config import SETTINGS
 from relight.adapters import aws
 from relight.clock import SystemClock
 from relight.config import Role
+from relight.recovery.awake import WAKE
 from relight.recovery.sentinel import running_executions
 from relight.recovery.timeline import Timeline
 from relight.vault.store import Vault
 from relight_cli.console import DONE, FAILED
 from relight_cli.main import main
+from relight_constructs import awake_machine
 from relight_constructs.recovery_machine import APPROVE, VERBS, Step, TaskRun, definition
 from relight_constructs.timeouts import Waits
 from relight_drill.processes import wait_until
@@ -120,7 +122,8 @@ class Machine:
 
 @pytest.fixture
 def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
-    """Deploys a machine that waits for what it is told, and hydrates by a task where it is told of one."""
+    """Deploys a machine that waits for what it is told, and hydrates by a task where it is told of one; or the one that
+    keeps the functions awake."""
     name = f"approval-{secrets.token_hex(4)}"
     iam, sns, sqs = (emulator.client(service, REGION) for service in ("iam", "sns", "sqs"))
     emulator.client("s3", REGION).create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -173,8 +176,9 @@ def deploy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     aws._session.cache_clear()  # an earlier test may have made it with credentials of its own
 
-    def deployed(waits: Waits, *, large: TaskRun | None = None) -> Machine:
-        document = json.dumps(definition(steps, waits=waits, whole_s=600, large=large))
+    def deployed(waits: Waits, *, large: TaskRun | None = None, awake: bool = False) -> Machine:
+        recovers = definition(steps, waits=waits, whole_s=600, large=large)
+        document = json.dumps(awake_machine.definition(steps) if awake else recovers)
         for error in ASLEEP.values():
             # Lambda itself raises these; a function of the emulator's cannot raise what has a dot in its name.
             assert f'"Lambda.{error}"' in document
@@ -270,6 +274,16 @@ def test_a_recovery_waits_for_functions_that_sleep(deploy: Callable[..., Machine
     assert {verb for verb, _ in calls} == {*VERBS}
     assert len(calls) == len(VERBS)
     assert "failed" not in dict(calls)["announce"]
+
+
+def test_every_function_is_called_to_stay_awake(deploy: Callable[..., Machine]) -> None:
+    """Each once, the one that asks people too, and whatever the execution was started with, with what asks for
+    nothing."""
+    machine = deploy(Waits(), awake=True)
+    assert machine.ended(machine.start("r1"))["status"] == "SUCCEEDED"
+    calls = machine.calls()
+    assert sorted(verb for verb, _ in calls) == sorted((*VERBS, APPROVE))
+    assert all(event == WAKE for _, event in calls)
 
 
 def test_a_recovery_that_another_overtook_ends_quietly(deploy: Callable[..., Machine]) -> None:
