@@ -56,6 +56,9 @@ EACH = (*((verb, role) for role in Role for verb in OF_EACH), ("hydrate", Role.P
 # Without the lease, which it has after a recovery only, the standby seals nothing and exposes nothing. These are not
 # called there, and may do what the primary's may, with the regions exchanged.
 MIRRORED = ("snapshot", "observe")
+# In a stack of their own, of nothing that is live: the contract's tests run them, and what they may do is asserted on
+# the JSON.
+REHEARSING = ("rehearse", "rehearse-age", "rehearse-close", "rehearse-open")
 AGENTS = tuple(f"agent of the {role}" for role in Role)
 
 # A function's worker starts anew after every failure, which takes the processor and not the emulator.
@@ -503,14 +506,14 @@ def test_without_any_one_permission_it_is_refused(found: dict[str, dict[Permissi
 
 
 def test_every_deployed_function_is_tried(stage: Stage, found: dict[str, dict[Permission, str]]) -> None:
-    """fails when a function is deployed that is not called here."""
+    """fails when a function is deployed that is not called here, but for those of rehearsals."""
     world = stage.world
     deployed = [
         function["FunctionName"]
         for role in Role
         for function in world.emulator.client("lambda", world.region(role)).list_functions()["Functions"]
     ]
-    verbs = (*FUNCTIONS, *MIRRORED, *(verb for verb, _ in EACH))
+    verbs = (*FUNCTIONS, *MIRRORED, *REHEARSING, *(verb for verb, _ in EACH))
     assert sorted(deployed) == sorted(world.environment.names.function(verb) for verb in verbs)
     assert found.keys() == {*WHO}
 
