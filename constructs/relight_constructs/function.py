@@ -66,12 +66,16 @@ class Function(Construct):
                 "join-network",
                 Statement(actions=JOIN_NETWORK_ACTIONS, resources=("*",)),
                 # Lambda needs these actions, the handler does not. Source: AWS Lambda developer guide, "Giving Lambda
-                # functions access to resources in an Amazon VPC".
+                # functions access to resources in an Amazon VPC". A service that looks at the network on behalf of the
+                # handler, as RDS does when it restores a database, is not the handler.
                 Statement(
                     effect="Deny",
                     actions=JOIN_NETWORK_ACTIONS,
                     resources=("*",),
-                    condition={"ArnEquals": {"lambda:SourceFunctionArn": self.arn}},
+                    condition={
+                        "ArnEquals": {"lambda:SourceFunctionArn": self.arn},
+                        "Bool": {"aws:ViaAWSService": "false"},
+                    },
                 ),
             )
         self._function = LambdaFunction(

@@ -17,6 +17,7 @@ VERSION = "2012-10-17"
 METRIC_ACTIONS = ("cloudwatch:PutMetricData",)
 
 _ENI = "Lambda makes its network interfaces under the role before any resource exists, and checks for `*`"
+_RDS_NETWORK = "RDS looks at a network as whoever restores a database into it, and EC2's descriptions take no resource"
 _XRAY = "X-Ray's actions for tracing take no resource"
 _DELIVERY = "CloudWatch's log delivery actions take no resource"
 
@@ -32,7 +33,12 @@ ANY_RESOURCE: dict[str, str] = {
     "application-autoscaling:DescribeScalableTargets": "targets are listed by what they scale, and have no resource",
     "autoscaling:DescribeAutoScalingGroups": "descriptions of groups take no resource",
     "cloudwatch:PutMetricData": "metrics have no resource; the statement names the one namespace",
+    "ec2:DescribeAccountAttributes": _RDS_NETWORK,
     "ec2:DescribeAvailabilityZones": "EC2's descriptions take no resource",
+    "ec2:DescribeInternetGateways": _RDS_NETWORK,
+    "ec2:DescribeSecurityGroups": _RDS_NETWORK,
+    "ec2:DescribeVpcAttribute": _RDS_NETWORK,
+    "ec2:DescribeVpcs": _RDS_NETWORK,
     "ec2:DescribeVolumes": "EC2's descriptions take no resource",
     "ecs:ListTasks": "tasks are listed by cluster, which the statement names as its condition",
     "ecr:GetAuthorizationToken": "a registry's token is for the whole account",

@@ -60,6 +60,16 @@ DETACH_ACTIONS = ("rds:DescribeGlobalClusters", "rds:RemoveFromGlobalCluster")
 LOOK_INSTANCE_ACTIONS = ("rds:DescribeDBInstances",)
 LOOK_BACKUPS_ACTIONS = ("rds:DescribeDBInstanceAutomatedBackups",)
 RESTORE_INSTANCE_ACTIONS = ("rds:RestoreDBInstanceToPointInTime",)
+# What RDS looks at on behalf of who restores. Source: AWS's schema of AWS::RDS::DBInstance, permissions of its handlers.
+RESTORE_NETWORK_ACTIONS = (
+    "ec2:DescribeAccountAttributes",
+    "ec2:DescribeAvailabilityZones",
+    "ec2:DescribeInternetGateways",
+    "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeVpcAttribute",
+    "ec2:DescribeVpcs",
+)
 # What RDS does with a key on behalf of who restores. Source: Amazon RDS user guide, "AWS KMS key management".
 RESTORE_KEY_ACTIONS = (
     "kms:Decrypt",
@@ -471,6 +481,7 @@ class RestoreGround(Construct):
                     f"{here}:subgrp:{name}",
                 ),
             ),
+            Statement(actions=RESTORE_NETWORK_ACTIONS, resources=("*",)),
             Statement(
                 actions=RESTORE_KEY_ACTIONS,
                 resources=(f"arn:aws:kms:{place.region}:{place.account}:key/*",),

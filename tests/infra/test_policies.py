@@ -422,7 +422,8 @@ def test_a_handler_in_a_network_may_not_touch_network_interfaces(synthesis: Synt
     statements = statements_of(synthesis, "standby", "recovery/hydrate/role/role")
     denied = [statement for statement in statements if statement["Effect"] == "Deny"]
     arn = "arn:aws:lambda:us-west-2:000000000000:function:relight-demo-hydrate"
-    assert [statement["Condition"] for statement in denied] == [{"ArnEquals": {"lambda:SourceFunctionArn": arn}}]
+    condition = {"ArnEquals": {"lambda:SourceFunctionArn": arn}, "Bool": {"aws:ViaAWSService": "false"}}
+    assert [statement["Condition"] for statement in denied] == [condition]
 
 
 def test_who_may_take_on_a_role_is_one_service(synthesis: Synthesis) -> None:

@@ -305,7 +305,8 @@ def test_only_the_recovery_may_promote_and_only_its_own_database(syntheses: Mapp
     actions = {action for statement in found for action in statement["Action"] if action.startswith("rds:")}
     assert actions == allowed
     for statement in found:
-        if statement["Action"] == ["rds:DescribeDBInstanceAutomatedBackups"]:
+        if statement["Resource"] == ["*"]:
+            assert all(action.partition(":")[2].startswith("Describe") for action in statement["Action"])
             continue
         for resource in statement["Resource"]:
             if resource.startswith("arn:aws:rds"):
@@ -322,6 +323,31 @@ def test_only_the_recovery_may_promote_and_only_its_own_database(syntheses: Mapp
     assert not others
     looks = statements(syntheses, name, "look-state")
     assert bool(looks) is (environment.shape.state is StateKind.SNAPSHOTS)
+
+
+def test_rds_may_look_at_the_network_as_who_restores(syntheses: Mapping[str, Synthesis]) -> None:
+    """batch: RDS asks EC2 about the subnets and the group in the name of the promoting function. It is allowed whatever
+    deployments are, and nothing of it is denied to a service that asks on the function's behalf."""
+    role = [
+        statement
+        for path, body in syntheses["batch"].resources("aws_iam_role_policy", part="standby").items()
+        if "/promote/role/" in path
+        for statement in json.loads(body["policy"])["Statement"]
+    ]
+    asked = {
+        "ec2:DescribeAccountAttributes",
+        "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeInternetGateways",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeVpcAttribute",
+        "ec2:DescribeVpcs",
+    }
+    everywhere = [item["Action"] for item in role if item["Effect"] == "Allow" and item["Resource"] == ["*"]]
+    assert asked <= {action for actions in everywhere for action in actions}
+    denied = [item for item in role if item["Effect"] == "Deny"]
+    assert denied
+    assert all(item["Condition"]["Bool"] == {"aws:ViaAWSService": "false"} for item in denied)
 
 
 def test_what_restores_may_say_where_it_is(syntheses: Mapping[str, Synthesis]) -> None:
