@@ -29,9 +29,13 @@ DONE, FAILED = 0, 1
 # GitHub takes 65,536 characters in a comment.
 LONGEST = 60_000
 PLAN = "relight.tfplan"
+APPROVED = "approved.json"
 LOCK = ".terraform.lock.hcl"
 # Of a change: what is done to what. The rest of a plan is the state as it is.
 FIELDS = ("address", "deposed", "change")
+# What tells one resource from another that is called the same in the state.
+IDENTITY = ("arn", "id")
+COUNTS = ("create", "update", "delete", "outputs")
 QUIET = (["no-op"], ["read"])
 
 
@@ -85,13 +89,14 @@ def planned(folder: Path, *lock: str) -> dict[str, Any]:
     """What applying the stack would do: its digest, and how much."""
     terraform(folder, "plan", "-input=false", *lock, f"-out={PLAN}")
     plan = json.loads(terraform(folder, "show", "-json", PLAN))
-    changes = [change for change in plan.get("resource_changes", []) if change["change"]["actions"] not in QUIET]
-    outputs = {
-        name: change for name, change in plan.get("output_changes", {}).items() if change["actions"] not in QUIET
-    }
-    what = [{field: change[field] for field in FIELDS if field in change} for change in changes]
+    resources = [item for item in plan.get("resource_changes", []) if item["change"]["actions"] not in QUIET]
+    outputs = {name: item for name, item in plan.get("output_changes", {}).items() if item["actions"] not in QUIET}
+    what = [
+        {field: item[field] for field in FIELDS if field in item} | {"change": changed(item["change"])}
+        for item in resources
+    ]
     text = json.dumps({"changes": what, "outputs": outputs}, sort_keys=True)
-    actions = [action for change in changes for action in change["change"]["actions"]]
+    actions = [action for item in resources for action in item["change"]["actions"]]
     return {
         "digest": hashlib.sha256(text.encode()).hexdigest(),
         "create": actions.count("create"),
@@ -101,9 +106,30 @@ def planned(folder: Path, *lock: str) -> dict[str, Any]:
     }
 
 
-def changes(stack: dict[str, Any]) -> bool:
+def changed(change: dict[str, Any]) -> dict[str, Any]:
+    """A resource's change, without what moves by itself and is not changed: until when a database can be restored, how
+    many tasks a service has.
+
+    That is what is equal before and after, and of what is replaced or removed what it was, but for which one it is.
+    """
+    before, after = change.get("before"), change.get("after")
+    if not isinstance(before, dict):
+        return change
+    which = {name: before[name] for name in IDENTITY if name in before}
+    if not isinstance(after, dict):
+        return change | {"before": which or before}
+    unknown = change.get("after_unknown") or {}
+    same = {name for name in before if name in after and before[name] == after[name]}
+    lost = {name for name in before if unknown.get(name) is True}
+    return change | {
+        "before": {name: value for name, value in before.items() if name not in same | lost} | which,
+        "after": {name: value for name, value in after.items() if name not in same},
+    }
+
+
+def does_anything(stack: dict[str, Any]) -> bool:
     """Whether there is anything to do."""
-    return any(stack[name] for name in ("create", "update", "delete", "outputs"))
+    return any(stack[name] for name in COUNTS)
 
 
 def plan(environment: str, output: Path, out: Path, *, only: list[str]) -> int:
@@ -129,7 +155,7 @@ def plan(environment: str, output: Path, out: Path, *, only: list[str]) -> int:
         (folder / PLAN).unlink()
         if (folder / LOCK).is_file():
             shutil.copyfile(folder / LOCK, out / f"{name}{LOCK}")
-    (out / "approved.json").write_text(json.dumps({"environment": environment, "stacks": approved}, indent=2) + "\n")
+    (out / APPROVED).write_text(json.dumps({"environment": environment, "stacks": approved}, indent=2) + "\n")
     (out / "plan.md").write_text(report(environment, approved, texts))
     return DONE
 
@@ -142,7 +168,7 @@ def report(environment: str, approved: dict[str, Any], texts: dict[str, str]) ->
         cells = [str(found[key]) for key in ("create", "update", "delete")] if found else ["waits", "", ""]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     head = "\n".join(lines) + "\n"
-    shown = [name for name in texts if name not in approved or changes(approved[name])]
+    shown = [name for name in texts if name not in approved or does_anything(approved[name])]
     room = (LONGEST - len(head)) // max(1, len(shown)) - 200
     for name in shown:
         text = texts[name].replace("```", "'''")
@@ -152,18 +178,32 @@ def report(environment: str, approved: dict[str, Any], texts: dict[str, str]) ->
     return head
 
 
+def approval(path: Path, environment: str) -> dict[str, dict[str, Any]]:
+    """What was approved of the environment, by stack."""
+    try:
+        found = json.loads(path.read_text())
+        of = found["environment"]
+        stacks = {name: {key: stack[key] for key in ("digest", *COUNTS)} for name, stack in found["stacks"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise Refused(
+            f"{path} is not what a plan writes ({type(exc).__name__}); write it: scripts/deploy plan --environment"
+            f" {environment} --stacks DIR --out {path.parent}"
+        ) from exc
+    if of != environment:
+        raise Refused(f"what was approved is of {of}, not of {environment}; plan {environment}")
+    return stacks
+
+
 def apply(environment: str, output: Path, approved: Path, *, only: list[str], wait: str) -> int:
     """Apply what was approved, stack by stack; the first that would do anything else ends it."""
-    wanted = json.loads((approved / "approved.json").read_text())
-    if wanted["environment"] != environment:
-        raise Refused(f"what was approved is of {wanted['environment']}, not of {environment}; plan {environment}")
+    wanted = approval(approved / APPROVED, environment)
     stacks = ordered(output, environment, only)
     lock = f"-lock-timeout={wait}"
     for name, about in stacks.items():
-        if name not in wanted["stacks"]:
+        if name not in wanted:
             say(f"{name}: not planned; plan again, now that what it depends on is there")
             continue
-        if not changes(wanted["stacks"][name]):
+        if not does_anything(wanted[name]):
             say(f"{name}: nothing to do")
             continue
         folder = output / about["workingDirectory"]
@@ -174,7 +214,7 @@ def apply(environment: str, output: Path, approved: Path, *, only: list[str], wa
             init.append("-lockfile=readonly")
         terraform(folder, *init)
         found = planned(folder, lock)
-        if found["digest"] != wanted["stacks"][name]["digest"]:
+        if found["digest"] != wanted[name]["digest"]:
             (folder / PLAN).unlink()
             raise Refused(f"{name}: applying it would do something else than what was approved; plan again")
         say(f"{name}: applying ...")
