@@ -60,7 +60,7 @@ DETACH_ACTIONS = ("rds:DescribeGlobalClusters", "rds:RemoveFromGlobalCluster")
 LOOK_INSTANCE_ACTIONS = ("rds:DescribeDBInstances",)
 LOOK_BACKUPS_ACTIONS = ("rds:DescribeDBInstanceAutomatedBackups",)
 RESTORE_INSTANCE_ACTIONS = ("rds:RestoreDBInstanceToPointInTime",)
-# What RDS looks at on behalf of who restores. Source: AWS's schema of AWS::RDS::DBInstance, permissions of its handlers.
+# What RDS looks at on behalf of who restores. Source: AWS's schema of AWS::RDS::DBInstance, what its handlers may do.
 RESTORE_NETWORK_ACTIONS = (
     "ec2:DescribeAccountAttributes",
     "ec2:DescribeAvailabilityZones",
