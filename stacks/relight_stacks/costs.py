@@ -61,9 +61,8 @@ RDS_HOUR: dict[str, float] = {
     "db.r6g.2xlarge": 0.899,
     "db.r6g.4xlarge": 1.798,
 }
+# Of a global database, which is of memory-optimized classes alone.
 AURORA_HOUR: dict[str, float] = {
-    "db.t4g.medium": 0.073,
-    "db.t4g.large": 0.146,
     "db.r6g.large": 0.260,
     "db.r6g.xlarge": 0.519,
     "db.r6g.2xlarge": 1.038,

@@ -23,6 +23,26 @@ if TYPE_CHECKING:
 # How much waits in the standby, from the least.
 _WAITING = (Waiting.NONE, Waiting.PILOT, Waiting.FULL)
 
+# What a region without a standby's stack has no follower of.
+_FOLLOWED = (StateKind.AURORA_GLOBAL, StateKind.RDS_REPLICA)
+# What can tell of a commit that it is in the standby, by where the state is (docs/adr/0010); and why the others cannot.
+_CONFIRMED_BY: dict[StateKind, tuple[ConfirmBy, ...]] = {
+    StateKind.AURORA_GLOBAL: (ConfirmBy.AURORA,),
+    StateKind.RDS_REPLICA: (ConfirmBy.POSITION,),
+    StateKind.EXISTING: tuple(ConfirmBy),
+}
+_CONFIRMS: dict[ConfirmBy, tuple[str, str]] = {
+    ConfirmBy.COMMIT: ("waits for a synchronous standby", "replication is asynchronous"),
+    ConfirmBy.POSITION: ("looks at replicas in pg_stat_replication", "the storage replicates, which is not in there"),
+    ConfirmBy.AURORA: ("asks aurora_global_db_status()", "the database has no such function"),
+}
+# What an Aurora Global Database is made of. Source: Aurora user guide, "Configuration requirements of an Amazon Aurora
+# global database".
+_MEMORY_OPTIMIZED = ("db.r", "db.x")
+# The oldest major version that Relight's SQL runs on, of RDS and of Aurora alike: a migration sets
+# `client_connection_check_interval`, which came with it.
+_LEAST_MAJOR = 14
+
 # A problem and what to change.
 _Found = tuple[str, str]
 
@@ -103,6 +123,11 @@ def _standby(environment: Environment) -> Iterator[_Found]:
     }.items():
         if is_said:
             yield f"{said} needs a standby, and tier {tier} has none", "leave it out, or choose tier batch"
+    if shape.state in _FOLLOWED:
+        yield (
+            f'state.kind = "{shape.state}" needs a standby, where its follower would be, and tier {tier} has none',
+            'use "snapshots", whose backups are copied, or choose tier batch',
+        )
 
 
 def _routing(environment: Environment) -> Iterator[_Found]:
@@ -140,16 +165,30 @@ def _state(environment: Environment) -> Iterator[_Found]:
                 "leave both out",
             )
         return
-    if by is ConfirmBy.COMMIT and kind is not StateKind.EXISTING:
-        yield (
-            f'confirm_by = "commit" waits for a synchronous standby, and with state.kind = "{kind}" replication is '
-            "asynchronous",
-            "leave confirm_by out",
-        )
+    if by not in _CONFIRMED_BY[kind]:
+        does, but = _CONFIRMS[by]
+        yield f'confirm_by = "{by}" {does}, and with state.kind = "{kind}" {but}', "leave confirm_by out"
     if replicas == 0:
         yield (
             f'confirm_replicas = 0 waits for nobody, and with state.kind = "{kind}" there is a replica',
             "leave it out, or count the replicas that the primary's database has",
+        )
+
+
+def _database(environment: Environment) -> Iterator[_Found]:
+    """The database is one that AWS makes of its kind, and that Relight's SQL runs on."""
+    kind, database = environment.shape.state, environment.database
+    if kind is StateKind.AURORA_GLOBAL and not database.instance_class.startswith(_MEMORY_OPTIMIZED):
+        yield (
+            f'state.instance_class = "{database.instance_class}" is not memory-optimized, and of state.kind = "{kind}" '
+            "the others are refused",
+            "use a class db.r… or db.x…, such as db.r6g.large",
+        )
+    if database.engine_version and int(database.engine_version.partition(".")[0]) < _LEAST_MAJOR:
+        yield (
+            f'state.engine_version = "{database.engine_version}" is older than {_LEAST_MAJOR}, the oldest that '
+            "Relight's SQL runs on",
+            f"use {_LEAST_MAJOR} or newer, or leave it out",
         )
 
 
@@ -302,6 +341,7 @@ _RULES: tuple[Callable[[Environment], Iterator[_Found]], ...] = (
     _standby,
     _routing,
     _state,
+    _database,
     _networks,
     _onward,
     _keeping,

@@ -69,6 +69,60 @@ BAD: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         INTERNAL,
+        "[regions]",
+        'confirm_by = "aurora"\n[regions]',
+        ['confirm_by = "aurora" asks aurora_global_db_status()', '"rds-replica"', "no such function"],
+    ),
+    (
+        CUSTOMER,
+        "[regions]",
+        'confirm_by = "position"\n[regions]',
+        ['confirm_by = "position" looks at', '"aurora-global"', "leave confirm_by out"],
+    ),
+    (
+        CUSTOMER,
+        "[regions]",
+        'confirm_by = "commit"\n[regions]',
+        ['confirm_by = "commit" waits', '"aurora-global" replication is asynchronous'],
+    ),
+    *(
+        (
+            SANDBOX,
+            'kind = "snapshots"',
+            f'kind = "{kind}"',
+            [f'state.kind = "{kind}" needs a standby', "tier sandbox has none", "snapshots"],
+        )
+        for kind in ("rds-replica", "aurora-global")
+    ),
+    *(
+        (
+            CUSTOMER,
+            'instance_class = "db.r6g.xlarge"',
+            f'instance_class = "{instance_class}"',
+            [f'state.instance_class = "{instance_class}" is not memory-optimized', "db.r6g.large"],
+        )
+        for instance_class in ("db.t4g.medium", "db.m6g.large")
+    ),
+    (
+        INTERNAL,
+        'kind = "rds-replica"',
+        'kind = "rds-replica"\nengine_version = "13.22"',
+        ['state.engine_version = "13.22" is older than 14', "14 or newer"],
+    ),
+    (
+        CUSTOMER,
+        'kind = "aurora-global"',
+        'kind = "aurora-global"\nengine_version = "13.4"',
+        ['state.engine_version = "13.4" is older than 14'],
+    ),
+    (
+        BATCH,
+        'kind = "snapshots"',
+        'kind = "snapshots"\nengine_version = "11"',
+        ['state.engine_version = "11" is older than 14'],
+    ),
+    (
+        INTERNAL,
         'cidr = "10.40.0.0/16"',
         'cidr = "10.30.4.0/22"',
         ["network.primary.cidr = 10.30.0.0/16", "network.standby.cidr = 10.30.4.0/22 overlap", "ranges apart"],
