@@ -33,7 +33,12 @@ class Dashboard(Construct):
 
 
 def body(widgets: Sequence[GraphProps | AlarmsProps | Note], *, region: str) -> dict[str, Any]:
-    """The page as CloudWatch reads it. A widget that does not fit beside the last one begins a row."""
+    """The page as CloudWatch reads it. A widget that does not fit beside the last one begins a row.
+
+    ValueError for more widgets, or more metrics in one of them, than CloudWatch takes.
+    """
+    if len(widgets) > MOST_WIDGETS:
+        raise ValueError(f"{len(widgets)} widgets on one page; leave out all but {MOST_WIDGETS}, or make two pages")
     placed: list[dict[str, Any]] = []
     x = y = row = 0
     for widget in widgets:
@@ -56,6 +61,8 @@ def _drawn(widget: GraphProps | AlarmsProps | Note, region: str) -> tuple[str, d
 
 
 def _graph(graph: GraphProps, region: str) -> dict[str, Any]:
+    if len(graph.metrics) > MOST_METRICS:
+        raise ValueError(f"{len(graph.metrics)} metrics in {graph.title!r}; show {MOST_METRICS} at most in one widget")
     found: dict[str, Any] = {
         "title": graph.title,
         "region": region,

@@ -1,4 +1,4 @@
-"""The IAM policies of whoever plans or deploys an environment, from what its stacks are made of.
+"""The IAM policies of whoever plans, deploys or operates an environment, from what its stacks are made of.
 
 Pure: nothing here starts node. Equal stacks make equal text.
 """
@@ -15,6 +15,7 @@ from relight.errors import ConfigError
 from relight_constructs.access import REHEARSALS
 from relight_constructs.policies import VERSION
 from relight_stacks.deploy_calls import CALLS, UNBOUND
+from relight_stacks.operate_policy import operating
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ _UNBOUND = frozenset(f"{service}:{call}" for service, calls in UNBOUND.items() f
 
 
 class May(StrEnum):
-    """What the role is for. Who plans changes nothing, and does not lock the state; who rehearses deploys nothing."""
+    """What the role is for. Who plans changes nothing, and does not lock the state; who rehearses, or operates, deploys
+    nothing."""
 
     PLAN = "plan"
     DEPLOY = "deploy"
     REHEARSE = "rehearse"
+    OPERATE = "operate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,26 +95,36 @@ def types_of(stacks: Mapping[str, Mapping[str, Any]]) -> set[str]:
 def policies(stacks: Mapping[str, Mapping[str, Any]], environment: Environment, may: May) -> dict[str, dict[str, Any]]:
     """The policies by name, each within IAM's limit; the role has all of them.
 
-    Raises ConfigError for a type that CALLS does not know.
+    Raises ConfigError for a type that CALLS does not know, and for more policies than a role has.
     """
     statements = _Statements()
     if may is May.REHEARSE:
         _rehearse(statements, environment)
+        return _named(statements, environment, may)
+    if may is May.OPERATE:
+        for actions, resources, condition in operating(stacks, environment):
+            statements.allow(actions, resources, condition)
         return _named(statements, environment, may)
     types = types_of(stacks)
     if unknown := sorted(types - set(CALLS)):
         raise ConfigError(
             f"it is not written which calls {', '.join(unknown)} needs", hint="add it to relight_stacks/deploy_calls.py"
         )
+    trusted = _trusted(stacks)
     for type_ in sorted(types):
         for calls in CALLS[type_]:
-            _allow(statements, calls, environment, may, passed_to=_trusted(stacks))
+            _allow(statements, calls, environment, may, passed_to=trusted)
     _state(statements, stacks, may)
     return _named(statements, environment, may)
 
 
 def _named(statements: _Statements, environment: Environment, may: May) -> dict[str, dict[str, Any]]:
     packed = _pack(list(statements.documents()))
+    if len(packed) > MOST:
+        raise ConfigError(
+            f"{environment.name} needs {len(packed)} policies to {may}, and a role has {MOST} at most",
+            hint="let more calls of relight_stacks/deploy_calls.py be on the same resources",
+        )
     prefix = environment.names.prefix
     return {
         f"{prefix}-{may}-{number}": {"Version": VERSION, "Statement": statement}
@@ -182,10 +195,9 @@ def _rehearse(statements: _Statements, environment: Environment) -> None:
     executions = f"arn:aws:states:{region}:{account}:execution:{names.rehearsal}:*"
     statements.allow({"states:DescribeExecution"}, (executions,))
     if settings.vault_endpoint:
-        secret = settings.vault_keys_secret or settings.connections_secret
-        statements.allow(
-            {"secretsmanager:GetSecretValue"}, (f"arn:aws:secretsmanager:{region}:{account}:secret:{secret}-*",)
-        )
+        # The service ends a secret's ARN with a hyphen and six letters that nobody can compute.
+        secret = f"arn:aws:secretsmanager:{region}:{account}:secret:{settings.vault_keys_secret}-??????"
+        statements.allow({"secretsmanager:GetSecretValue"}, (secret,))
         alias, via = names.operations_key_alias, f"secretsmanager.{region}.amazonaws.com"
     else:
         statements.allow({"s3:ListBucket"}, (vault,), {"StringLike": {"s3:prefix": f"{REHEARSALS}*"}})
@@ -204,9 +216,14 @@ def size(document: Mapping[str, Any]) -> int:
 
 
 def _pack(statements: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The statements in as few policies as fit in the order they have."""
+    """The statements in policies, each in the first one where it fits; ConfigError for one that alone is too long."""
     packed: list[list[dict[str, Any]]] = []
     for statement in statements:
+        if (alone := size({"Version": VERSION, "Statement": [statement]})) > LIMIT:
+            raise ConfigError(
+                f"the statement of {statement['Action'][0]} takes {alone} characters, and IAM takes {LIMIT}",
+                hint="divide it in relight_stacks/deploy_calls.py",
+            )
         for group in packed:
             if size({"Version": VERSION, "Statement": [*group, statement]}) <= LIMIT:
                 group.append(statement)

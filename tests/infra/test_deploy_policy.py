@@ -17,6 +17,7 @@ from synthesis import ENVIRONMENTS, ROOT
 from relight.errors import ConfigError
 from relight_cli.console import DONE, USAGE
 from relight_cli.main import main
+from relight_stacks import deploy_policy
 from relight_stacks.deploy_calls import CALLS, UNBOUND
 from relight_stacks.deploy_policy import LIMIT, MOST, May, policies, read_stacks, size, types_of
 from relight_stacks.loading import environments_folder, examples_folder, load_environment
@@ -321,6 +322,34 @@ def test_who_rehearses_starts_that_machine_alone(environment: Environment, stack
     }
     (start,) = [item for item in statements(found) if item["Action"] == ["states:StartExecution"]]
     assert {arn.rpartition(":")[2] for arn in start["Resource"]} == machines
+
+
+def test_who_rehearses_reads_that_environments_keys_alone() -> None:
+    """Where vaults are elsewhere: the one secret, however AWS ends its ARN, and none whose name goes on."""
+    (environment,) = [item for item in _variants() if item.vaults.other]
+    found = policies({}, environment, May.REHEARSE)
+    names = environment.names
+    secret = f"arn:aws:secretsmanager:{names.standby_region}:{names.account}:secret:{names.vault_keys_secret}"
+    assert allows(found, "secretsmanager:GetSecretValue", f"{secret}-a1B2c3")
+    assert not allows(found, "secretsmanager:GetSecretValue", f"{secret}-of-others-a1B2c3")
+    assert not allows(found, "secretsmanager:GetSecretValue", secret.replace("vault-keys", "connections") + "-a1B2c3")
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "said"),
+    [
+        (LIMIT, 1, "demo needs [0-9]+ policies to deploy, and a role has 1 at most"),
+        (200, MOST, "the statement of [a-z]+:[A-Za-z]+ takes [0-9]+ characters, and IAM takes 200"),
+    ],
+)
+def test_fails_when_iam_would_not_take_them(
+    syntheses: Mapping[str, Synthesis], monkeypatch: pytest.MonkeyPatch, limit: int, most: int, said: str
+) -> None:
+    """Rather than writing what cannot be used."""
+    monkeypatch.setattr(deploy_policy, "LIMIT", limit)
+    monkeypatch.setattr(deploy_policy, "MOST", most)
+    with pytest.raises(ConfigError, match=said):
+        policies(read_stacks(syntheses["demo"].folder, "demo"), environment_of("demo"), May.DEPLOY)
 
 
 def test_states_are_those_of_the_stacks(environment: Environment, deploy: dict[str, dict[str, Any]]) -> None:

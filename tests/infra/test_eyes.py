@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -330,6 +330,16 @@ def test_widgets_follow_one_another_in_rows() -> None:
     widgets = (Note(markdown="x"), graph(10), graph(10, 9), graph(10), graph(24), graph(4))
     placed = [(item["x"], item["y"]) for item in body(widgets, region="eu-west-1")["widgets"]]
     assert placed == [(0, 0), (0, 2), (10, 2), (0, 11), (0, 17), (0, 23)]
+
+
+def test_fails_when_a_page_is_more_than_cloudwatch_takes() -> None:
+    """Before a deployment finds out: too many widgets, or too many metrics in one."""
+    with pytest.raises(ValueError, match="501 widgets on one page"):
+        body((Note(markdown="x"),) * (MOST_WIDGETS + 1), region="eu-west-1")
+    full = replace(graph(6), metrics=graph(6).metrics * (MOST_METRICS + 1))
+    with pytest.raises(ValueError, match="501 metrics in "):
+        body((full,), region="eu-west-1")
+    assert body((replace(full, metrics=full.metrics[1:]),), region="eu-west-1")["widgets"]
 
 
 def test_a_metric_is_written_as_cloudwatch_reads_it() -> None:
