@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +18,15 @@ from contract.test_recovery import WEST, Pair, pair, remember
 from relight.errors import NotFoundError
 from relight.memory.estimate import snapshot_bytes
 from relight.recovery.large import bytes_to_restore, bytes_to_take, is_large
+from relight.recovery.metrics import DAMAGED, NAMESPACE, VERIFY_LAG
 from relight.recovery.points import take_point
 from relight.recovery.run import Run, run_state
-from relight.vault.points import newest_eligible
+from relight.vault.points import newest_eligible, status_of
 from relight_constructs.recovery_machine import TaskRun
 from relight_constructs.timeouts import Waits
 from relight_lambdas.hydrate import handler as hydrate_handler
 from relight_lambdas.snapshot import handler as snapshot_handler
+from relight_lambdas.verify_points import handler as verify_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +80,21 @@ def started(pair: Pair, region: str) -> list[dict[str, Any]]:
 def commands(pair: Pair, region: str) -> list[list[str]]:
     """What each of them runs."""
     return [item["overrides"]["containerOverrides"][0]["command"] for item in started(pair, region)]
+
+
+def published(pair: Pair, name: str) -> list[float]:
+    """The most that the standby said of itself."""
+    now = datetime.now(UTC)
+    found = pair.emulator.client("cloudwatch", WEST.region).get_metric_statistics(
+        Namespace=NAMESPACE,
+        MetricName=name,
+        Dimensions=[{"Name": "environment", "Value": WEST.environment}, {"Name": "region", "Value": WEST.region}],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(hours=1),
+        Period=7200,
+        Statistics=["Maximum"],
+    )
+    return [item["Maximum"] for item in found["Datapoints"]]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +170,46 @@ def test_a_large_snapshot_is_taken_by_one_task_at_a_time(pair: Pair, told: Calla
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["id"] == newest_eligible(pair.west.vault).id > before
     assert settings.large_bytes == 1
+
+
+def test_a_large_point_is_read_by_one_task_at_a_time(pair: Pair, told: Callable[[Settings], Settings]) -> None:
+    """The function reads nothing of it, says for how long nobody has, and starts the task once, whose process reads it
+    and says of which point in its log; then nothing is left."""
+    remember(pair.east, "a", "b")
+    point = take_point(pair.east)["id"]
+    settings = told(pair.west.settings)
+    first, again = verify_handler({}, None), verify_handler({}, None)
+    assert (first["findings"], first["left"]) == ([], [point])
+    assert first["task"] == started(pair, WEST.region)[0]["taskArn"]
+    assert again["skipped"] == f"{first['task']} runs verify already"
+    assert commands(pair, WEST.region) == [["verify"]]
+    assert published(pair, VERIFY_LAG)[0] > 0
+
+    done = task(settings, "verify")
+    assert done.returncode == 0, done.stderr
+    assert [item["point"] for item in json.loads(done.stdout)["findings"]] == [point]
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    [read] = [line for line in lines if line["message"] == "point_verified"]
+    assert (read["level"], read["point"], read["region"]) == ("INFO", point, WEST.region)
+    assert status_of(pair.west.vault, point).verified_at is not None
+    assert verify_handler({}, None) == {"findings": [], "left": [], "damaged": [], "known_damaged": []}
+    assert published(pair, DAMAGED) == [0.0]
+
+
+def test_what_a_task_found_damaged_is_published_by_the_function(
+    pair: Pair, told: Callable[[Settings], Settings]
+) -> None:
+    """Nobody watches how a task ends: the function tells of what it found, until the point is mended."""
+    remember(pair.east, "a")
+    point = take_point(pair.east)["id"]
+    manifest = status_of(pair.west.vault, point).manifest
+    assert manifest is not None
+    piece = manifest.pieces[0]
+    pair.west.vault.put_bytes(piece.object, bytes(piece.bytes))
+    done = task(told(pair.west.settings), "verify")
+    assert (done.returncode, "IntegrityError" in done.stderr) == (1, True)
+    assert verify_handler({}, None)["known_damaged"] == [point]
+    assert published(pair, DAMAGED) == [1.0]
 
 
 def test_fails_when_a_task_cannot_do_it(pair: Pair) -> None:

@@ -283,7 +283,7 @@ def test_damage_is_found_before_it_is_needed(vault: Vault, caplog: pytest.LogCap
     done = verify(vault)
     assert done.damaged == (NEW,)
     assert piece.object in done.findings[0].reason
-    assert "point damaged" in caplog.text
+    assert "point_damaged" in caplog.text
     with pytest.raises(IntegrityError, match="1 points are damaged"):
         done.or_raise()
     assert eligible(vault) == [OLD]
@@ -308,6 +308,23 @@ def test_a_verification_ends_in_time(vault: Vault) -> None:
     done = verify_points(vault, clock=Slow(), within_s=5, point=None)
     assert [item.point for item in done.findings] + list(done.left) == [NEW, OLD]
     assert OLD in done.left
+
+
+def test_a_large_point_holds_up_no_other(vault: Vault) -> None:
+    """fails when a point that is too large for a function keeps older ones from being read; without a limit of time or
+    size it is read too, and who reads later is told what was found damaged before."""
+    small = seal_point(vault, OLD).total_bytes
+    large = make_manifest(NEW, {"memory-0a": b"much more than the other one has"})
+    for piece in large.pieces:
+        vault.put_bytes(piece.object, b"not what the manifest says it is")
+    vault.put_bytes(points.manifest_key(NEW), large.to_json().encode())
+    done = verify_points(vault, clock=SystemClock(), within_s=60, largest=small)
+    assert ([item.point for item in done.findings], done.left) == ([OLD], (NEW,))
+    whole = verify_points(vault, clock=SystemClock(), within_s=None)
+    assert (whole.damaged, whole.left, whole.known_damaged) == ((NEW,), (), ())
+    later = verify(vault)
+    assert (later.findings, later.damaged, later.known_damaged) == ((), (), (NEW,))
+    assert later.or_raise() is later
 
 
 class Pruning(Vault):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.adapters import aws
+from relight.clock import parse_time
 from relight.errors import ConflictError, UnavailableError
 from relight.memory.estimate import snapshot_bytes
 from relight.recovery.first_day import not_begun
-from relight.recovery.points import may_seal, take_point
+from relight.recovery.metrics import DAMAGED, VERIFY_LAG
+from relight.recovery.points import may_seal, take_point, verify_region
 from relight.recovery.run import Run, run_state
 from relight.recovery.states import wait_for_store
 from relight.vault.points import survey_both
@@ -128,7 +130,28 @@ def take_or_hand_over(region: Region) -> dict[str, Any]:
     size = bytes_to_take(region.store, region.specs)
     if not is_large(size, above=above):
         return take_point(region)
+    return {"bytes": size, **_alone(region, "snapshot")}
+
+
+def verify_or_hand_over(region: Region) -> dict[str, Any]:
+    """Read points in a function's time, publish how far behind that is, and start the task that reads what was left.
+
+    What is too large for a function is left to the task from the beginning, so that it holds up no other point; what
+    there was no time for the task reads too, because the next run would begin with the newer ones. IntegrityError,
+    after all of that, when a point was found damaged.
+    """
+    above = region.settings.large_bytes
+    done = verify_region(region, largest=above or None)
+    now = region.clock.now()
+    behind_s = max((now - parse_time(point)).total_seconds() for point in done.left) if done.left else 0.0
+    damaged = len(done.damaged) + len(done.known_damaged)
+    region.metrics.put({VERIFY_LAG: behind_s, DAMAGED: float(damaged)})
+    task = _alone(region, "verify") if done.left and above else {}
+    return done.or_raise().to_json() | task
+
+
+def _alone(region: Region, verb: str) -> dict[str, Any]:
     try:
-        return {"bytes": size, "task": region.tasks.start("snapshot", alone=True)}
+        return {"task": region.tasks.start(verb, alone=True)}
     except ConflictError as exc:
-        return {"bytes": size, "skipped": exc.problem}
+        return {"skipped": exc.problem}

@@ -113,9 +113,11 @@ def prune_points(region: Region, *, dry_run: bool = False) -> Pruned:
     return prune(region.vault, **_ladder(region), now=region.clock.now(), locked_for=locked_for, dry_run=dry_run)
 
 
-def verify_region(region: Region, *, point: str | None = None, within_s: float = VERIFY_S) -> Verification:
+def verify_region(
+    region: Region, *, point: str | None = None, within_s: float | None = VERIFY_S, largest: int | None = None
+) -> Verification:
     """Read the points of the region's own vault before they are needed. See `verify_points`."""
-    return verify_points(region.vault, clock=region.clock, within_s=within_s, point=point)
+    return verify_points(region.vault, clock=region.clock, within_s=within_s, point=point, largest=largest)
 
 
 def copy_region(region: Region, *, dry_run: bool = False) -> list[Copied]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,10 +33,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What a verification found, newest first. `left` are the points that there was no time for."""
+    """What a verification found, newest first.
+
+    `left` are the points that there was no time for, or that are too large. `known_damaged` were found damaged before,
+    and nobody has mended them.
+    """
 
     findings: tuple[Finding, ...]
     left: tuple[str, ...]
+    known_damaged: tuple[str, ...] = ()
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -54,7 +60,12 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"findings": [asdict(item) for item in self.findings], "left": list(self.left), "damaged": self.damaged}
+        return {
+            "findings": [asdict(item) for item in self.findings],
+            "left": list(self.left),
+            "damaged": list(self.damaged),
+            "known_damaged": list(self.known_damaged),
+        }
 
 
 class _OutOfTimeError(Exception):
@@ -65,34 +76,43 @@ class _PrunedError(Exception):
     """The point was removed while it was read."""
 
 
-def verify_points(vault: Vault, *, clock: Clock, within_s: float, point: str | None = None) -> Verification:
+def verify_points(
+    vault: Vault, *, clock: Clock, within_s: float | None, point: str | None = None, largest: int | None = None
+) -> Verification:
     """Read the points that this region never verified, newest first, and record what was found of each.
 
     A point is verified only by having been read here: that the upload's checksums were right says nothing of what
     replication wrote, or of what became of it. A record holds for the objects that were read; one that is written anew
     is to be read again. A damaged point is no longer eligible, and that is logged as an error. With `point`, that one
-    is read whatever is known of it; NotFoundError when there is nothing of it.
+    is read whatever is known of it; NotFoundError when there is nothing of it. A point of more than `largest` bytes is
+    left, and holds up no other; without `within_s` there is time for all.
     """
-    until = clock.monotonic() + within_s
+    until = math.inf if within_s is None else clock.monotonic() + within_s
     statuses = [status_of(vault, point)] if point is not None else survey(vault)
     findings: list[Finding] = []
     left: list[str] = []
+    known_damaged: list[str] = []
+    in_time = True
     for status in statuses:
         if point is None and (not status.eligible or status.verified_at is not None):
+            if status.damaged:
+                known_damaged.append(status.id)
             continue
         if status.manifest is None:
             findings.append(Finding(point=status.id, ok=False, reason=status.reason, bytes=0))
             continue
-        if left or clock.monotonic() >= until:
+        in_time = in_time and clock.monotonic() < until
+        if not in_time or (largest is not None and status.manifest.total_bytes > largest):
             left.append(status.id)
             continue
         try:
             findings.append(_verify(vault, status, status.manifest, clock, until))
         except _OutOfTimeError:
+            in_time = False
             left.append(status.id)
         except _PrunedError:
             continue
-    return Verification(findings=tuple(findings), left=tuple(left))
+    return Verification(findings=tuple(findings), left=tuple(left), known_damaged=tuple(known_damaged))
 
 
 def _verify(vault: Vault, status: PointStatus, manifest: Manifest, clock: Clock, until: float) -> Finding:
@@ -117,9 +137,9 @@ def _verify(vault: Vault, status: PointStatus, manifest: Manifest, clock: Clock,
     record = {"at": clock.now().isoformat(), "ok": not reason, "reason": reason, "etags": etags, "sha256s": found}
     vault.put_json(record_key(vault.region, manifest.id), record)
     if reason:
-        log.error("point damaged", extra={"point": manifest.id, "region": vault.region, "reason": reason})
+        log.error("point_damaged", extra={"point": manifest.id, "region": vault.region, "reason": reason})
     else:
-        log.info("point verified", extra={"point": manifest.id, "region": vault.region})
+        log.info("point_verified", extra={"point": manifest.id, "region": vault.region})
     reason = reason or status.reason
     return Finding(point=manifest.id, ok=not reason, reason=reason, bytes=manifest.total_bytes)
 
