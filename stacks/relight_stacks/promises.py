@@ -15,6 +15,7 @@ from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, Role, StateKin
 from relight.errors import ConfigError
 from relight.memory.estimate import LOAD_BYTES_PER_S
 from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
+from relight.recovery.decide import START_AGAIN_S
 from relight_constructs.timeouts import WAKING_S
 from relight_stacks.environment import CapacityKind, Lock
 from relight_stacks.tiers import DEFAULTS, Routing, Waiting
@@ -422,6 +423,11 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         )
         yield "resolvers and clients that keep an address for longer than its TTL"
         yield "capacity that is not to be had: reserve it in the standby where that must not happen"
+        if environment.recovery.approval:
+            yield (
+                f"nobody answers within the {environment.recovery.approval_minutes} min of recovery.approval_minutes: "
+                f"nobody is served, and another run asks again {START_AGAIN_S / 60:g} min later"
+            )
     else:
         yield (
             "a day on which us-east-1 does not answer: the standby is made by a deployment, and IAM and Route 53, "
@@ -450,6 +456,8 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         yield "between two snapshots, what is written to a collection that is not journalled"
     if environment.acknowledge is Acknowledge.LOCAL:
         yield 'what the figures of lag do not know: with acknowledge = "local" drills and alarms say what is lost'
+    if shape.state is not StateKind.SNAPSHOTS and not environment.confirm_replicas:
+        yield "the primary at all: confirm_replicas = 0 says that its database has no replica, as on the way back"
     for role, network in environment.networks.items():
         if not network.vpc_id and not network.nat and (shape.standby or role is Role.PRIMARY):
             yield (

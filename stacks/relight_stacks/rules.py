@@ -168,10 +168,12 @@ def _state(environment: Environment) -> Iterator[_Found]:
     if by not in _CONFIRMED_BY[kind]:
         does, but = _CONFIRMS[by]
         yield f'confirm_by = "{by}" {does}, and with state.kind = "{kind}" {but}', "leave confirm_by out"
-    if replicas == 0:
+    # Both together say that there is no replica, as on the way back after a recovery.
+    if replicas == 0 and environment.acknowledge is Acknowledge.REMOTE:
         yield (
             f'confirm_replicas = 0 waits for nobody, and with state.kind = "{kind}" there is a replica',
-            "leave it out, or count the replicas that the primary's database has",
+            "leave it out, or count the replicas that the primary's database has; for as long as it has none, say "
+            'acknowledge = "local" too',
         )
 
 

@@ -18,7 +18,7 @@ from relight.recovery.run import WATCH_S
 from relight_constructs.recovery import SENTINEL_RATE, SENTINEL_TIMEOUT_S, SENTINELS_AT_ONCE
 from relight_stacks import costs
 from relight_stacks.environment import Capacity, CapacityKind, Environment, Network, OtherStore, Queue
-from relight_stacks.loading import examples_folder, load_environments, load_named
+from relight_stacks.loading import examples_folder, load_environment, load_environments, load_named
 from relight_stacks.promises import (
     PROMOTION,
     ROUTE53_ANSWER_S,
@@ -36,6 +36,7 @@ from relight_stacks.tiers import Routing, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 EXAMPLES = {environment.tier: environment for environment in load_environments(examples_folder())}
 WITH_STANDBY = [Tier.CUSTOMER_FACING, Tier.INTERNAL, Tier.BATCH]
@@ -265,6 +266,28 @@ def test_what_a_promotion_and_a_sleeping_function_may_cost_is_said() -> None:
         left_out = " ".join(promises(environment).not_covered)
         assert ("put to sleep" in left_out) is (tier in WITH_STANDBY)
         assert ("a first backup" in left_out) is (tier is Tier.INTERNAL)
+
+
+def test_nobody_who_answers_is_not_counted_and_said() -> None:
+    """fails when the sum has an answer in it, and nothing says what comes of none: a wait for nothing, and another."""
+    internal = promises(EXAMPLES[Tier.INTERNAL])
+    assert (
+        "nobody answers within the 3 min of recovery.approval_minutes: nobody is served, and another run asks again 2 "
+        "min later" in internal.not_covered
+    )
+    for tier in {*WITH_STANDBY} - {Tier.INTERNAL}:
+        assert "nobody answers" not in " ".join(promises(EXAMPLES[tier]).not_covered)
+
+
+def test_a_primary_without_a_replica_promises_nothing(tmp_path: Path) -> None:
+    """On the way back its database has none for a while, which takes both words; what is lost with it is said."""
+    text = (examples_folder() / "internal.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("[regions]", 'acknowledge = "local"\nconfirm_replicas = 0\n[regions]', 1))
+    left_out = " ".join(promises(load_environment(path)).not_covered)
+    assert "confirm_replicas = 0 says that its database has no replica" in left_out
+    for environment in EXAMPLES.values():
+        assert "confirm_replicas" not in " ".join(promises(environment).not_covered)
 
 
 def test_what_is_a_guess_is_called_one() -> None:

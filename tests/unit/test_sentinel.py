@@ -15,11 +15,11 @@ import pytest
 from fakes import FakeClock
 
 from relight.errors import UnavailableError
-from relight.recovery.decide import Decision, Policy, Verdict
+from relight.recovery.decide import START_AGAIN_S, Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
 from relight.recovery.evidence import ProbeHistory, probe
 from relight.recovery.run import WATCH_S
-from relight.recovery.sentinel import START_AGAIN_S, Watch, watch
+from relight.recovery.sentinel import Watch, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from relight.recovery.evidence import Evidence
 
 
+# Until a run has fenced, the primary still looks lost. One that has ended is followed by another no sooner: it may not
+# be listed yet, and what made it fail may last.
+START_AGAIN_S = 120.0
+
+
 class Verdict(StrEnum):
     """What to do now."""
 

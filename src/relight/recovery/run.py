@@ -14,8 +14,8 @@ from relight.queue.queues import open_queue
 from relight.recovery import states
 from relight.recovery.approval import Question, answer, ask
 from relight.recovery.capacity import scale
-from relight.recovery.decide import Policy
-from relight.recovery.sentinel import START_AGAIN_S, Watch, publish_page, running_executions, start_execution, watch
+from relight.recovery.decide import START_AGAIN_S, Policy
+from relight.recovery.sentinel import Watch, publish_page, running_executions, start_execution, watch
 from relight.tasks.ledger import Ledger
 from relight.tasks.timetravel import TimeTravel
 

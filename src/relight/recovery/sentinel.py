@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
 from relight.errors import ConflictError, RelightError, TransientError
-from relight.recovery.decide import Decision, Policy, Verdict, decide
+from relight.recovery.decide import START_AGAIN_S, Decision, Policy, Verdict, decide
 from relight.recovery.evidence import HistoryStore, ProbeHistory, gather
 from relight.recovery.telling import News, Severity, key_of, tell
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Until a run has fenced, the primary still looks lost. One that has ended is followed by another no sooner: it may not
-# be listed yet, and what made it fail may last.
-START_AGAIN_S = 120.0
 PAGE_AGAIN_S = 3600.0
 
 
