@@ -35,7 +35,7 @@ _VALUE = "aws_secretsmanager_secret_version"
 
 class Secret(Construct):
     """Define an encrypted secret; its value is put by whoever operates the environment, unless `make_up`,
-    `generate` or `hold` is called, once."""
+    `generate` or `hold` is called, once. Destroyed, it is gone at once."""
 
     def __init__(self, scope: Construct, id_: str, props: SecretProps) -> None:
         super().__init__(scope, id_)
@@ -47,6 +47,9 @@ class Secret(Construct):
             name=props.name,
             description=props.description,
             kms_key_id=props.key.arn,
+            # A window would keep the name from whoever deploys again, for as long as it is. What was made up is made up
+            # again, and what was entered is known where it came from: at a provider, in a store, in a database.
+            recovery_window_in_days=0,
             replica=None
             if props.replica is None
             else [SecretsmanagerSecretReplica(region=props.replica.region, kms_key_id=props.replica.key_alias)],

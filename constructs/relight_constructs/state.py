@@ -113,6 +113,12 @@ class _Ground:
         self.major = props.version.partition(".")[0]
 
 
+def _final_snapshot(state: StateProps) -> str:
+    """What the last snapshot is called. It outlives all else, so it is named after the security group too: whatever is
+    made and torn down again has another one, while no plan finds another name meanwhile."""
+    return f"{state.name}-final-{state.network.group_id('state')}"
+
+
 def _instance_parameters(scope: Construct, props: StateProps, major: str, *, storage_gib: int = 0) -> DbParameterGroup:
     parameters = dict(_PARAMETERS)
     if storage_gib:
@@ -188,7 +194,7 @@ class Instance(Construct):
             copy_tags_to_snapshot=True,
             deletion_protection=True,
             skip_final_snapshot=False,
-            final_snapshot_identifier=f"{state.name}-final",
+            final_snapshot_identifier=_final_snapshot(state),
             enabled_cloudwatch_logs_exports=["postgresql", "upgrade"],
             performance_insights_enabled=True,
             performance_insights_kms_key_id=state.key.arn,
@@ -386,7 +392,7 @@ def _cluster(
         copy_tags_to_snapshot=True,
         deletion_protection=True,
         skip_final_snapshot=False,
-        final_snapshot_identifier=f"{state.name}-final",
+        final_snapshot_identifier=_final_snapshot(state),
         enabled_cloudwatch_logs_exports=["postgresql"],
         depends_on=ground.logs,
         # Taken out by a recovery, it is not to be put back, which would need it to be made anew.

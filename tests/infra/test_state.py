@@ -114,6 +114,14 @@ def test_the_password_is_in_the_standby_before_it_is_needed(syntheses: Mapping[s
 
 
 @each_place
+def test_what_was_destroyed_can_be_made_again_at_once(syntheses: Mapping[str, Synthesis], name: str, part: str) -> None:
+    """No name of a secret waits for a window of deletion, which a second deployment would be refused for."""
+    secrets = of(syntheses, name, part, "aws_secretsmanager_secret")
+    assert secrets
+    assert {body["recovery_window_in_days"] for body in secrets} == {0}
+
+
+@each_place
 def test_the_connections_are_what_the_runtime_reads(syntheses: Mapping[str, Synthesis], name: str, part: str) -> None:
     """The value that is composed parses, asks for TLS, and names the region's own servers by names that stay."""
     (value,) = [
@@ -165,6 +173,9 @@ def test_every_database_is_encrypted_private_and_hard_to_delete(
         assert "state-group" in group
         follows = "replicate_source_db" in body
         assert body["skip_final_snapshot"] is follows, "RDS refuses one of a replica"
+        if not follows:
+            # A second one of the same name would be refused, and the first is there for good.
+            assert body["final_snapshot_identifier"] == f"relight-{name}-state-final-{group}"
     for body in of(syntheses, name, part, "aws_db_instance", "aws_rds_cluster_instance"):
         assert body["publicly_accessible"] is False
         assert body["performance_insights_kms_key_id"].startswith("${aws_kms_key.key_")
