@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.recovery.copying import LAG as COPY_LAG
+from relight.recovery.metrics import DAMAGED, VERIFY_LAG
 from relight_constructs.access import METRICS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.props import MetricAlarmProps
@@ -22,6 +23,8 @@ PRUNE_RATE = "rate(1 hour)"
 # It lists and deletes; what it did not get to, the next one does.
 PRUNE_TIMEOUT_S = 300
 VERIFY_RATE = "rate(15 minutes)"
+# A task that reads a terabyte takes hours.
+LATE_READ_S = 24 * 3600
 COPY_RATE = f"rate({COPY_EVERY_S // 60} minutes)"
 # As late as what S3's own replication promises.
 LEAST_LAG_S = 900
@@ -38,14 +41,74 @@ def keep_points(stack: AgentStack) -> None:
     prune = stack.functions.make("prune", timeout_s=PRUNE_TIMEOUT_S, networked=False)
     stack.own_vault.grant_prune(prune)
     stack.signing.grant_check(prune)
-    verify = stack.functions.make("verify-points", timeout_s=LONGEST_S, networked=False)
-    stack.own_vault.grant_restore(verify)
-    stack.own_vault.grant_verify(verify)
-    stack.signing.grant_check(verify)
-    for function, rate, late_s in ((prune, PRUNE_RATE, 3600), (verify, VERIFY_RATE, 900)):
-        stack.functions.schedule(function, rate=rate, late_s=late_s)
+    stack.functions.schedule(prune, rate=PRUNE_RATE, late_s=3600)
+    _verify(stack)
     if stack.environment.vaults.other:
         _copy(stack)
+
+
+def _verify(stack: AgentStack) -> None:
+    """Read this region's points before they are needed, and tell when one is damaged, or when that falls behind.
+
+    The task checks signatures as snapshots need it. The function alone publishes: it sees what the task found.
+    """
+    verify = stack.functions.make("verify-points", timeout_s=LONGEST_S, networked=False, more=stack.work.settings)
+    for grantee in (verify, stack.work):
+        stack.own_vault.grant_restore(grantee)
+        stack.own_vault.grant_verify(grantee)
+    stack.signing.grant_check(verify)
+    stack.work.grant_start(verify)
+    verify.allow_metrics(METRICS)
+    stack.functions.schedule(verify, rate=VERIFY_RATE, late_s=900)
+    _alarm_on_points(
+        stack,
+        "verify-lag",
+        metric=VERIFY_LAG,
+        threshold=LATE_READ_S,
+        missing_is_bad=True,
+        description="A recovery point is older than a day and nobody has read it here, or nothing is read at all: the "
+        "logs of the verify-points function and of the work task say why",
+    )
+    _alarm_on_points(
+        stack,
+        "points-damaged",
+        metric=DAMAGED,
+        threshold=1,
+        looks_to_alarm=1,
+        description="A recovery point in this region's vault is not what its manifest says: `relight points list` "
+        "shows which",
+    )
+
+
+def _alarm_on_points(
+    stack: AgentStack,
+    id_: str,
+    *,
+    metric: str,
+    threshold: float,
+    description: str,
+    looks_to_alarm: int = 0,
+    missing_is_bad: bool = False,
+) -> None:
+    MetricAlarm(
+        stack,
+        id_,
+        MetricAlarmProps(
+            name=f"{stack.names.prefix}-{id_}",
+            description=description,
+            namespace=METRICS,
+            metric=metric,
+            dimensions={"environment": stack.environment.name, "region": stack.home.region},
+            statistic="Maximum",
+            threshold=threshold,
+            # A run may take as long as a function can.
+            period_s=LONGEST_S,
+            looks=2,
+            looks_to_alarm=looks_to_alarm,
+            missing_is_bad=missing_is_bad,
+            topic=stack.incidents,
+        ),
+    )
 
 
 def _copy(stack: AgentStack) -> None:

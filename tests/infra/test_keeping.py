@@ -9,6 +9,7 @@ import pytest
 
 from relight.config import Role, Settings
 from relight.recovery.large import CONTAINER
+from relight.recovery.metrics import DAMAGED, NAMESPACE, VERIFY_LAG
 from relight_constructs.work import CONTAINER as DEFINED
 from relight_constructs.work import ENTRY_POINT
 from relight_stacks.loading import load_named
@@ -46,6 +47,25 @@ def test_people_are_told_when_no_point_is_sealed(synthesis: Synthesis, part: str
 
 
 @EACH
+def test_people_are_told_of_points_that_nobody_read_and_of_damaged_ones(synthesis: Synthesis, part: str) -> None:
+    """Two runs of the function are looked at. One that finds damage rings; that none published is bad too, where it is
+    asked what nobody has read."""
+    schedule = synthesis.one("aws_scheduler_schedule", f"{part}/verify-points-schedule/schedule")
+    assert schedule["schedule_expression"] == "rate(15 minutes)"
+    topic = synthesis.address_of("aws_sns_topic", f"{part}/incidents/topic")
+    for name, metric, threshold, looks, missing in (
+        ("verify-lag", VERIFY_LAG, 86_400, 2, "breaching"),
+        ("points-damaged", DAMAGED, 1, 1, "notBreaching"),
+    ):
+        alarm = synthesis.one("aws_cloudwatch_metric_alarm", f"{part}/{name}/alarm")
+        assert (alarm["namespace"], alarm["metric_name"], alarm["statistic"]) == (NAMESPACE, metric, "Maximum")
+        assert alarm["dimensions"] == {"environment": "demo", "region": REGIONS[part]}
+        assert (alarm["threshold"], alarm["period"], alarm["evaluation_periods"]) == (threshold, 900, 2)
+        assert (alarm["datapoints_to_alarm"], alarm["treat_missing_data"]) == (looks, missing)
+        assert alarm["alarm_actions"] == [f"${{{topic}.arn}}"]
+
+
+@EACH
 def test_people_are_told_of_dead_letters(synthesis: Synthesis, part: str) -> None:
     """The queue that every function of the stack leaves its letters in is encrypted with the region's own key."""
     queue = synthesis.one("aws_sqs_queue", f"{part}/dead-letters/queue")
@@ -79,7 +99,8 @@ def test_what_is_large_is_done_by_the_agents_image(synthesis: Synthesis, part: s
     [("primary", "snapshot"), ("primary", "hydrate"), ("standby", "snapshot"), ("standby", "recovery/hydrate")],
 )
 def test_functions_start_the_task_that_is_defined(synthesis: Synthesis, part: str, path: str) -> None:
-    """In the network of the functions, which reaches the region's own servers."""
+    """In the network of the functions, which reaches the region's own servers. What reads points is outside of it, and
+    starts the same."""
     function = synthesis.one("aws_lambda_function", f"{part}/{path}/function")
     variables = block(function["environment"])["variables"]
     definition = synthesis.one("aws_ecs_task_definition", f"{part}/work/task")
@@ -88,3 +109,7 @@ def test_functions_start_the_task_that_is_defined(synthesis: Synthesis, part: st
     network = block(function["vpc_config"])
     assert variables["RELIGHT_LARGE_SUBNETS"].split(",") == network["subnet_ids"]
     assert variables["RELIGHT_LARGE_GROUPS"].split(",") == network["security_group_ids"]
+    verify = synthesis.one("aws_lambda_function", f"{part}/verify-points/function")
+    told = block(verify["environment"])["variables"]
+    large = {name for name in variables if name.startswith("RELIGHT_LARGE_")}
+    assert {name: told[name] for name in large} == {name: variables[name] for name in large}

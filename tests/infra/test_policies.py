@@ -67,6 +67,10 @@ def verify_points(role: str) -> set[str]:
     return restore(role) | {f"s3:PutObject {role}-vault/verified/{region}/*", f"kms:GenerateDataKey {region}-keys"}
 
 
+def verify_or_hand_over(role: str) -> set[str]:
+    return verify_points(role) | METRICS | START_WORK
+
+
 def bring_forward(role: str) -> set[str]:
     return {
         f"s3:ListBucket {role}-vault",
@@ -166,7 +170,7 @@ def observe(role: str) -> set[str]:
 
 
 # What the functions may do that both regions have.
-IN_EACH = {"observe": observe, "prune": prune, "snapshot": snapshot, "verify-points": verify_points}
+IN_EACH = {"observe": observe, "prune": prune, "snapshot": snapshot, "verify-points": verify_or_hand_over}
 
 # What is beside the recovery in its stack; the others are in the construct.
 BESIDE = {"providers", *IN_EACH}
@@ -269,10 +273,11 @@ def test_only_pruning_removes_anything(synthesis: Synthesis) -> None:
 
 
 def test_the_task_of_large_memories_may_do_what_it_stands_in_for(synthesis: Synthesis) -> None:
-    """A snapshot and a hydration in each region; as neither is it told to start anything."""
-    assert allowed(synthesis, "primary", "work/role/role") == take("primary") | hydrate_primary()
+    """A snapshot, a hydration and reading points in each region; as none of them is it told to start anything."""
+    expected = take("primary") | hydrate_primary() | verify_points("primary")
+    assert allowed(synthesis, "primary", "work/role/role") == expected
     hydrate = READ_SECRET | restore("standby") | bring_forward("standby") | RECORD
-    assert allowed(synthesis, "standby", "work/role/role") == take("standby") | hydrate
+    assert allowed(synthesis, "standby", "work/role/role") == take("standby") | hydrate | verify_points("standby")
 
 
 def test_the_primarys_hydration_reads_both_vaults(synthesis: Synthesis) -> None:

@@ -208,7 +208,7 @@ def test_functions_and_agents_are_told_the_same(synthesis: Synthesis, role: Role
     """The environment of every function and of the agent is the region's settings; a function that may hand large work
     to a task is also told which."""
     settings = settings_for(load_named("demo"), role)
-    handing = {"hydrate", "snapshot"}
+    handing = {"hydrate", "snapshot", "verify-points"}
     for path, function in synthesis.resources("aws_lambda_function", part=role).items():
         variables = as_block(function["environment"])["variables"]
         told = Settings.from_env(variables)
