@@ -128,6 +128,9 @@ VALUES: dict[str, dict[str, str | Limit]] = {
         "timeout": Limit(least=1, most=900),
         "tracing_config.mode": "lambda.TracingMode",
     },
+    "aws_lambda_function_event_invoke_config": {
+        "maximum_event_age_in_seconds": "lambda.MaximumEventAgeInSeconds",
+    },
     "aws_lambda_permission": {"principal": "lambda.Principal", "statement_id": "lambda.StatementId"},
     # Source: the reference of CreateLoadBalancer: no hyphen first or last, and never "internal-".
     "aws_lb": {

@@ -514,6 +514,7 @@ KEEPS_NOTHING = (
     "aws_secretsmanager_secret_version",
     # AWS encrypts what they hold with a key of its own; it is names, and the ids of runs.
     "aws_lambda_function",
+    "aws_lambda_function_event_invoke_config",
     "aws_scheduler_schedule",
     "aws_sfn_state_machine",
     "aws_security_group",

@@ -99,6 +99,7 @@ from cdktf_cdktf_provider_aws.lambda_function import (
     LambdaFunctionTracingConfig,
     LambdaFunctionVpcConfig,
 )
+from cdktf_cdktf_provider_aws.lambda_function_event_invoke_config import LambdaFunctionEventInvokeConfig
 from cdktf_cdktf_provider_aws.lambda_permission import LambdaPermission
 from cdktf_cdktf_provider_aws.provider import AwsProvider
 from cdktf_cdktf_provider_aws.rds_cluster import RdsCluster
@@ -280,6 +281,7 @@ __all__ = [
     "LambdaFunction",
     "LambdaFunctionDeadLetterConfig",
     "LambdaFunctionEnvironment",
+    "LambdaFunctionEventInvokeConfig",
     "LambdaFunctionLoggingConfig",
     "LambdaFunctionTracingConfig",
     "LambdaFunctionVpcConfig",

@@ -1,4 +1,4 @@
-"""A Lambda function with a role, a log group, a place for dead letters and nothing else allowed."""
+"""A Lambda function with a role, a log group, a place for dead letters where calls count, and nothing else allowed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from relight_constructs.bindings import (
     LambdaFunction,
     LambdaFunctionDeadLetterConfig,
     LambdaFunctionEnvironment,
+    LambdaFunctionEventInvokeConfig,
     LambdaFunctionLoggingConfig,
     LambdaFunctionTracingConfig,
     LambdaFunctionVpcConfig,
@@ -60,7 +61,9 @@ class Function(Construct):
         )
         log_group.grant_write(self)
         self.allow("trace", Statement(actions=TRACE_ACTIONS, resources=("*",)))
-        props.dead_letters.grant_send(self)
+        letters = None if props.dropped_after_s else props.dead_letters
+        if letters is not None:
+            letters.grant_send(self)
         if props.network is not None:
             self.allow(
                 "join-network",
@@ -91,7 +94,7 @@ class Function(Construct):
             timeout=props.timeout_s,
             memory_size=props.memory_mib,
             reserved_concurrent_executions=props.at_once,
-            dead_letter_config=LambdaFunctionDeadLetterConfig(target_arn=props.dead_letters.arn),
+            dead_letter_config=None if letters is None else LambdaFunctionDeadLetterConfig(target_arn=letters.arn),
             environment=LambdaFunctionEnvironment(variables=dict(props.environment)),
             tracing_config=LambdaFunctionTracingConfig(mode="Active"),
             logging_config=LambdaFunctionLoggingConfig(log_format="JSON", log_group=log_group.name),
@@ -104,6 +107,14 @@ class Function(Construct):
             # Lambda refuses a function whose role may not yet join its network, or send to its queue.
             depends_on=list(self._role.policies),
         )
+        if props.dropped_after_s is not None:
+            # Else calls that find the function at work wait for six hours, in a row that grows with each.
+            LambdaFunctionEventInvokeConfig(
+                self,
+                "dropped",
+                function_name=self._function.function_name,
+                maximum_event_age_in_seconds=props.dropped_after_s,
+            )
 
     @property
     def role_arn(self) -> str:

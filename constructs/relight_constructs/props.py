@@ -295,7 +295,9 @@ class ImagesProps:
 class FunctionProps:
     """One handler. It runs outside any network unless `network` is given, and as often at once as it is called unless
     `at_once` is given. Memory buys CPU: with 1,024 MiB the bundle is imported in well under a second. A call that
-    nobody waits for, and that has failed for good, goes to `dead_letters`."""
+    nobody waits for, and that has failed for good, goes to `dead_letters`; unless `dropped_after_s`, 60 to 21,600, is
+    given: then it is dropped once it is so old, because the next one does the same work. Something else must tell when
+    too few go well."""
 
     place: Place
     name: str
@@ -307,8 +309,13 @@ class FunctionProps:
     dead_letters: DeadLetters
     network: Attachment | None = None
     at_once: int | None = None
+    dropped_after_s: int | None = None
     memory_mib: int = 1024
     log_retention_days: int = LOG_RETENTION_DAYS
+
+    def __post_init__(self) -> None:
+        if self.dropped_after_s is not None and not 60 <= self.dropped_after_s <= 21600:
+            raise ValueError(f"dropped_after_s={self.dropped_after_s}; lambda keeps calls for 60 to 21600 s, use that")
 
     @property
     def handler(self) -> str:

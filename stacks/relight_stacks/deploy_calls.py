@@ -378,6 +378,14 @@ CALLS: dict[str, tuple[Calls, ...]] = {
         Calls(service="ec2", change="DescribeSecurityGroups DescribeSubnets DescribeVpcs"),
         _PASS_ROLE,
     ),
+    "aws_lambda_function_event_invoke_config": (
+        Calls(
+            service="lambda",
+            look="GetFunctionEventInvokeConfig",
+            change="DeleteFunctionEventInvokeConfig PutFunctionEventInvokeConfig",
+            on=_FUNCTIONS,
+        ),
+    ),
     "aws_lambda_permission": (
         Calls(service="lambda", look="GetPolicy", change="AddPermission RemovePermission", on=_FUNCTIONS),
     ),

@@ -49,11 +49,13 @@ class Functions:
         timeout_s: int,
         networked: bool,
         at_once: int | None = None,
+        dropped_after_s: int | None = None,
         code: Code | None = None,
         more: Mapping[str, str] | None = None,
     ) -> Function:
         """Add the function that does `verb`; `networked` when it talks to the region's own servers, or must see what
-        the agent sees. `code` is the region's own bundle unless given, `more` are variables of its own."""
+        the agent sees. With `dropped_after_s` a call that has waited for so long is dropped. `code` is the region's own
+        bundle unless given, `more` are variables of its own."""
         return Function(
             self._stack,
             verb,
@@ -68,6 +70,7 @@ class Functions:
                 dead_letters=self._dead_letters,
                 network=self._attachment if networked else None,
                 at_once=at_once,
+                dropped_after_s=dropped_after_s,
             ),
         )
 

@@ -74,6 +74,10 @@ UNPLAYED: Mapping[str, Unplayed] = {
         why=WIRES,
         told="iam_role_arn log_destination log_destination_type max_aggregation_interval traffic_type vpc_id",
     ),
+    "aws_lambda_function_event_invoke_config": Unplayed(
+        why="how long a call waits for a function that is at work is the emulator's own",
+        told="function_name maximum_event_age_in_seconds",
+    ),
     "aws_nat_gateway": Unplayed(why=WIRES, told="allocation_id subnet_id", gives={"id": "nat-{number}"}),
     "aws_vpc_endpoint": Unplayed(
         why=WIRES,
