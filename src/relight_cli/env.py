@@ -1,11 +1,11 @@
-"""Explain an environment's file, list those that there are, or write the IAM policies for deploying one.
+"""Explain an environment's file, list those that there are, or write the IAM policies for deploying or operating one.
 
 `check FILE` shows the pattern, what RTO and RPO the environment can promise and the sum behind each, what the standby
 costs in a month (an estimate), and what is not covered. It deploys and asks nothing. Exit code 0: the objectives of the
 tier can be met; 1: the file is refused, and the error says why; 3: an objective is out of reach.
 
-`policy FILE` synthesizes the environment and prints the policies of whoever plans or deploys it, by their names. A role
-has all of them: docs/pipelines.md.
+`policy FILE` synthesizes the environment and prints the policies of whoever plans, deploys or rehearses it, or is on
+call, by their names. A role has all of them: docs/pipelines.md. Exit code 1: the file is refused.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the environments that there are, and the examples")
     for action in (check, listing):
         action.add_argument("--json", action="store_true", help="print JSON on stdout")
-    policy = actions.add_parser("policy", help="the IAM policies of whoever plans, deploys or rehearses, as JSON")
+    policy = actions.add_parser("policy", help="the IAM policies of whoever plans, deploys or is on call, as JSON")
     policy.add_argument("file", metavar="FILE", type=Path, help="a TOML file, or the name of a shipped environment")
     policy.add_argument(
-        "--may", choices=("plan", "deploy", "rehearse"), default="deploy", help="what for (default: %(default)s)"
+        "--may",
+        choices=("plan", "deploy", "rehearse", "operate"),
+        default="deploy",
+        help="what for; operate: every verb of `relight`, and the runbook's commands (default: %(default)s)",
     )
     policy.add_argument(
         "--stacks", type=Path, metavar="DIR", help="read what was synthesized there (default: do it now)"
