@@ -205,10 +205,6 @@ class Names:
         """The alarm that tells that the standby cannot ask an LLM provider."""
         return f"{self.prefix}-provider-{provider}"
 
-    def iam_role(self, what: str, region: str) -> str:
-        """A role's name. IAM is global, so the region is part of it."""
-        return f"{self.prefix}-{what}-{region}"
-
     @property
     def service_host(self) -> str:
         """The one name that callers of the agent use."""

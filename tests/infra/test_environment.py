@@ -296,12 +296,11 @@ def test_an_unknown_environment_is_answered_with_those_that_exist() -> None:
 
 
 def test_the_longest_name_fits_every_limit(tmp_path: Path) -> None:
-    """With the longest name and the longest regions, buckets have at most 63 characters and roles at most 64."""
+    """With the longest name and the longest regions, buckets have at most 63 characters."""
     text = DEMO.replace("us-east-1", "ap-southeast-1").replace("us-west-2", "ap-northeast-2")
     names = load_environment(write(tmp_path, text, "a" * 16)).names
     buckets = [names.state_bucket(names.primary_region), names.vault_bucket(names.primary_region), names.lease_bucket]
     assert max(map(len, buckets)) <= 63
-    assert len(names.iam_role("snapshot-schedule", names.primary_region)) <= 64
 
 
 @pytest.mark.parametrize("role", list(Role))

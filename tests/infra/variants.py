@@ -21,6 +21,7 @@ from relight_stacks.environment import (
     Network,
     OtherStore,
     Queue,
+    Regions,
 )
 from relight_stacks.loading import load_named
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# None of AWS has a longer name. `test_the_longest_names_fit` asks botocore.
+LONGEST_REGIONS = Regions(primary="ap-southeast-1", standby="ap-northeast-1")
 ELSEWHERE = OtherStore(endpoint="https://0123456789abcdef.r2.cloudflarestorage.com", bucket="our-points", lock_days=7)
 
 
@@ -63,7 +66,7 @@ def _variants() -> list[Environment]:
         replace(demo, name="pods", capacity=pods, agent=Agent(replicas=2), large_work=work),
         replace(demo, name="machines", capacity=machines, agent=Agent(replicas=2), large_work=work),
         replace(demo, name="switches", routing_controls=True),
-        replace(demo, name="of-sixteen-chars"),
+        replace(demo, name="of-sixteen-chars", regions=LONGEST_REGIONS),
         replace(demo, name="elsewhere", vaults=replace(demo.vaults, other={Role.STANDBY: ELSEWHERE})),
         replace(demo, name="open", vaults=replace(demo.vaults, lock=Lock.NONE)),
     ]
