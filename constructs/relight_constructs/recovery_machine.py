@@ -65,7 +65,8 @@ ENDED = Again(after_s=1, backoff=1.0, attempts=1)
 TASK_ENDED = Again(after_s=10, backoff=2.0, attempts=2)
 # It says itself when to come again, and nothing in particular is waited for.
 LATER = Again(after_s=2, backoff=1.5, attempts=8)
-POLL_S = 10
+# The pause between two calls that each look for 20 s, or say at once that it is too early; it is part of every RTO.
+POLL_S = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

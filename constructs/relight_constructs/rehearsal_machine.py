@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relight_constructs.recovery_machine import ENDED, LATER, POLL_S, Again, Step, TaskRun, invoke, run_task
+from relight_constructs.recovery_machine import ENDED, LATER, Again, Step, TaskRun, invoke, run_task
 from relight_constructs.timeouts import LONGEST_S, SHORTEST_S, STATE_MARGIN_S, TASK_S, WAKING_S
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ FAILED = "failed"
 
 # How long each function may take. A restore takes as long as there is data.
 TIMEOUTS_S: dict[str, int] = {OPEN: SHORTEST_S, REHEARSE: LONGEST_S, CLOSE: SHORTEST_S}
+# The pause until either is looked at again: nobody waits for a rehearsal.
+POLL_S = 10
 # How long a task may take to start with an empty volume, and to end: images are pulled, and once more where there was
 # no room.
 OPEN_S = 900.0

@@ -16,6 +16,7 @@ from relight.errors import ConfigError
 from relight.memory.estimate import LOAD_BYTES_PER_S
 from relight.objectives import REPLICATION_TIME_CONTROL_S, uploads_to_standby_first
 from relight.recovery.decide import START_AGAIN_S
+from relight_constructs.recovery_machine import POLL_S
 from relight_constructs.timeouts import WAKING_S
 from relight_stacks.environment import CapacityKind, Lock
 from relight_stacks.tiers import DEFAULTS, Routing, Waiting
@@ -36,6 +37,14 @@ class Basis(StrEnum):
     ASSUMED = "assumed"
 
 
+class Loss(StrEnum):
+    """What may be lost: whose RPO it is."""
+
+    STATE = "state"
+    MEMORY = "memory"
+    QUEUE = "queue"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One line of a sum. `keys` of the environment's file change it. What passes `beside` a longer line is not
@@ -51,11 +60,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """A sum and the objective that it has to fit into."""
+    """A sum and the objective that it has to fit into; of an RPO, what may be lost so far back."""
 
     name: str
     objective_s: float
     parts: tuple[Part, ...]
+    of: Loss | None = None
 
     @property
     def seconds(self) -> float:
@@ -97,6 +107,9 @@ ROUTE53_PROPAGATION_S = 10.0
 
 # Drills took 0.3 to 2.4 s for a state; twice that is counted, for distances and cold starts in a network.
 STATE_S = 5.0
+# Where the control planes of IAM and of Route 53 are, whatever region they serve. Source: AWS's "Fault Isolation
+# Boundaries", "Global services".
+GLOBAL_REGION = "us-east-1"
 # EventBridge Scheduler user guide, "Schedule types": all invoke their targets with a precision of 60 s.
 SCHEDULE_PRECISION_S = 60.0
 
@@ -247,8 +260,7 @@ def _recovery(environment: Environment) -> Iterator[Part]:
             keys=("recovery.approval_minutes", "recovery.approval"),
         )
     yield _state("fence")
-    seconds, basis, why = PROMOTION[environment.shape.state]
-    yield Part(what="promote", seconds=seconds, basis=basis, why=why, keys=("state.kind",))
+    yield _promote(environment)
     scale, hydrate = _scale(environment), _hydrate(environment)
     yield replace(scale, beside=scale.seconds < hydrate.seconds)
     yield replace(hydrate, beside=hydrate.seconds <= scale.seconds)
@@ -260,6 +272,14 @@ def _state(verb: str) -> Part:
     return Part(what=verb, seconds=STATE_S, basis=Basis.MEASURED, why="0.3 to 2.4 s in drills; twice that is counted")
 
 
+def _promote(environment: Environment) -> Part:
+    seconds, basis, why = PROMOTION[environment.shape.state]
+    if environment.own_state:
+        why = f"{seconds:g} + {POLL_S}: {why}; {POLL_S} s pass between two looks"
+        seconds += POLL_S
+    return Part(what="promote", seconds=seconds, basis=basis, why=why, keys=("state.kind",))
+
+
 def _scale(environment: Environment) -> Part:
     if environment.shape.waiting is Waiting.FULL:
         return Part(
@@ -268,9 +288,9 @@ def _scale(environment: Environment) -> Part:
     seconds, basis, why = START[environment.capacity.kind]
     return Part(
         what="scale: agents start",
-        seconds=STATE_S + seconds,
+        seconds=STATE_S + seconds + POLL_S,
         basis=basis,
-        why=f"{STATE_S:g} + {seconds:g}: {why}",
+        why=f"{STATE_S:g} + {seconds:g} + {POLL_S}: {why}; {POLL_S} s pass between two looks",
         keys=("pattern.standby", "capacity.kind"),
     )
 
@@ -295,10 +315,10 @@ def _fill(environment: Environment) -> Part:
     load_s = gib * _GIB / LOAD_BYTES_PER_S
     return Part(
         what="hydrate: the vector store starts and is filled",
-        seconds=STATE_S + tasks * start_s + load_s,
+        seconds=STATE_S + tasks * start_s + POLL_S + load_s,
         basis=Basis.MEASURED,
-        why=f"{STATE_S:g} + {tasks} x {start_s:g} + {load_s:.0f}: containers start, and "
-        f"{gib} GiB, the whole volume, at 110 MB/s",
+        why=f"{STATE_S:g} + {tasks} x {start_s:g} + {POLL_S} + {load_s:.0f}: containers start and are looked at again, "
+        f"and {gib} GiB, the whole volume, at {LOAD_BYTES_PER_S / 1e6:g} MB/s",
         keys=("vector.storage_gib", "pattern.standby"),
     )
 
@@ -312,8 +332,7 @@ def _by_hand(environment: Environment) -> Iterator[Part]:
         why='with tier = "batch", and then `relight recover`',
         keys=("tier",),
     )
-    seconds, basis, why = PROMOTION[environment.shape.state]
-    yield Part(what="promote", seconds=seconds, basis=basis, why=why, keys=("state.kind",))
+    yield _promote(environment)
     yield _fill(environment)
     for verb in ("assess", "fence", "verify", "replay", "open the gate"):
         yield _state(verb)
@@ -330,15 +349,16 @@ def _rpo(environment: Environment) -> Iterator[Promise]:
     """What each surface may lose of what was acknowledged."""
     objective_s = environment.objectives.rpo_s
     state = _state_loss(environment)
-    yield Promise(name="RPO of state", objective_s=objective_s, parts=(state,))
+    yield Promise(name="RPO of state", objective_s=objective_s, parts=(state,), of=Loss.STATE)
     for collection in environment.memory.collections:
         if collection.journalled:
             parts: tuple[Part, ...] = (replace(state, why=f"its journal is in the state: {state.why}"),)
         else:
             parts = tuple(_point_age(environment))
-        yield Promise(name=f"RPO of memory {collection.name!r}", objective_s=objective_s, parts=parts)
+        name = f"RPO of memory {collection.name!r}"
+        yield Promise(name=name, objective_s=objective_s, parts=parts, of=Loss.MEMORY)
     rebuilt = replace(state, why=f"it is rebuilt from the state: {state.why}")
-    yield Promise(name="RPO of queue", objective_s=objective_s, parts=(rebuilt,))
+    yield Promise(name="RPO of queue", objective_s=objective_s, parts=(rebuilt,), of=Loss.QUEUE)
 
 
 def _state_loss(environment: Environment) -> Part:
@@ -394,7 +414,8 @@ def _point_age(environment: Environment) -> Iterator[Part]:
             seconds=COPY_EVERY_S + gib * _GIB / COPY_BYTES_PER_S,
             basis=Basis.ASSUMED,
             why=f"{COPY_EVERY_S:g} + {gib * _GIB / COPY_BYTES_PER_S:.0f}: Relight looks every "
-            f"{COPY_EVERY_S / 60:g} minutes, and {gib} GiB, the whole volume, at 50 MB/s over the internet",
+            f"{COPY_EVERY_S / 60:g} minutes, and {gib} GiB, the whole volume, at "
+            f"{COPY_BYTES_PER_S / 1e6:g} MB/s over the internet",
             keys=("vault.primary", "vault.standby", "vector.storage_gib"),
         )
         return
@@ -428,10 +449,15 @@ def _not_covered(environment: Environment) -> Iterator[str]:
                 f"nobody answers within the {environment.recovery.approval_minutes} min of recovery.approval_minutes: "
                 f"nobody is served, and another run asks again {START_AGAIN_S / 60:g} min later"
             )
+        if environment.regions.primary == GLOBAL_REGION:
+            yield (
+                f"a deployment while {GLOBAL_REGION} does not answer: the standby's plan reads Route 53's zone and "
+                "refreshes IAM's roles, whose control planes are in that region; a recovery asks neither"
+            )
     else:
         yield (
-            "a day on which us-east-1 does not answer: the standby is made by a deployment, and IAM and Route 53, "
-            "which ACM's certificate waits for, are changed there alone"
+            f"a day on which {GLOBAL_REGION} does not answer: the standby is made by a deployment, and IAM and Route "
+            "53, which ACM's certificate waits for, are changed there alone"
         )
         yield "images: the standby's registry holds none, so keep them where they can be pushed from"
         yield "the time of whoever runs the steps of docs/deploy.md, and a host in the new network for `relight`"
@@ -446,6 +472,13 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         yield f"the {role}'s vault in {other.endpoint}: its durability, its locks and its speed are that store's"
     if environment.queue.existing:
         yield "the queue's servers, which are yours; what was in the queue is rebuilt"
+    if environment.images_elsewhere:
+        yield (
+            f"the registry of {', '.join(environment.images_elsewhere)}, which is not ECR: what a recovery starts is "
+            "pulled from there, over the internet and the way out to it, the NAT gateway"
+        )
+    if not environment.rehearsed:
+        yield "a point that turns out not to be restorable: no restore is rehearsed before the day that needs one"
     if environment.capacity.kind is not CapacityKind.ECS:
         yield f"how quickly {environment.capacity.kind} starts agents: it is yours, and the figure is assumed"
     if any(network.vpc_id for network in environment.networks.values()):

@@ -16,6 +16,8 @@ from relight.memory.store import CollectionSpec
 from relight.objectives import Tier
 from relight.recovery.run import WATCH_S
 from relight_constructs.recovery import SENTINEL_RATE, SENTINEL_TIMEOUT_S, SENTINELS_AT_ONCE
+from relight_constructs.recovery_machine import STATES
+from relight_constructs.timeouts import Waits
 from relight_stacks import costs
 from relight_stacks.environment import Capacity, CapacityKind, Environment, Network, OtherStore, Queue
 from relight_stacks.loading import examples_folder, load_environment, load_environments, load_named
@@ -24,6 +26,8 @@ from relight_stacks.promises import (
     ROUTE53_ANSWER_S,
     ROUTE53_PROPAGATION_S,
     SCHEDULE_PRECISION_S,
+    START,
+    STATE_S,
     Basis,
     Part,
     Promise,
@@ -245,6 +249,34 @@ def test_a_sandbox_is_restored_by_hand() -> None:
     for words in ("us-east-1", "images", "a host in the new network"):
         assert words in left_out
         assert words not in " ".join(promises(EXAMPLES[Tier.BATCH]).not_covered)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pause_between_two_looks_counts(kind: StateKind) -> None:
+    """fails when the machine looks again later than the sum says, or the sum forgets that it does not look all the time:
+    at a promotion of AWS's, at agents and at a store that start."""
+    pauses = {state.verb: state.later(Waits()).after_s for state in STATES if state.waits_for}
+    parts = {part.what: part for part in promises(said(EXAMPLES[Tier.BATCH], state=kind)).rto.parts}
+    own = kind is StateKind.EXISTING  # promoted in the one call
+    assert parts["promote"].seconds == PROMOTION[kind][0] + (0 if own else pauses["promote"])
+    assert parts["scale: agents start"].seconds == STATE_S + START[CapacityKind.ECS][0] + pauses["scale"]
+    assert f" {pauses['hydrate']} + " in parts["hydrate: the vector store starts and is filled"].why
+
+
+@pytest.mark.parametrize(("region", "said_so"), [("us-east-1", True), ("eu-west-1", False)])
+def test_what_a_deployment_of_the_standby_needs_is_said(region: str, said_so: bool) -> None:
+    """The lost region may be that of Route 53's and IAM's control planes, without which no plan is made."""
+    for tier in WITH_STANDBY:
+        example = EXAMPLES[tier]
+        moved = replace(example, regions=replace(example.regions, primary=region))
+        assert ("a deployment while us-east-1" in " ".join(promises(moved).not_covered)) is said_so
+
+
+def test_what_nobody_rehearses_is_said() -> None:
+    """A sandbox never is, and others may say `never`."""
+    never = said(EXAMPLES[Tier.INTERNAL], rehearse="")
+    for environment, expected in ((EXAMPLES[Tier.SANDBOX], True), (never, True), (EXAMPLES[Tier.INTERNAL], False)):
+        assert ("no restore is rehearsed" in " ".join(promises(environment).not_covered)) is expected
 
 
 def test_a_late_watch_costs_nothing() -> None:
