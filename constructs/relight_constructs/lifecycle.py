@@ -36,9 +36,14 @@ class Ladder:
         return days if 28 * self.monthly >= days + COOL_DAYS else None
 
     @property
+    def kept_days(self) -> int:
+        """How old a point becomes that prunes keep for longest."""
+        return max(self._dense_days, 31 * self.monthly)
+
+    @property
     def end_days(self) -> int:
         """The age at which the bucket itself ends what no prune has: later than any rung, and than a year's pause."""
-        return max(LEAST_END_DAYS, max(self._dense_days, 31 * self.monthly) + _MARGIN_DAYS)
+        return max(LEAST_END_DAYS, self.kept_days + _MARGIN_DAYS)
 
     @property
     def _dense_days(self) -> int:

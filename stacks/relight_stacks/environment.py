@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relight.config import ANY_REGION, MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.config import CapacityKind as CapacityKind
 from relight.objectives import OBJECTIVES, Objectives, Tier
+from relight_constructs.lifecycle import Ladder
 from relight_constructs.props import Lock as Lock
 from relight_constructs.pull import repository_of
 from relight_stacks.naming import Names, in_region
@@ -25,15 +26,15 @@ LONGEST_NAME = 16
 
 # vCPU units to the memory that Fargate offers with them, in MiB: smallest, largest, step. Source: Amazon ECS developer
 # guide, "Fargate task sizes".
-_GIB = 1024
+_MIB_PER_GIB = 1024
 FARGATE_SIZES: dict[int, tuple[int, int, int]] = {
-    256: (512, 2 * _GIB, 512),
-    512: (1 * _GIB, 4 * _GIB, _GIB),
-    1024: (2 * _GIB, 8 * _GIB, _GIB),
-    2048: (4 * _GIB, 16 * _GIB, _GIB),
-    4096: (8 * _GIB, 30 * _GIB, _GIB),
-    8192: (16 * _GIB, 60 * _GIB, 4 * _GIB),
-    16384: (32 * _GIB, 120 * _GIB, 8 * _GIB),
+    256: (512, 2 * _MIB_PER_GIB, 512),
+    512: (1 * _MIB_PER_GIB, 4 * _MIB_PER_GIB, _MIB_PER_GIB),
+    1024: (2 * _MIB_PER_GIB, 8 * _MIB_PER_GIB, _MIB_PER_GIB),
+    2048: (4 * _MIB_PER_GIB, 16 * _MIB_PER_GIB, _MIB_PER_GIB),
+    4096: (8 * _MIB_PER_GIB, 30 * _MIB_PER_GIB, _MIB_PER_GIB),
+    8192: (16 * _MIB_PER_GIB, 60 * _MIB_PER_GIB, 4 * _MIB_PER_GIB),
+    16384: (32 * _MIB_PER_GIB, 120 * _MIB_PER_GIB, 8 * _MIB_PER_GIB),
 }
 
 
@@ -194,7 +195,8 @@ class Incidents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeWork:
-    """From `above_gib` of memory on, snapshots and hydrations run as an ECS task rather than in a function.
+    """From `above_gib` of memory on, snapshots and hydrations run as an ECS task rather than in a function, and points
+    are read by one.
 
     Its image holds Relight's library: the agent's own, where none is given and Relight runs the agents.
     """
@@ -323,6 +325,33 @@ class Environment:
     def work_image(self) -> str:
         """The image of the task that does what is too large for a function; it may say `{region}`."""
         return self.large_work.image or self.agent.image
+
+    @property
+    def ladder(self) -> Ladder:
+        """How many points the vaults keep."""
+        return Ladder(
+            hourly=self.memory.keep_hourly,
+            daily=self.memory.keep_daily,
+            monthly=self.memory.keep_monthly,
+            every_minutes=self.shape.snapshot_minutes,
+        )
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The images that the file names, by their keys. They may say `{region}`."""
+        named = {
+            "agent.image": self.agent.image,
+            "vector.image": self.vector.image,
+            "queue.image": self.queue.image,
+            "large_work.image": self.large_work.image,
+        }
+        return {key: image for key, image in named.items() if image}
+
+    @property
+    def images_elsewhere(self) -> tuple[str, ...]:
+        """The keys of the images that are in no registry of ECR, so that a region pulls them over the internet."""
+        found = self.images.items()
+        return tuple(key for key, image in found if repository_of(in_region(image, self.regions.standby)) is None)
 
     @property
     def most_agents(self) -> int:

@@ -221,7 +221,7 @@ def _memory(table: Table) -> Memory:
         recall_floor=table.fraction("recall_floor", default=default.recall_floor),
         keep_hourly=table.integer("keep_hourly", least=1, most=720, default=default.keep_hourly),
         keep_daily=table.integer("keep_daily", least=1, most=366, default=default.keep_daily),
-        # The vaults end a point after 400 days, whatever holds it.
+        # Of twelve the oldest is 372 days old; the vaults end a point thirty days later, and not before 400.
         keep_monthly=table.integer("keep_monthly", least=0, most=12, default=default.keep_monthly),
         rehearsal_check=table.text(
             "rehearsal_check", re.compile(r"\S.*"), "a command", default=default.rehearsal_check

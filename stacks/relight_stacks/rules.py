@@ -60,12 +60,24 @@ def check_together(environments: Iterable[Environment]) -> None:
 
 
 def collisions(environments: Iterable[Environment]) -> Iterator[_Found]:
-    """What two environments of one account would each make, and there can be only one of."""
+    """Two environments whose stacks one pattern takes, whatever their accounts; and what two of one account would each
+    make, and there can be only one of."""
+    names: list[str] = []
     domains: dict[tuple[str, str], str] = {}
     registries: dict[tuple[str, str], str] = {}
     channels: dict[tuple[str, str], str] = {}
     for environment in environments:
         name, account, region = environment.name, environment.account, environment.regions.primary
+        # `deploy 'prod-*'` takes the stacks of prod-eu too, and what prod makes for rehearsals is called as what an
+        # environment prod-rehearsal makes.
+        for other in names:
+            short, long = sorted((name, other), key=len)
+            if long.startswith(f"{short}-"):
+                yield (
+                    f"{name}: {short} is the beginning of {long}, and '{short}-*' the stacks of both",
+                    f"rename one of the two, such as {long.replace('-', '')}",
+                )
+        names.append(name)
         # Each makes the zone of its domain, and finds it by name.
         owner = domains.setdefault((account, environment.domain), name)
         if owner != name:
@@ -226,7 +238,7 @@ def _onward(environment: Environment) -> Iterator[_Found]:
 def _keeping(environment: Environment) -> Iterator[_Found]:
     """Nothing is locked for longer than the ladder keeps it."""
     vaults, memory = environment.vaults, environment.memory
-    longest = max(memory.keep_hourly // 24, memory.keep_daily, 31 * memory.keep_monthly)
+    longest = environment.ladder.kept_days
     locks = {f"vault.{role}": store.lock_days for role, store in vaults.other.items()}
     if vaults.lock is not Lock.NONE and len(vaults.other) < len(Role):
         locks["vault"] = vaults.lock_days
@@ -290,20 +302,24 @@ def _agents(environment: Environment) -> Iterator[_Found]:
 
 
 def _images(environment: Environment) -> Iterator[_Found]:
-    """An image of a private registry is in each region, and what is too large for a function has one to run."""
+    """An image is where each region can pull it from, and what is too large for a function has one to run."""
     if not environment.work_image:
         yield (
             f'large_work.image is missing: with capacity.kind = "{environment.capacity.kind}" the agents\' image is '
             "yours, and what is too large for a function runs as a task of ECS",
             "give an image that holds Relight's library, such as the agents' own",
         )
+    images = environment.images
+    for role in Role if environment.shape.standby else (Role.PRIMARY,):
+        network = environment.network(role)
+        for name in environment.images_elsewhere if not network.vpc_id and not network.nat else ():
+            yield (
+                f"{name} = {images[name]} is pulled over the internet, and network.{role}.nat = false leaves no way "
+                "there",
+                "push it to the account's registry of ECR and write {region}, or use nat = true",
+            )
     if not environment.shape.standby:
         return
-    images = {
-        "agent.image": environment.agent.image,
-        "vector.image": environment.vector.image,
-        "large_work.image": environment.large_work.image,
-    }
     for name, image in images.items():
         if ".dkr.ecr." in image and "{region}" not in image:
             yield (

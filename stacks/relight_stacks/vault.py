@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from relight.config import Role
 from relight_constructs.bindings import AwsProvider
 from relight_constructs.key import Key, SigningKey
-from relight_constructs.lifecycle import Ladder
 from relight_constructs.props import KeyProps, LeaseProps, Place, ReplicationAlarmsProps, SigningKeyProps, VaultProps
 from relight_constructs.vault import REPLICATION_TIME_MIN, LeaseBucket, ReplicationAlarms, Vault
 from relight_stacks.refs import lease_of, vault_of
@@ -73,18 +72,13 @@ class VaultStack(HomeStack):
 
 def vault_props(environment: Environment, role: Role, *, place: Place) -> VaultProps:
     """What the environment says of the vault of `role`."""
-    vaults, memory = environment.vaults, environment.memory
+    vaults = environment.vaults
     return VaultProps(
         place=place,
         ref=vault_of(environment, role),
         lock=vaults.lock,
         lock_days=vaults.lock_days,
-        ladder=Ladder(
-            hourly=memory.keep_hourly,
-            daily=memory.keep_daily,
-            monthly=memory.keep_monthly,
-            every_minutes=environment.shape.snapshot_minutes,
-        ),
+        ladder=environment.ladder,
         results_days=vaults.results_days,
     )
 

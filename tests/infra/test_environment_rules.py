@@ -12,7 +12,14 @@ from relight.errors import ConfigError
 from relight.objectives import Tier
 from relight_stacks import app, loading
 from relight_stacks.environment import Environment, Incidents, Network
-from relight_stacks.loading import environments_folder, examples_folder, load_environment, load_environments, load_named
+from relight_stacks.loading import (
+    environments_folder,
+    examples_folder,
+    load_environment,
+    load_environments,
+    load_named,
+    load_with_others,
+)
 from relight_stacks.promises import keep_promises, promises
 from relight_stacks.rules import check, check_together, contradictions
 
@@ -179,10 +186,10 @@ OUT_OF_REACH: list[tuple[str, str, str, list[str]]] = [
         CUSTOMER,
         'kind = "aurora-global"',
         'kind = "rds-replica"',
-        ["RTO of 120 s", "promote 420 s", "change state.kind"],
+        ["RTO of 120 s", "promote 422 s", "change state.kind"],
     ),
     (INTERNAL, "approval_minutes = 3", "approval_minutes = 8", ["RTO of 900 s", "a person approves 480 s"]),
-    (INTERNAL, 'kind = "rds-replica"', 'kind = "snapshots"', ["RTO of 900 s", "promote 1500 s", "state.kind"]),
+    (INTERNAL, 'kind = "rds-replica"', 'kind = "snapshots"', ["RTO of 900 s", "promote 1502 s", "state.kind"]),
     (
         INTERNAL,
         'embedding_model = "titan-embed-text-v2"',
@@ -361,6 +368,69 @@ def two(folder: Path, *, account: str = "222222222222", region: str = "eu-west-1
     second = text.replace("assistant.example.com", "second.example.com").replace("222222222222", account)
     (folder / "second.toml").write_text(more + second.replace("eu-west-1", region))
     return load_environments(folder)
+
+
+@pytest.mark.parametrize(("one", "other"), [("prod", "prod-eu"), ("prod-rehearsal", "prod")])
+def test_no_name_begins_another(tmp_path: Path, one: str, other: str) -> None:
+    """fails when `deploy 'prod-*'` takes another environment's stacks too, of whatever account, or what prod makes for
+    rehearsals is called as what prod-rehearsal makes."""
+    first, second = two(tmp_path, account="555555555555")
+    said = replace(first, name=one), replace(second, name=other)
+    with pytest.raises(ConfigError, match=rf"{other}: prod is the beginning of prod-\w+, and 'prod-\*'") as caught:
+        check_together(said)
+    assert "rename one of the two" in str(caught.value)
+    check_together([replace(first, name="prod"), replace(second, name="production")])
+    text = (tmp_path / "first.toml").read_text()
+    for name in (one, other):
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError, match="prod is the beginning of"):
+        load_with_others(tmp_path / f"{other}.toml")
+
+
+def test_a_point_is_locked_for_as_long_as_the_ladder_keeps_one(tmp_path: Path) -> None:
+    """fails when 24 hourly points of one a day are taken for a day's: the oldest is 24 days old."""
+    path = edited(tmp_path, SANDBOX, 'lock = "none"', 'lock = "governance"\nlock_days = 24')
+    path.write_text(path.read_text().replace("keep_hourly = 1", "keep_hourly = 24"))
+    assert load_environment(path).vaults.lock_days == 24
+    path.write_text(path.read_text().replace("lock_days = 24", "lock_days = 25"))
+    with pytest.raises(ConfigError, match="end after 24 days"):
+        load_environment(path)
+
+
+IMAGES = {
+    "agent.image": lambda e, image: replace(e, agent=replace(e.agent, image=image)),
+    "vector.image": lambda e, image: replace(e, vector=replace(e.vector, image=image)),
+    "queue.image": lambda e, image: replace(e, queue=replace(e.queue, image=image)),
+    "large_work.image": lambda e, image: replace(e, large_work=replace(e.large_work, image=image)),
+}
+
+
+@pytest.mark.parametrize("key", IMAGES)
+def test_an_image_of_the_internet_needs_a_way_there(key: str) -> None:
+    """fails when a task is deployed that can never start, or when it depends on others and nobody is told."""
+    internal = load_environment(examples_folder() / "internal.toml")
+    assert "registry" not in " ".join(promises(internal).not_covered)
+    elsewhere = IMAGES[key](internal, "docker.io/someone/image:1")
+    (line,) = (line for line in promises(elsewhere).not_covered if "registry" in line)
+    assert key in line
+    assert [*contradictions(elsewhere)] == []
+    for role in Role:
+        closed = {**internal.networks, role: replace(internal.network(role), nat=False)}
+        ((problem, hint),) = contradictions(replace(elsewhere, networks=closed))
+        assert problem.startswith(f"{key} = docker.io/someone/image:1 is pulled over the internet")
+        assert f"network.{role}.nat = false" in problem
+        assert "nat = true" in hint
+        assert [*contradictions(replace(internal, networks=closed))] == []
+        own = {**internal.networks, role: Network(vpc_id="vpc-0e0a0000000000001", nat=False)}
+        assert [*contradictions(replace(elsewhere, networks=own))] == []
+
+
+def test_a_sandboxes_other_network_is_not_there_yet() -> None:
+    """What the standby's network lacks is refused on the day that it is made."""
+    sandbox = load_environment(examples_folder() / "sandbox.toml")
+    closed = {**sandbox.networks, Role.STANDBY: replace(sandbox.network(Role.STANDBY), nat=False)}
+    image = replace(sandbox.agent, image="docker.io/someone/image:1")
+    assert [*contradictions(replace(sandbox, agent=image, networks=closed))] == []
 
 
 def test_one_environment_configures_a_registry(tmp_path: Path) -> None:
