@@ -9,7 +9,8 @@
   another after every failure: that takes a core 0.5 s for the bundle and 2.2 s for the one with the SDKs of LLM
   providers, and compiling what was just unpacked another 0.4 s. Here each zip is unpacked once, and a worker gets a
   link to it.
-
+- Services that ministack does not serve are known by their names alone. At the first request to one it reads the model
+  of every service of AWS and answers nobody meanwhile: that takes a core 3.4 s, in which leases run out.
 - Tasks of an ECS service that can be called: here they are only entries, so what stands for one listens on loopback,
   and that is their address. They are healthy from the beginning.
 
@@ -105,16 +106,24 @@ def give_addresses(ecs: Any) -> None:
     ecs._run_task = addressed
 
 
+def know_by_name(router: Any) -> None:
+    """Let whether a request is for a service of AWS be told without the models of all of them."""
+    from botocore.session import get_session
+
+    router._KNOWN_AWS_SERVICE_NAMES = frozenset(get_session().get_available_services())
+
+
 def main(home: Path) -> None:
     """Serve until a signal ends this; `home` is where code lies unpacked."""
     from ministack import app  # type: ignore[import-not-found]
-    from ministack.core import iam_actions, lambda_runtime, responses  # type: ignore[import-not-found]
+    from ministack.core import iam_actions, lambda_runtime, responses, router  # type: ignore[import-not-found]
     from ministack.services import ecs, lambda_svc  # type: ignore[import-not-found]
 
     SharedCode.home = home
     home.mkdir(parents=True, exist_ok=True)
     errors = {"BadZipFile": zipfile.BadZipFile, "LargeFileError": zipfile.LargeZipFile}
     lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedCode, **errors)
+    know_by_name(router)
     name_failures(lambda_svc)
     count_what_runs(ecs)
     give_addresses(ecs)

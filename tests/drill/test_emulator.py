@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from relight_drill import emulator_main
 from relight_drill.emulator import Emulator
 from relight_drill.emulator_main import raised
 from relight_drill.processes import DrillError, ProcessGroup
@@ -174,6 +175,26 @@ def test_a_function_that_takes_its_time_is_called_once(server_group: ProcessGrou
     """fails when a client gives up before Lambda would, and calls again: it would run twice, or be refused."""
     client = Emulator(server_group, server_dir / "slow").client("lambda", REGION)
     assert client.meta.config.read_timeout >= 900
+
+
+ASKED = """
+import runpy, sys
+from botocore.session import Session
+from ministack.core import router
+
+main = runpy.run_path(sys.argv[1])
+main["know_by_name"](router)
+Session.get_service_model = None
+print([router._is_aws_service_name(name) for name in ("application-autoscaling", "glacier", "nothing")])
+"""
+
+
+def test_a_service_is_known_without_the_models_of_all() -> None:
+    """fails when the first request for what the emulator does not serve stops it for seconds: leases run out."""
+    said = subprocess.run(
+        [python_of("emulator"), "-P", "-c", ASKED, emulator_main.__file__], capture_output=True, text=True, check=False
+    )
+    assert (said.stdout, said.stderr) == ("[True, True, False]\n", "")
 
 
 def test_the_drills_own_environment_stays_out_of_functions(
