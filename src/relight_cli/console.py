@@ -74,12 +74,15 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def add_region(parser: argparse.ArgumentParser, *, acting: bool = False) -> None:
+ACTING = "the one that acts: it has the newest epoch"
+
+
+def add_region(parser: argparse.ArgumentParser, *, acting: bool = False, unsaid: str = "") -> None:
     """The options that choose a region. Where a verb is about what the agent works on, it is the one that acts unless
-    told otherwise."""
+    told otherwise; `unsaid` is what a verb does by itself that was told nothing."""
     parser.add_argument("--environment", metavar="NAME", help="an environment file's name (default: RELIGHT_*)")
-    default = None if acting else Role.STANDBY.value
-    shown = "the one that acts: it has the newest epoch" if acting else "%(default)s"
+    shown = unsaid or (ACTING if acting else Role.STANDBY.value)
+    default = None if acting or unsaid else Role.STANDBY.value
     parser.add_argument("--role", choices=[*Role], default=default, help=f"which region (default: {shown})")
 
 

@@ -3,13 +3,17 @@
 For when the state machine itself cannot run, or one state has to be run again: `--run-id` goes on with a run, and
 `--state` runs only that state of it. What takes longer than one call, such as a promotion or the start of a cold
 standby, is waited for here.
+
+A new run takes the right to act from whoever has it. Where the standby has it already, say with `--role` which region
+is meant: the primary, on the way back, or the standby once more.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relight.errors import AgainLaterError
+from relight.config import Role
+from relight.errors import AgainLaterError, ConflictError
 from relight.recovery.run import STATES, Run, run_state
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from relight.config import Settings
+    from relight.recovery.epoch import Lease
 
 # Longer than anything takes that a state asks for: a large backup is restored in about an hour.
 GIVE_UP_S = 2 * 3600.0
@@ -26,16 +31,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--run-id", metavar="ID", help="go on with this run (default: a new one)")
     parser.add_argument("--state", action="append", choices=[*STATES], help="run only this state; may be repeated")
-    add_region(parser)
+    add_region(parser, unsaid="standby, unless that acts already")
     add_plan(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the states in order; the first that fails ends it, and can be run again."""
+    guessed = args.role is None and bool(args.environment)
+    args.role = args.role or Role.STANDBY.value
     with open_region(args) as region:
         run_id = args.run_id or f"by-hand-{region.clock.now():%Y%m%dT%H%M%SZ}"
         names = [name for name in STATES if not args.state or name in args.state]
         held = region.leases.read()
+        if guessed and not args.run_id and held is not None:
+            _refuse_again(held[0], region.settings)
         plan = {
             "environment": region.settings.environment,
             "recover in": region.settings.region,
@@ -53,6 +62,16 @@ def run(args: argparse.Namespace) -> int:
             done[name] = _to_its_end(name, region.settings, this_run)
         result(args, done)
     return DONE
+
+
+def _refuse_again(held: Lease, settings: Settings) -> None:
+    """ConflictError where the region that nobody named has the right to act already: a new run would interrupt it."""
+    if held.region == settings.region:
+        raise ConflictError(
+            f"{held.region}, the standby, holds epoch {held.epoch} already, by run {held.run_id}",
+            hint=f"go on with that run by --run-id {held.run_id}; to recover into it once more, or to go back, give "
+            "--role standby or --role primary",
+        )
 
 
 def _to_its_end(name: str, settings: Settings, this_run: Run) -> dict[str, Any]:

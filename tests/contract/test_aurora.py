@@ -15,6 +15,7 @@ from relight.errors import NotFoundError, PermanentError, UnavailableError, Unco
 from relight.memory import journal
 from relight.memory.journal import START, Op, Write
 from relight.recovery import exposure
+from relight.recovery.replica import PhysicalReplica, ReplicaPosition
 from relight.tasks.confirm import Confirm, Standing
 from relight.tasks.database import Database
 from relight.tasks.epochs import EpochLog
@@ -125,6 +126,14 @@ def test_what_is_no_aurora_says_so(state_pair: StatePair) -> None:
     with pytest.raises(NotFoundError, match="aurora_global_db_status"):
         database.promise()
     database.close()
+
+
+def test_on_the_way_back_a_cluster_that_was_switched_to_is_known_to_take_writes(
+    state_pair: StatePair, aurora: str
+) -> None:
+    """fails when a recovery into the primary, whose database nothing promotes, asks Aurora for its log."""
+    primary = PhysicalReplica(state_pair.primary.dsn(aurora, user=USER))
+    assert primary.position() == ReplicaPosition(promoted=True, received_lsn="", replayed_lsn="", last_commit_at=None)
 
 
 def test_nothing_that_relight_runs_needs_what_aurora_refuses(

@@ -26,6 +26,7 @@ from relight.recovery.first_day import prepare
 from relight.recovery.gate import readiness
 from relight.recovery.large import hydrate_or_hand_over
 from relight.recovery.points import take_point
+from relight.recovery.replica import PhysicalReplica
 from relight.recovery.run import STATES, Run, run_state
 from relight.recovery.smoke import smoke_test
 from relight.tasks.divergence import divergence
@@ -277,6 +278,27 @@ def test_a_former_primary_is_not_made_the_primary_again(pair: Pair) -> None:
     newest = pair.east.epochs.newest()
     assert newest is not None
     assert newest.number == 1
+
+
+def test_a_replica_that_somebody_promotes_is_promoted_after_the_fence(pair: Pair) -> None:
+    """On the way back RDS promotes what Relight may not: before the fence that is refused, as two would take writes;
+    after it, the run goes on."""
+    replica = PhysicalReplica(pair.state.standby.dsn())
+    run = Run(run_id="back")
+    run_state("fence", pair.west, run)
+    assert replica.promote()
+    run_state("assess", pair.west, run)
+    assert run_state("promote", pair.west, run)["newly_promoted"] is False
+    newest = pair.west.epochs.newest()
+    assert newest is not None
+    assert (newest.number, newest.region) == (2, "us-west-2")
+
+
+def test_a_replica_that_is_promoted_before_the_fence_is_refused(pair: Pair) -> None:
+    """fails when a database takes writes beside the one of the region that acts, and a run begins with it."""
+    assert PhysicalReplica(pair.state.standby.dsn()).promote()
+    with pytest.raises(ConflictError, match="us-west-2 accepts writes, and epoch 1 is held by us-east-1"):
+        run_state("assess", pair.west, Run(run_id="early"))
 
 
 def test_the_first_day_is_only_once(pair: Pair) -> None:

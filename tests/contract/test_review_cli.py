@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -434,6 +435,30 @@ def test_what_the_agent_works_on_is_looked_at_where_it_acts(demo: LeaseStore, ve
     assert region_of(*verb, "--role", "primary") is Role.PRIMARY
     assert region_of("replay") is Role.STANDBY
     assert region_of("snapshot") is Role.PRIMARY
+
+
+def test_nobody_recovers_into_the_region_that_acts_by_mistake(
+    demo: LeaseStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when `relight recover` takes the standby although that acts already, and is the one that is lost: going on
+    with its run, and either region by its name, are what can be meant."""
+    settings = settings_for(load_named("demo"), Role.STANDBY)
+    plan = ["recover", "--environment", "demo", "--dry-run"]
+    lease = Lease(epoch=1, region=settings.primary_region, run_id="first", expires_at=SystemClock().now())
+    tag = demo.write(lease, instead_of=None)
+    assert main(plan) == 0
+    assert f"recover in   {settings.standby_region}" in capsys.readouterr().err
+    demo.write(replace(lease, epoch=2, region=settings.standby_region, run_id="epoch-2"), instead_of=tag)
+    assert main(plan) == 1
+    assert "holds epoch 2 already, by run epoch-2" in (told := capsys.readouterr().err)
+    assert "--run-id epoch-2" in told
+    for chosen, region in (
+        (["--run-id", "epoch-2"], settings.standby_region),
+        (["--role", "standby"], settings.standby_region),
+        (["--role", "primary"], settings.primary_region),
+    ):
+        assert main([*plan, *chosen]) == 0
+        assert f"recover in   {region}" in capsys.readouterr().err
 
 
 def test_nobody_guesses_which_region_acts(

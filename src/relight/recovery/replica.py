@@ -50,9 +50,11 @@ class PhysicalReplica:
             conn = postgres.connect(self._dsn, autocommit=True)
             try:
                 with conn.cursor() as cur:
+                    # Of one that takes writes nothing of the log is asked, which Aurora would refuse.
                     cur.execute(
-                        "select not pg_is_in_recovery(), coalesce(pg_last_wal_receive_lsn()::text, ''),"
-                        " coalesce(pg_last_wal_replay_lsn()::text, ''),"
+                        "select not pg_is_in_recovery(),"
+                        " coalesce(case when pg_is_in_recovery() then pg_last_wal_receive_lsn() end::text, ''),"
+                        " coalesce(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() end::text, ''),"
                         " case when pg_is_in_recovery() then pg_last_xact_replay_timestamp() end"
                     )
                     row = cur.fetchone()
