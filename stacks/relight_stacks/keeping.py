@@ -31,6 +31,9 @@ LEAST_LAG_S = 900
 # CloudWatch looks at no more than a day at once.
 LONGEST_LOOK_S = 24 * 3600
 SHORTEST_LOOK_S = 300
+# How long Lambda keeps a call that finds its function at work.
+SHORTEST_WAIT_S = 60
+LONGEST_WAIT_S = 6 * 3600
 
 
 def keep_points(stack: AgentStack) -> None:
@@ -116,9 +119,14 @@ def _copy(stack: AgentStack) -> None:
 
     Outside the network: what goes across the internet would pass a NAT gateway, which is paid by the byte.
     """
-    # Two at once would fetch the same twice.
+    # Two at once would fetch the same twice. A call that another has overtaken is none to tell people of.
     copy = stack.functions.make(
-        "copy-points", timeout_s=LONGEST_S, networked=False, at_once=1, more=stack.work.settings
+        "copy-points",
+        timeout_s=LONGEST_S,
+        networked=False,
+        at_once=1,
+        dropped_after_s=COPY_EVERY_S,
+        more=stack.work.settings,
     )
     for grantee in (copy, stack.work):
         grantee.allow_metrics(METRICS)
@@ -157,15 +165,20 @@ def _other_vault(stack: AgentStack) -> VaultRef:
 
 def _take(stack: AgentStack) -> None:
     """Also in the standby: once it was relit it takes points, and until then, without the lease, it seals nothing."""
-    # Two snapshots at once would compete for the same name.
+    minutes = stack.environment.shape.snapshot_minutes
+    # Two at once would compete for the same name. A call that another has overtaken is none to tell people of.
     snapshot = stack.functions.make(
-        "snapshot", timeout_s=LONGEST_S, networked=True, at_once=1, more=stack.work.settings
+        "snapshot",
+        timeout_s=LONGEST_S,
+        networked=True,
+        at_once=1,
+        dropped_after_s=min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, minutes * 60)),
+        more=stack.work.settings,
     )
     for grantee in (snapshot, stack.work):
         _grant_take(stack, grantee)
     stack.data.connections.grant_read(snapshot)
     stack.work.grant_start(snapshot)
-    minutes = stack.environment.shape.snapshot_minutes
     stack.functions.schedule(snapshot, rate=f"rate({minutes} minutes)", late_s=minutes * 60)
     MetricAlarm(
         stack,

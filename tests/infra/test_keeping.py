@@ -67,15 +67,33 @@ def test_people_are_told_of_points_that_nobody_read_and_of_damaged_ones(synthesi
 
 @EACH
 def test_people_are_told_of_dead_letters(synthesis: Synthesis, part: str) -> None:
-    """The queue that every function of the stack leaves its letters in is encrypted with the region's own key."""
+    """The queue that every function of the stack leaves its letters in is encrypted with the region's own key. Only
+    snapshots leave none, which the next one makes up for."""
     queue = synthesis.one("aws_sqs_queue", f"{part}/dead-letters/queue")
     assert queue["kms_master_key_id"] == f"${{{synthesis.address_of('aws_kms_key', f'{part}/key/key')}.arn}}"
     arn = f"arn:aws:sqs:{REGIONS[part]}:000000000000:{queue['name']}"
-    for function in synthesis.resources("aws_lambda_function", part=part).values():
-        assert block(function["dead_letter_config"]) == {"target_arn": arn}
+    functions = synthesis.resources("aws_lambda_function", part=part).values()
+    letters = {
+        item["function_name"]: block(item["dead_letter_config"]) for item in functions if "dead_letter_config" in item
+    }
+    assert {item["function_name"] for item in functions} - {*letters} == {"relight-demo-snapshot"}
+    assert all(where == {"target_arn": arn} for where in letters.values())
     alarm = synthesis.one("aws_cloudwatch_metric_alarm", f"{part}/dead-letters/waiting/alarm")
     assert alarm["dimensions"] == {"QueueName": queue["name"]}
     assert (alarm["metric_name"], alarm["threshold"]) == ("ApproximateNumberOfMessagesVisible", 1)
+
+
+@EACH
+def test_snapshots_that_were_overtaken_are_dropped(synthesis: Synthesis, part: str) -> None:
+    """One that finds another at work waits no longer than until the next is due: they would gather for six hours."""
+    every = synthesis.one("aws_scheduler_schedule", f"{part}/snapshot-schedule/schedule")["schedule_expression"]
+    dropped = synthesis.one("aws_lambda_function_event_invoke_config", f"{part}/snapshot/dropped")
+    assert every == "rate(5 minutes)"
+    assert dropped["maximum_event_age_in_seconds"] == 300
+    assert (
+        dropped["function_name"]
+        == f"${{{synthesis.address_of('aws_lambda_function', f'{part}/snapshot/function')}.function_name}}"
+    )
 
 
 @EACH

@@ -150,6 +150,9 @@ def test_each_region_fetches_what_it_lacks(stacks: Mapping[str, Synthesis], name
         if part not in found.parts:
             continue
         function = found.one("aws_lambda_function", f"{part}/copy-points/function")
+        assert "dead_letter_config" not in function
+        dropped = found.one("aws_lambda_function_event_invoke_config", f"{part}/copy-points/dropped")
+        assert dropped["maximum_event_age_in_seconds"] == 300
         assert function["handler"] == "relight_lambdas.copy_points.handler"
         assert (function["reserved_concurrent_executions"], function["timeout"]) == (1, 900)
         assert "vpc_config" not in function

@@ -13,10 +13,13 @@ from relight.recovery.epoch import LEASE_KEY
 from relight.recovery.evidence import HISTORY_KEY
 from relight.vault.points import PREFIX, manifest_key
 from relight_constructs import access
-from relight_constructs.policies import ANY_RESOURCE, Statement, policy
+from relight_constructs.bindings import App, TerraformStack
+from relight_constructs.policies import ANY_RESOURCE, Statement, policy, trust_lambda
+from relight_constructs.role import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from synthesis import Synthesis
 
@@ -258,7 +261,9 @@ def test_a_function_may_do_what_the_table_says(synthesis: Synthesis, verb: str) 
 @pytest.mark.parametrize("part", sorted(REGIONS))
 def test_a_function_of_each_region_may_work_on_its_own_vault(synthesis: Synthesis, part: str, verb: str) -> None:
     """Fails when one may do more, or anything in the other region."""
-    assert allowed(synthesis, part, f"{verb}/role/role") == IN_EACH[verb](part) | base(verb)
+    # The next snapshot makes up for one that failed.
+    letters = LETTERS if verb == "snapshot" else set()
+    assert allowed(synthesis, part, f"{verb}/role/role") == IN_EACH[verb](part) | (base(verb) - letters)
 
 
 def test_only_pruning_removes_anything(synthesis: Synthesis) -> None:
@@ -534,6 +539,18 @@ def test_rules_may_leave_dead_letters(synthesis: Synthesis) -> None:
         key = synthesis.one("aws_kms_key", f"{part}/key/key")
         uses = [item["Action"] for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "RulesSend"]
         assert uses == [["kms:Decrypt", "kms:GenerateDataKey*"]]
+
+
+def test_fails_when_two_grants_are_called_the_same(tmp_path: Path) -> None:
+    """The same one again changes nothing; another of that name would take the place of the first."""
+    role = Role(TerraformStack(App(outdir=str(tmp_path)), "s"), "role", name="r", trust=trust_lambda())
+    read = Statement(actions=("s3:GetObject",), resources=("arn:aws:s3:::a/*",))
+    for _ in range(2):
+        role.allow("read", read)
+    assert len(role.policies) == 1
+    with pytest.raises(ValueError, match="s/role has another policy 'read' already, .*GetObject.* grant both at once"):
+        role.allow("read", Statement(actions=("s3:PutObject",), resources=("arn:aws:s3:::a/*",)))
+    assert len(role.policies) == 1
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:
