@@ -126,6 +126,12 @@ def synthesize(folder: Path) -> Path:
     return output / "stacks"
 
 
+def stacks_in(folder: Path) -> Path:
+    """Where the stacks are: what a synthesis wrote them into is taken too, as by what plans them."""
+    folder = folder.absolute()
+    return folder / "stacks" if (folder / "manifest.json").is_file() else folder
+
+
 def _paths(stack: Path) -> dict[str, str]:
     """The construct path of each resource by its address's last part."""
     document = json.loads(stack.read_text())
@@ -135,10 +141,10 @@ def _paths(stack: Path) -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -P .ci/checkov.py", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--stacks", type=Path, metavar="DIR", help="look at these (default: all, synthesized now)")
+    parser.add_argument("--stacks", type=Path, metavar="DIR", help="what a synthesis wrote (default: all, now)")
     given: Path | None = parser.parse_args().stacks
     with tempfile.TemporaryDirectory() as scratch:
-        stacks = given.absolute() if given else synthesize(Path(scratch))
+        stacks = stacks_in(given) if given else synthesize(Path(scratch))
         report = run(stacks)
         found = failures(report, stacks)
     problems = judge(found, report["summary"], read_exceptions(EXCEPTIONS.read_text()), whole=given is None)

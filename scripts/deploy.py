@@ -63,6 +63,12 @@ def terraform(folder: Path, *arguments: str, shown: bool = False) -> str:
     return done.stdout or ""
 
 
+def written(given: Path) -> Path:
+    """The folder that a synthesis wrote into; its folder of stacks is taken too, as by what checks them."""
+    inside = given.name == "stacks" and not (given / "manifest.json").is_file()
+    return given.parent if inside else given
+
+
 def ordered(output: Path, environment: str, only: list[str]) -> dict[str, dict[str, Any]]:
     """The environment's stacks by their names, each after those that it depends on; or `only` these."""
     manifest = output / "manifest.json"
@@ -245,10 +251,11 @@ def main_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     options = main_parser().parse_args(arguments)
+    output = written(options.stacks.absolute())
     try:
         if options.verb == "plan":
-            return plan(options.environment, options.stacks, options.folder, only=options.only)
-        return apply(options.environment, options.stacks, options.folder, only=options.only, wait=options.wait)
+            return plan(options.environment, output, options.folder, only=options.only)
+        return apply(options.environment, output, options.folder, only=options.only, wait=options.wait)
     except Refused as exc:
         say(f"deploy: {exc}")
         return FAILED

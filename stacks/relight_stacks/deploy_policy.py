@@ -73,7 +73,10 @@ class _Statements:
 
 
 def read_stacks(output: Path, environment: str) -> dict[str, dict[str, Any]]:
-    """The environment's stacks by their names, from what a synthesis wrote; ConfigError when it wrote none of them."""
+    """The environment's stacks by their names, from what a synthesis wrote, or from its folder of stacks; ConfigError
+    when it wrote none of them."""
+    if output.name == "stacks" and not (output / "manifest.json").is_file():
+        output = output.absolute().parent
     names = json.loads((output / "manifest.json").read_text())["stacks"] if (output / "manifest.json").is_file() else {}
     found: dict[str, dict[str, Any]] = {}
     for name, about in sorted(names.items()):

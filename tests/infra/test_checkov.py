@@ -44,6 +44,14 @@ def test_an_excepted_failure_passes(check: Any) -> None:
     assert check.judge([failure(check)], FINE, check.read_exceptions(WRITTEN)) == []
 
 
+def test_what_a_synthesis_wrote_and_its_stacks_are_the_same(check: Any, tmp_path: Path) -> None:
+    """fails when the folder that plans are made of is not the one that is checked."""
+    assert check.stacks_in(tmp_path / "stacks") == tmp_path / "stacks"
+    (tmp_path / "manifest.json").touch()
+    assert check.stacks_in(tmp_path) == tmp_path / "stacks"
+    assert check.stacks_in(tmp_path / "stacks") == tmp_path / "stacks"
+
+
 @pytest.mark.parametrize(("resource", "id_"), [("dns/lease/bucket", "CKV_1"), ("vault/lease/bucket", "CKV_2")])
 def test_fails_when_something_else_is_found(check: Any, resource: str, id_: str) -> None:
     """An exception covers its own check on its own resources only."""

@@ -385,7 +385,7 @@ def test_the_command_writes_a_file_for_each(
     paths = capsys.readouterr().out.split()
     assert {path.rpartition("/")[2].removesuffix(".json") for path in paths} == set(shown)
     assert {name: json.loads((tmp_path / "new" / f"{name}.json").read_text()) for name in shown} == shown
-    assert main(["env", "policy", "internal", "--may", "plan", "--stacks", folder]) == DONE
+    assert main(["env", "policy", "internal", "--may", "plan", "--stacks", f"{folder}/stacks"]) == DONE
     assert set(json.loads(capsys.readouterr().out)) == {"relight-internal-plan-1", "relight-internal-plan-2"}
 
 

@@ -21,6 +21,7 @@ from botocore import xform_name
 from synthesis import ROOT
 
 from relight_cli.main import parser as relight_parser
+from relight_constructs.rehearsal_machine import whole_s
 from relight_stacks.deploy_policy import May
 
 if TYPE_CHECKING:
@@ -121,9 +122,17 @@ def test_no_key_is_kept(name: str, workflow: dict[str, Any]) -> None:
 def test_every_job_ends(workflow: dict[str, Any]) -> None:
     """Within a time, and on a named version of the machine."""
     for job, body in workflow["jobs"].items():
-        assert 0 < int(body["timeout-minutes"]) <= 180, job
+        assert 0 < int(body["timeout-minutes"]) <= (330 if workflow["name"] == "rehearse" else 180), job
         assert re.fullmatch(r"ubuntu-\d\d\.\d\d", body["runs-on"]), job
     assert workflow["defaults"]["run"]["shell"].startswith("bash"), "without it a pipe's failure is not one"
+
+
+def test_a_rehearsal_is_waited_for_as_long_as_it_may_take() -> None:
+    """The job, its credentials, and the role that gives them as docs/pipelines.md makes it, last that long."""
+    job = yaml.safe_load((FOLDER / "rehearse.yml").read_text())["jobs"]["rehearse"]
+    (given,) = [step["with"]["role-duration-seconds"] for step in job["steps"] if CREDENTIALS in step.get("uses", "")]
+    assert given == job["timeout-minutes"] * 60 > whole_s(large=True) + 600, "setting up takes minutes too"
+    assert f"`--max-session-duration {given}`" in (ROOT / "docs" / "pipelines.md").read_text()
 
 
 def test_nothing_of_outside_is_run_as_code(workflow: dict[str, Any]) -> None:
@@ -278,6 +287,16 @@ def test_the_document_names_what_there_is() -> None:
             if (environment := body.get("environment"))}  # fmt: skip
     named = {f"`{item.replace('${{ matrix.environment }}', 'prod')}`" for item in used}
     assert all(f"| {item} |" in text for item in named), named
+
+
+def test_the_folder_of_stacks_is_known_as_part_of_what_was_written(tmp_path: Path) -> None:
+    """fails when what checks the stacks and what plans them must be told different folders."""
+    written = _script("scripts/deploy.py").written
+    (tmp_path / "manifest.json").touch()
+    assert written(tmp_path) == written(tmp_path / "stacks") == tmp_path
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "manifest.json").touch()
+    assert written(tmp_path / "stacks") == tmp_path / "stacks", "a synthesis was written into a folder of that name"
 
 
 def test_a_comment_is_never_too_long() -> None:
