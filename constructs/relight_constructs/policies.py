@@ -269,5 +269,5 @@ class Grantee(Protocol):
     """Whoever can be granted something: each grant becomes one policy of its own, called `name`."""
 
     def allow(self, name: str, *statements: Statement) -> None:
-        """Add the policy `name`; a second one with the same name is an error."""
+        """Add the policy `name`; the same one again changes nothing, and a different one is a ValueError."""
         ...

@@ -39,10 +39,16 @@ class Role(Construct):
         return self._role.arn
 
     def allow(self, name: str, *statements: Statement) -> None:
-        """Add one policy; the same one again changes nothing."""
+        """Add one policy; the same one again changes nothing, and a different one is a ValueError."""
         document = policy(*statements)
-        if self._given.get(name) == document:
+        given = self._given.get(name)
+        if given == document:
             return
+        if given is not None:
+            raise ValueError(
+                f"{self.node.path} has another policy {name!r} already, {given}, and cannot have {document} too; grant"
+                " both at once, or call one of them otherwise"
+            )
         self._given[name] = document
         self.policies.append(
             IamRolePolicy(self, name, name=name, role=self.name, policy=document, provider=self._provider)
