@@ -455,8 +455,17 @@ class StateProps:
     log_retention_days: int = LOG_RETENTION_DAYS
 
 
-# Storage that is full ends every write, so an instance's may grow to so many times of what it begins with.
+# Storage that is full ends every write, so an instance's may grow to so many times of what it begins with, or to the
+# most that RDS gives one. What it may grow to has to be a tenth more than what it has. Source: Amazon RDS user guide,
+# "Managing capacity automatically with Amazon RDS storage autoscaling".
 STORAGE_GROWTH = 5
+MOST_STORAGE_GIB = 65_536
+MOST_FIRST_STORAGE_GIB = MOST_STORAGE_GIB * 10 // 11
+
+
+def most_storage_gib(storage_gib: int) -> int:
+    """How far an instance's storage may grow by itself that begins with so much."""
+    return min(storage_gib * STORAGE_GROWTH, MOST_STORAGE_GIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -702,8 +711,9 @@ class RehearsalProps:
     `vault` is the region's own, `code` a bundle of `relight_lambdas`. `topic` is told when a rehearsal fails, when the
     store outlives one, and when for `late_after_s` none went well. Raising `password_version` makes a new password. The
     network has one subnet, in the zone of this letter. With `internet` it reaches that through a NAT gateway instead of
-    AWS alone through endpoints: an image that is in no registry of ECR, or a vault outside AWS, needs it. Without
-    `large`, what a function does not restore within 15 minutes is a rehearsal that failed.
+    AWS alone through endpoints: an image that is in no registry of ECR, or a vault outside AWS, needs it; `ports_out`
+    are what such a vault is on beside 443. Without `large`, what a function does not restore within 15 minutes is a
+    rehearsal that failed.
     """
 
     place: Place
@@ -721,8 +731,13 @@ class RehearsalProps:
     late_after_s: int
     zone: str = "a"
     internet: bool = False
+    ports_out: tuple[int, ...] = ()
     large: LargeRehearsalProps | None = None
     log_retention_days: int = LOG_RETENTION_DAYS
+
+    def __post_init__(self) -> None:
+        if self.ports_out and not self.internet:
+            raise ValueError(f"ports_out={self.ports_out} with internet=False, which leads nowhere: use internet=True")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

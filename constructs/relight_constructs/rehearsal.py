@@ -168,6 +168,9 @@ class Rehearsal(Construct):
         if props.internet:
             for group in ("functions", "vector"):
                 network.let_out(group, port=HTTPS)
+            # The store reads no vault.
+            for port in props.ports_out:
+                network.let_out("functions", port=port)
         return network
 
     def _make_store(self) -> Service:

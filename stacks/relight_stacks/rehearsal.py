@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from relight.config import Role, StateKind
 from relight_constructs.bindings import AssetType, TerraformAsset
 from relight_constructs.bundle import content_hash
+from relight_constructs.network import HTTPS
 from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
@@ -85,8 +87,16 @@ class RehearsalStack(HomeStack):
                 ),
                 zone=environment.network(Role.STANDBY).zones[0],
                 internet=environment.rehearsed_over_internet,
+                ports_out=vault_ports(environment),
             ),
         )
+
+
+def vault_ports(environment: Environment) -> tuple[int, ...]:
+    """The port of the standby's vault, where that is outside AWS and on another than HTTPS's."""
+    other = environment.vaults.other.get(Role.STANDBY)
+    port = None if other is None else urlsplit(other.endpoint).port
+    return () if port in (None, HTTPS) else (port,)
 
 
 def longest_gap_s(rate: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.test_config import SETTINGS
 
+from relight.config import Role
 from relight.recovery.rehearsal import AGE
 from relight_constructs.access import METRICS, SigningRef, TopicRef, VaultRef
 from relight_constructs.props import Code, Place, RehearsalProps, ScratchStoreProps
@@ -22,9 +23,9 @@ from relight_constructs.rehearsal_machine import (
     REHEARSE_TASK,
     whole_s,
 )
-from relight_stacks.environment import LONGEST_NAME
+from relight_stacks.environment import LONGEST_NAME, OtherStore
 from relight_stacks.loading import examples_folder, load_environments
-from relight_stacks.rehearsal import GRACE_S, longest_gap_s
+from relight_stacks.rehearsal import GRACE_S, longest_gap_s, vault_ports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -228,13 +229,14 @@ def test_it_can_be_taken_alone(tmp_path: Path) -> None:
         internet=True,
     )
     app = App(outdir=str(tmp_path))
-    for name, internet in (("with", True), ("without", False)):
+    made = {"with": props, "without": replace(props, internet=False), "vault": replace(props, ports_out=(9000,))}
+    for name, said in made.items():
         theirs = TerraformStack(app, name)
         AwsProvider(theirs, "aws", region=place.region)
-        Rehearsal(theirs, "rehearsal", replace(props, internet=internet))
+        Rehearsal(theirs, "rehearsal", said)
     app.synth()
     ways = {}
-    for name in ("with", "without"):
+    for name in made:
         resources = json.loads((tmp_path / "stacks" / name / "cdk.tf.json").read_text())["resource"]
         out = resources["aws_vpc_security_group_egress_rule"].values()
         anywhere = {rule["from_port"] for rule in out if rule.get("cidr_ipv4") == "0.0.0.0/0"}
@@ -243,6 +245,9 @@ def test_it_can_be_taken_alone(tmp_path: Path) -> None:
     assert ways["with"] == (1, {443}, {"s3"})
     private = {"s3", "ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager"}
     assert ways["without"] == (0, set(), private)
+    assert ways["vault"] == (1, {443, 9000}, {"s3"}), "a vault outside AWS may be on a port of its own"
+    with pytest.raises(ValueError, match=r"ports_out=\(9000,\) with internet=False"):
+        replace(props, internet=False, ports_out=(9000,))
 
 
 @pytest.mark.parametrize("name", REHEARSED)
@@ -293,6 +298,15 @@ def test_it_is_torn_down_in_every_case(syntheses: Mapping[str, Synthesis], name:
     # The functions, called once more where they were ended, and the task fit into what an execution may take.
     calls = 2 * sum(states[state]["TimeoutSeconds"] for state in (OPEN, REHEARSE, CLOSE, CLOSE_AFTER_FAILURE))
     assert document["TimeoutSeconds"] == whole_s(large=True) > calls + states[REHEARSE_TASK]["TimeoutSeconds"]
+
+
+@pytest.mark.parametrize(("port", "expected"), [("", ()), (":443", ()), (":9000", (9000,))])
+def test_a_vault_elsewhere_is_reached_on_its_port(port: str, expected: tuple[int, ...]) -> None:
+    """Of the standby's vault alone: a rehearsal reads no other."""
+    internal = EXAMPLES["internal"]
+    store = OtherStore(endpoint=f"https://s3.example.com{port}", bucket="ours", lock_days=7)
+    for role, ports in ((Role.STANDBY, expected), (Role.PRIMARY, ())):
+        assert vault_ports(replace(internal, vaults=replace(internal.vaults, other={role: store}))) == ports
 
 
 @pytest.mark.parametrize("name", REHEARSED)
