@@ -163,7 +163,10 @@ def _of_vaults(environment: Environment) -> Iterator[Allowed]:
 def _by_hand(environment: Environment, region: str) -> Iterator[Allowed]:
     """What the runbook has a person do in a region."""
     account, names = environment.account, environment.names
-    yield {"logs:FilterLogEvents"}, (f"arn:aws:logs:{region}:{account}:log-group:/aws/lambda/{names.prefix}-*",), {}
+    logs = tuple(
+        f"arn:aws:logs:{region}:{account}:log-group:/{of}/{names.prefix}-*" for of in ("aws/lambda", "relight")
+    )
+    yield {"logs:FilterLogEvents"}, logs, {}
     yield {"cloudwatch:DescribeAlarms"}, (f"arn:aws:cloudwatch:{region}:{account}:alarm:{names.prefix}-*",), {}
     everywhere: Condition = {"StringEquals": {"aws:RequestedRegion": region}}
     yield {"cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "ec2:DescribeSecurityGroups"}, ("*",), everywhere
@@ -171,6 +174,7 @@ def _by_hand(environment: Environment, region: str) -> Iterator[Allowed]:
     # What a person puts values into, and reads to add to.
     secrets = [names.connections_secret]
     secrets += [names.provider_keys_secret] if environment.composes_connections and environment.providers else []
+    secrets += [] if environment.composes_connections else [names.vector_password_secret, names.queue_password_secret]
     secrets += [names.pagerduty_secret] if environment.incidents.pagerduty else []
     secrets += [names.vault_keys_secret] if environment.vaults.other else []
     on = tuple(f"arn:aws:secretsmanager:{region}:{account}:secret:{name}-??????" for name in secrets)

@@ -236,3 +236,35 @@ def test_who_may_approve_is_only_where_somebody_is_asked(operating: Mapping[str,
         environment: Environment = environment_of(name)
         actions = {action for item in statements(operating[name]) for action in item["Action"]}
         assert ("states:SendTaskSuccess" in actions) == environment.recovery.approval
+
+
+@pytest.mark.parametrize("name", ("customer-facing", "internal", "batch"))
+def test_the_host_of_the_runbook_reaches_what_the_verbs_talk_to(name: str, syntheses: Mapping[str, Synthesis]) -> None:
+    """fails when a group that the runbook names is not made, or is not admitted by database, memory and queue."""
+    text = (ROOT / "docs" / "runbook.md").read_text().partition("## From where")[2].partition("## Look first")[0]
+    named = {match[1] for match in re.finditer(r"relight-prod-(\w+)`", text)}
+    assert named == {"agent", "endpoints"}
+    for part in ("primary", "standby"):
+        resources = syntheses[name].stacks[part]["resource"]
+        groups = {
+            f"${{aws_security_group.{address}.id}}": body["name"].removeprefix(f"relight-{name}-")
+            for address, body in resources["aws_security_group"].items()
+        }
+        assert named <= {*groups.values()}
+        admitted = {
+            (groups[body["security_group_id"]], body["from_port"])
+            for body in resources["aws_vpc_security_group_ingress_rule"].values()
+            if groups.get(body.get("referenced_security_group_id", "")) == "agent"
+        }
+        assert {("state", 5432), ("inner", 4222), ("endpoints", 443)} <= admitted
+        assert len({port for to, port in admitted if to == "inner"}) == 2, "the memory's and the queue's"
+        out = [
+            body
+            for body in resources["aws_vpc_security_group_egress_rule"].values()
+            if groups[body["security_group_id"]] == "agent" and body.get("cidr_ipv4") == "0.0.0.0/0"
+        ]
+        assert 443 in [body["from_port"] for body in out], "packages, Systems Manager"
+        services = resources["aws_ecs_service"].values()
+        (vector,) = (body for body in services if body["name"] == "vector")
+        private = {f"${{aws_subnet.{address}.id}}" for address in resources["aws_subnet"] if "private" in address}
+        assert {*vector["network_configuration"]["subnets"]} <= private
