@@ -26,7 +26,7 @@ from relight_constructs.bindings import (
 from relight_constructs.key import Key
 from relight_constructs.logs import LogGroup
 from relight_constructs.policies import Statement
-from relight_constructs.props import STORAGE_GROWTH, KeyProps
+from relight_constructs.props import KeyProps, most_storage_gib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,7 +175,7 @@ class Instance(Construct):
             auto_minor_version_upgrade=False,
             instance_class=props.instance_class,
             allocated_storage=props.storage_gib,
-            max_allocated_storage=props.storage_gib * STORAGE_GROWTH,
+            max_allocated_storage=most_storage_gib(props.storage_gib),
             storage_type="gp3",
             storage_encrypted=True,
             kms_key_id=state.key.arn,
@@ -234,7 +234,7 @@ class InstanceReplica(Construct):
             instance_class=props.instance_class,
             auto_minor_version_upgrade=False,
             # It begins with its source's storage, and does not follow when that grows: each instance grows by itself.
-            max_allocated_storage=props.storage_gib * STORAGE_GROWTH,
+            max_allocated_storage=most_storage_gib(props.storage_gib),
             storage_encrypted=True,
             kms_key_id=state.key.arn,
             multi_az=False,

@@ -18,6 +18,7 @@ from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
 from relight.objectives import Tier
 from relight.providers.spec import ProviderLimits, ProviderSpec, check_specs
+from relight_constructs.props import MOST_FIRST_STORAGE_GIB
 from relight_stacks.environment import (
     FARGATE_SIZES,
     LONGEST_NAME,
@@ -41,6 +42,7 @@ from relight_stacks.environment import (
 )
 from relight_stacks.naming import in_region
 from relight_stacks.rules import check, check_together, collisions
+from relight_stacks.schedules import is_schedule
 from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
 
@@ -54,12 +56,6 @@ _HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0
 _EMAIL = re.compile(r"[^\s@\"]{1,64}@[A-Za-z0-9.-]{1,255}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# EventBridge Scheduler's own forms. Of the day of the month and the day of the week one is `?`.
-_SCHEDULE = re.compile(
-    r"rate\([1-9][0-9]{0,3} (minutes?|hours?|days?)\)"
-    r"|cron\(\S+ \S+ (\? \S+ [^\s?]+|[^\s?]+ \S+ \?) \S+\)"
-    r"|never"
-)
 _NEVER = "never"
 
 _TEN_YEARS_S = 315_360_000.0
@@ -274,7 +270,10 @@ def _given(*, pattern: Table, state: Table, dns: Table, vault: Table, recovery: 
     if recovery.has("probe_threshold"):
         found["probe_threshold"] = recovery.integer("probe_threshold", least=1, most=10)
     if recovery.has("rehearse"):
-        said = recovery.text("rehearse", _SCHEDULE, "never, or a schedule such as rate(30 days) or cron(0 4 1 * ? *)")
+        allowed = "never, or a schedule of EventBridge Scheduler such as rate(30 days) or cron(0 4 1 * ? *)"
+        said = recovery.text("rehearse", re.compile(r"[\x20-\x7e]{1,256}"), allowed)
+        if said != _NEVER and not is_schedule(said):
+            raise recovery.error("rehearse", said, allowed)
         found["rehearse"] = "" if said == _NEVER else said
     return found
 
@@ -300,7 +299,7 @@ def _database(table: Table) -> Database:
             "an instance class such as db.r6g.large",
             default=default.instance_class,
         ),
-        storage_gib=table.integer("storage_gib", least=20, most=65_536, default=default.storage_gib),
+        storage_gib=table.integer("storage_gib", least=20, most=MOST_FIRST_STORAGE_GIB, default=default.storage_gib),
         engine_version=table.text(
             "engine_version", re.compile(r"[0-9]{2}(\.[0-9]{1,2})?"), "such as 17.5", default=default.engine_version
         ),

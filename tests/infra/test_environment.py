@@ -14,8 +14,10 @@ from relight.objectives import Tier
 from relight.providers.spec import Api, ProviderLimits, ProviderSpec
 from relight.tasks.ledger import Kind
 from relight.tasks.timetravel import TimeTravel
+from relight_constructs.props import most_storage_gib
 from relight_stacks.loading import (
     environments_folder,
+    examples_folder,
     load_environment,
     load_environments,
     load_named,
@@ -190,7 +192,8 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("[network.standby]", "[network.spare]", ["network.spare = a table is not a key", "primary, standby"]),
     (STATE, 'kind = "mongodb"', ["state.kind = 'mongodb'", "aurora-global, rds-replica, snapshots, existing"]),
     (STATE, f"{STATE}\nstorage_gib = 100", ["state.storage_gib is not a key", "allowed here: kind"]),
-    (STATE, 'kind = "rds-replica"\nstorage_gib = 5', ["state.storage_gib = 5", "from 20 to 65536"]),
+    (STATE, 'kind = "rds-replica"\nstorage_gib = 5', ["state.storage_gib = 5", "from 20 to 59578"]),
+    (STATE, 'kind = "rds-replica"\nstorage_gib = 59579', ["state.storage_gib = 59579", "from 20 to 59578"]),
     (STATE, 'kind = "rds-replica"\ninstance_class = "large"', ["state.instance_class = 'large'", "db.r6g.large"]),
     (STATE, f'{STATE}\npassword = "hunter2"', ["state.password is not a key"]),
     ("[queue]\nnodes = 1", "[queue]\nnodes = 2", ["queue.nodes = 2", "one of 1, 3"]),
@@ -223,6 +226,11 @@ BAD: list[tuple[str, str, list[str]]] = [
         "[queue]",
         '[recovery]\nrehearse = "cron(0 4 1 * 2 *)"\n[queue]',
         ["recovery.rehearse = 'cron(0 4 1 * 2 *)'", "cron(0 4 1 * ? *)"],
+    ),
+    (
+        "[queue]",
+        '[recovery]\nrehearse = "cron(0 99 1 * ? *)"\n[queue]',
+        ["recovery.rehearse = 'cron(0 99 1 * ? *)'", "cron(0 4 1 * ? *)"],
     ),
     ("[queue]", "[recovery]\napproval_minutes = 0\n[queue]", ["recovery.approval_minutes = 0", "from 1 to 1440"]),
     ("[queue]", '[incidents]\npagerduty = "hunter2"\n[queue]', ["incidents.pagerduty", "true or false"]),
@@ -272,6 +280,14 @@ def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, words: list[s
     assert "hunter2" not in message
     for word in [str(path), *words]:
         assert word in message
+
+
+@pytest.mark.parametrize(("gib", "most_gib"), [(100, 500), (13_107, 65_535), (13_108, 65_536), (59_578, 65_536)])
+def test_storage_grows_no_further_than_rds_lets_it(tmp_path: Path, gib: int, most_gib: int) -> None:
+    """fails when a large instance is refused on the day that a recovery restores it, or has no tenth to grow into."""
+    batch = (examples_folder() / "batch.toml").read_text().replace("storage_gib = 50", f"storage_gib = {gib}")
+    found = settings_for(load_environment(write(tmp_path, batch)), Role.STANDBY)
+    assert found.state_most_gib == most_storage_gib(gib) == most_gib >= 1.1 * gib
 
 
 @pytest.mark.parametrize("name", ["Prod", "1st", "a--b", "a-", "far-too-long-a-name", "ünicode", "a_b"])
