@@ -96,7 +96,7 @@ def archive_journal(
         if not dry_run:
             run.forget(name, forget_after)
         result.append(replace(pruned, edge=_edge(state, name)))
-        log.info("journal archived", extra=result[-1].to_json())
+        log.info("journal_archived", extra=result[-1].to_json())
     return result
 
 

@@ -101,7 +101,7 @@ def bisect(
                 tried.append(Tried(point=point.id, good=not reason, recall=recall, reason=reason))
         except (IntegrityError, NotFoundError) as exc:
             tried.append(Tried(point=point.id, good=None, recall=None, reason=str(exc)))
-        log.info("point tried", extra={"point": point.id, "good": tried[-1].good, "reason": tried[-1].reason})
+        log.info("point_tried", extra={"point": point.id, "good": tried[-1].good, "reason": tried[-1].reason})
         progress(tried[-1])
         return tried[-1].good
 

@@ -222,7 +222,7 @@ def cut(
             beside_it.close()
             done = [undo.write(cursor, id_, epoch) for undo in undone]
         for item in done:
-            log.info("memory cut", extra=item.to_json())
+            log.info("memory_cut", extra=item.to_json())
         return done
 
 

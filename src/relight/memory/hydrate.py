@@ -159,7 +159,7 @@ def _hydrate_one(
             except (IntegrityError, NotFoundError) as exc:
                 if explicit:
                     raise
-                log.warning("point passed over", extra={"point": status.id, "reason": str(exc)})
+                log.warning("point_passed_over", extra={"point": status.id, "reason": str(exc)})
                 passed_over.append(PassedOver(point=status.id, reason=str(exc)))
             except ConflictError as exc:
                 if explicit:
@@ -313,7 +313,7 @@ def _reaches(reader: Reader, position: Position) -> bool:
     try:
         reader.check_reach(position)
     except GapError as exc:
-        log.warning("collection not within reach", extra={"position": str(position), "reason": str(exc)})
+        log.warning("collection_not_within_reach", extra={"position": str(position), "reason": str(exc)})
         return False
     return True
 
@@ -322,5 +322,5 @@ def _restore(
     store: VectorStore, source: PointSource, spec: CollectionSpec, point: str, *, floor: float, replace: bool
 ) -> Restored:
     restored = store.restore(spec, source, point=point, floor=floor, replace=replace)
-    log.info("point restored", extra={"point": point, "collection": spec.name, "points": restored.points})
+    log.info("point_restored", extra={"point": point, "collection": spec.name, "points": restored.points})
     return restored

@@ -79,7 +79,7 @@ def take_snapshot(
         cause = exc.__cause__
         if fallback is None:
             raise UnavailableError(f"the vault in {vault.region} cannot be reached: {cause}") from cause
-        log.warning("vault unavailable", extra={"region": vault.region, "fallback": fallback.region})
+        log.warning("vault_unavailable", extra={"region": vault.region, "fallback": fallback.region})
     try:
         return attempt(fallback, vault.region)
     except _VaultUnavailableError as exc:
@@ -130,7 +130,7 @@ def _take(
         points.seal(vault, manifest)
     except UnavailableError as exc:
         raise _VaultUnavailableError from exc
-    log.info("point sealed", extra={"point": point, "region": vault.region, "bytes": manifest.total_bytes})
+    log.info("point_sealed", extra={"point": point, "region": vault.region, "bytes": manifest.total_bytes})
     return manifest
 
 

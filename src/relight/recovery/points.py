@@ -140,7 +140,7 @@ def _archived(region: Region) -> dict[str, Any]:
     except DeniedError:
         raise
     except RelightError as exc:
-        log.warning("journal not archived", extra={"error": str(exc)})
+        log.warning("journal_not_archived", extra={"error": str(exc)})
         return {"not_archived": str(exc)}
 
 
@@ -152,7 +152,7 @@ def _queue_position(region: Region) -> QueuePosition | None:
     try:
         return asyncio.run(ask())
     except UnavailableError as exc:
-        log.warning("queue position unknown", extra={"error": str(exc)})
+        log.warning("queue_position_unknown", extra={"error": str(exc)})
         return None
 
 

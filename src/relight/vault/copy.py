@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from relight.vault.manifest import Manifest, Piece
+    from relight.vault.manifest import Manifest
     from relight.vault.store import Vault
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def copy_beside(source: Vault, target: Vault, *, out_of_time: Callable[[], bool]
                 return Beside(objects=objects, bytes=size, failed=failed, left=True)
             except (IntegrityError, NotFoundError) as exc:
                 failed[item.key] = exc.problem
-                log.error("object not copied", extra={"key": item.key, "region": target.region, "reason": exc.problem})
+                log.error("object_not_copied", extra={"key": item.key, "region": target.region, "reason": exc.problem})
                 continue
             objects, size = objects + 1, size + item.bytes
     return Beside(objects=objects, bytes=size, failed=failed, left=False)
@@ -167,19 +167,15 @@ def _copy(
     try:
         for piece in manifest.pieces:
             if sizes.get(piece.object) != piece.bytes:
-                _carry(source, target, piece, out_of_time)
+                _stream(source, target, piece.object, size=piece.bytes, sha256=piece.sha256, out_of_time=out_of_time)
                 copied += piece.bytes
         target.put_bytes(key, manifest.to_json().encode(), only_if_absent=True)
     except (ConflictError, IntegrityError, NotFoundError) as exc:
         reason = f"{target} holds another manifest of it" if isinstance(exc, ConflictError) else str(exc)
-        log.error("point not copied", extra={"point": manifest.id, "region": target.region, "reason": reason})
+        log.error("point_not_copied", extra={"point": manifest.id, "region": target.region, "reason": reason})
         return reason, copied
-    log.info("point copied", extra={"point": manifest.id, "region": target.region, "bytes": copied})
+    log.info("point_copied", extra={"point": manifest.id, "region": target.region, "bytes": copied})
     return "", copied
-
-
-def _carry(source: Vault, target: Vault, piece: Piece, out_of_time: Callable[[], bool]) -> None:
-    _stream(source, target, piece.object, size=piece.bytes, sha256=piece.sha256, out_of_time=out_of_time)
 
 
 def _stream(
@@ -190,7 +186,7 @@ def _stream(
             sink.write(data)
             if out_of_time():
                 raise _OutOfTimeError
-        if (body.bytes, sha256 or body.sha256) != (size, body.sha256):
+        if body.bytes != size or (sha256 is not None and body.sha256 != sha256):
             raise IntegrityError(
                 f"{key} in {source.region} has {body.bytes} bytes with SHA-256 {body.sha256}, and it should have "
                 f"{size}{f' with {sha256}' if sha256 else ''}",

@@ -76,7 +76,7 @@ def undelete(vault: Vault, point: str) -> PointStatus:
     for item in sorted(hidden_point(vault, point).objects, key=lambda item: item.key == manifest):
         vault.unhide(item)
     status = status_of(vault, point)
-    log.info("point undeleted", extra={"point": point, "region": vault.region, "reason": status.reason})
+    log.info("point_undeleted", extra={"point": point, "region": vault.region, "reason": status.reason})
     return status
 
 
@@ -91,5 +91,5 @@ def hold(vault: Vault, point: str, *, held: bool) -> int:
     keys = [*vault.list_keys(f"{PREFIX}{point}/")]
     for key in keys:
         vault.hold(key, held=held)
-    log.info("point held" if held else "point released", extra={"point": point, "region": vault.region})
+    log.info("point_held" if held else "point_released", extra={"point": point, "region": vault.region})
     return len(keys)

@@ -69,7 +69,7 @@ def _condition(vault: Vault, prefix: str) -> _Found:
     body = b"second"
     try:
         with translating():
-            vault._client.put_object(Bucket=vault.bucket, Key=key, Body=body, IfNoneMatch="*", ContentMD5=md5(body))
+            vault.client.put_object(Bucket=vault.bucket, Key=key, Body=body, IfNoneMatch="*", ContentMD5=md5(body))
     except ConflictError:
         return True, "heeded: the second of two that put at once is told so"
     if not vault.elsewhere:
@@ -80,7 +80,7 @@ def _condition(vault: Vault, prefix: str) -> _Found:
 def _altered(vault: Vault, prefix: str) -> _Found:
     try:
         with translating():
-            vault._client.put_object(
+            vault.client.put_object(
                 Bucket=vault.bucket, Key=f"{prefix}altered", Body=b"received", ContentMD5=md5(b"sent")
             )
     except IntegrityError:
@@ -108,7 +108,7 @@ def _version(vault: Vault, prefix: str) -> _Found:
 
 def _get(vault: Vault, key: str, etag: str) -> None:
     with translating():
-        vault._client.get_object(Bucket=vault.bucket, Key=key, IfMatch=etag)
+        vault.client.get_object(Bucket=vault.bucket, Key=key, IfMatch=etag)
 
 
 def _refuses(ask: Callable[[], None]) -> bool:

@@ -195,7 +195,7 @@ def prune(
     segments = [key for key in segments if key not in locks or locks[key] <= now]
     kept = vault.delete(segments)
     for key, reason in (failed | kept).items():
-        log.error("object not removed", extra={"key": key, "reason": reason})
+        log.error("object_not_removed", extra={"key": key, "reason": reason})
     log.info(
         "vault pruned",
         extra={

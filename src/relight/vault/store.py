@@ -109,6 +109,11 @@ class Vault:
         self.signer = signer
         """Signs the points that are sealed here and verifies those that are read; None for no signatures."""
 
+    @property
+    def client(self) -> Any:
+        """The store's S3 client, for whoever tries the store itself. Its errors are not translated."""
+        return self._client
+
     def __repr__(self) -> str:
         return f"Vault(s3://{self.bucket} in {self.region})"
 
