@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec, Distance, HnswIndex
@@ -106,36 +106,7 @@ class MemoryStore(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a handler, a worker or the CLI is told from outside. Secrets are named here, never held.
-
-    `signing_key` is a KMS key (ARN or alias) or `file:` and a path, empty for none. `vault_endpoint` and
-    `peer_vault_endpoint` are addresses of S3-compatible stores other than Amazon's, between which Relight copies the
-    points itself; `vault_signs_for` and `peer_vault_signs_for` are the regions that requests to them are signed for.
-    `vault_keys_secret` is a secret with their keys alone; without it they are in the connections. `vault_holds_days` is
-    how long the own one's bucket lets go of no object. For `lock_days` the bucket itself locks each object of the
-    region's own vault, 0 where it does not. `rehearsal_check` is a command that a rehearsal runs against what it
-    restored. `confirm_replicas` is how many replicas must have a commit under `confirm_by = "position"`: all that the
-    region's database has, so that the other region's is among them, and 0 where it has none, as after a recovery; under
-    `confirm_by = "aurora"` it is how many other regions must have it. `state_kind` says how the standby's database is
-    promoted. `state_id` is this region's own instance or cluster, `state_source` what it follows: the ARN of the
-    instance that is replicated or backed up, or the identifier of the global database. `state_group` is the security
-    group of a database that is restored, `state_most_gib` how far its storage may grow by itself (0: not at all),
-    `state_backup_days` how long the backups of a promoted one are kept.
-    `provider_keys_secret` is a secret with the keys of LLM providers alone; without it they are in the connections.
-    `hold_timers_after_s` and its like say how late a task of that kind may still be done in a restored state; a later
-    one is held for review, and with 0 every one is. `providers` are the LLM providers in order of preference; their
-    keys are in the connections. With `read_only` nothing new is begun: no task, no side effect, no memory.
-    `pagerduty_secret` has the routing key of the service that is paged at `pagerduty_url` of what the incidents topic
-    is told. `approval_s` is how long a recovery waits for a person before it changes anything, 0 where it asks nobody.
-    Snapshots and hydrations of more than `large_bytes` (0: of none) are done by the ECS task `large_task` of `cluster`,
-    in `large_subnets` and `large_groups` (with commas between), and not by a function. `capacity` is what runs the
-    agents: the service `agent_service` of the ECS `cluster`, the Deployment `eks_deployment` in the namespace
-    `eks_namespace` of `eks_cluster`, or the Auto Scaling group `capacity_group`. Of each of `server_services` (ECS
-    services of `cluster`, with commas between) a recovery starts one task where none runs. `rehearsal_machine_arn` is
-    the state machine that rehearses in a place of its own, where there is one. What works there is told the place: the
-    service `rehearsal_service` of `rehearsal_cluster`, the secret of its password, and `rehearsal_form`, a connection
-    string with `{host}` and `{password}` in it.
-    """
+    """Everything a handler, a worker or the CLI is told from outside. Secrets are named here, never held."""
 
     environment: str
     tier: Tier
@@ -165,30 +136,52 @@ class Settings:
     keep_daily: int = 14
     keep_monthly: int = 12
     lock_days: int = 0
+    """For how long the bucket itself locks each object of the region's own vault; 0 where it does not."""
     signing_key: str = ""
+    """A KMS key (ARN or alias), or `file:` and a path; empty for none."""
     rehearsal_check: str = ""
+    """A command that a rehearsal runs against what it restored."""
     vault_endpoint: str = ""
+    """The address of an S3-compatible store other than Amazon's. Where one of the two vaults is in such a store,
+    Relight copies the points itself."""
     peer_vault_endpoint: str = ""
     vault_signs_for: str = ANY_REGION
+    """The region that requests to `vault_endpoint` are signed for."""
     peer_vault_signs_for: str = ANY_REGION
     vault_keys_secret: str = ""
+    """A secret with the keys alone of vaults outside AWS; without it they are in the connections."""
     vault_holds_days: int = 0
+    """How long the own vault's bucket lets go of no object."""
     acknowledge: Acknowledge = Acknowledge.REMOTE
     confirm_by: ConfirmBy = ConfirmBy.COMMIT
     confirm_replicas: int = 1
+    """How many replicas must have a commit under `confirm_by = "position"`: all that the region's database has, so that
+    the other region's is among them, and 0 where it has none, as after a recovery. Under `"aurora"` it is how many
+    other regions must have it."""
     confirm_timeout_s: float = 5.0
     on_standby_away: OnStandbyAway = OnStandbyAway.WAIT
     state_kind: StateKind = StateKind.EXISTING
+    """How the standby's database is promoted."""
     state_id: str = ""
+    """This region's own instance or cluster."""
     state_source: str = ""
+    """What it follows: the ARN of the instance that is replicated or backed up, or the identifier of the global
+    database."""
     state_group: str = ""
+    """The security group of a database that is restored."""
     state_most_gib: int = 0
+    """How far its storage may grow by itself; 0: not at all."""
     state_backup_days: int = 7
+    """How long the backups of a promoted one are kept."""
     provider_keys_secret: str = ""
+    """A secret with the keys of LLM providers alone; without it they are in the connections."""
     pagerduty_secret: str = ""
+    """It has the routing key of the service that is paged at `pagerduty_url` of what the incidents topic is told."""
     pagerduty_url: str = "https://events.pagerduty.com"
     on_lease_lost: OnLeaseLost = OnLeaseLost.FENCE
     hold_timers_after_s: float = 3600.0
+    """How late a task of this kind may still be done in a restored state; a later one is held for review, and with 0
+    every one is. So with the two that follow."""
     hold_sends_after_s: float = 900.0
     hold_credentials_after_s: float = 0.0
     lease_ttl_s: float = 15.0
@@ -197,24 +190,37 @@ class Settings:
     probe_timeout_s: float = 4.0
     probe_threshold: int = 3
     providers: tuple[ProviderSpec, ...] = ()
+    """The LLM providers in order of preference."""
     provider_limits: ProviderLimits = _LIMITS
     approval_s: float = 0.0
+    """How long a recovery waits for a person before it changes anything; 0 where it asks nobody."""
     read_only: bool = False
+    """Nothing new is begun: no task, no side effect, no memory."""
     large_bytes: int = 0
+    """Snapshots and hydrations of more are done by the ECS task `large_task` of `cluster` and not by a function, and
+    points of more are read and copied by it; 0: none."""
     large_task: str = ""
-    large_subnets: str = ""
-    large_groups: str = ""
+    large_subnets: tuple[str, ...] = ()
+    large_groups: tuple[str, ...] = ()
+    """The security groups that the task is in."""
     capacity: CapacityKind = CapacityKind.ECS
+    """What runs the agents: the service `agent_service` of the ECS `cluster`, the Deployment `eks_deployment` in the
+    namespace `eks_namespace` of `eks_cluster`, or the Auto Scaling group `capacity_group`."""
     capacity_group: str = ""
     eks_cluster: str = ""
     eks_namespace: str = "default"
     eks_deployment: str = ""
-    server_services: str = ""
+    server_services: tuple[str, ...] = ()
+    """ECS services of `cluster`, of each of which a recovery starts one task where none runs."""
     rehearsal_machine_arn: str = ""
+    """The state machine that rehearses in a place of its own, where there is one."""
     rehearsal_cluster: str = ""
     rehearsal_service: str = ""
+    """The service of `rehearsal_cluster` that what works in that place is told of, with what follows."""
     rehearsal_secret: str = ""
+    """The secret of the store's password there."""
     rehearsal_form: str = ""
+    """A connection string of the store there, with `{host}` and `{password}` in it."""
 
     @property
     def objectives(self) -> Objectives:
@@ -238,8 +244,8 @@ class Settings:
         return bool(self.vault_endpoint or self.peer_vault_endpoint)
 
     @property
-    def keys_secret(self) -> str:
-        """The secret that has the keys of LLM providers."""
+    def secret_with_provider_keys(self) -> str:
+        """The secret that has the keys of LLM providers: their own, or the connections."""
         return self.provider_keys_secret or self.connections_secret
 
     def url_of(self, region: str) -> str:
@@ -283,6 +289,8 @@ def _render(value: Any) -> str:
     # Lambda takes 4 KB of variables in all: of providers, what is at its default is left out.
     if isinstance(value, ProviderLimits):
         return json.dumps(_chosen(value), sort_keys=True)
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
     if isinstance(value, tuple):
         rows = [_chosen(item) if isinstance(item, ProviderSpec) else asdict(item) for item in value]
         return json.dumps(rows, sort_keys=True)
@@ -380,13 +388,25 @@ def _parse_collections(name: str, text: str) -> tuple[CollectionSpec, ...]:
     return found
 
 
+def _parse_names(name: str, text: str) -> tuple[str, ...]:
+    """The inverse of `_render`."""
+    found = tuple(text.split(","))
+    if not all(item and item == item.strip() for item in found):
+        raise ConfigError(
+            f"{name}={text!r} is not a list of names", hint="write a,b without spaces, or leave it out for none"
+        )
+    return found
+
+
 def _parse(name: str, text: str, kind: Any) -> Any:
     if kind == tuple[ProviderSpec, ...]:
         return _parse_providers(name, text)
     if kind is ProviderLimits:
         return _parse_limits(name, text)
-    if get_origin(kind) is tuple:
+    if kind == tuple[CollectionSpec, ...]:
         return _parse_collections(name, text)
+    if kind == tuple[str, ...]:
+        return _parse_names(name, text)
     if kind is bool:
         if text not in ("true", "false"):
             raise ConfigError(f"{name}={text!r} is not true or false", hint="correct the variable and start again")

@@ -95,20 +95,30 @@ class Region:
         name = self.settings.provider_keys_secret
         if not name:
             return self.connections
-        hint = f'put {{"<name of the provider>": "<key>"}} into the secret {name}'
-        try:
-            keys = json.loads(self._secret(name))
-        except NotFoundError:
-            raise ConfigError(f"the secret {name} has no value yet", hint=hint) from None
-        except ValueError:
-            raise ConfigError(f"the secret {name} does not hold JSON", hint=hint) from None
-        if not isinstance(keys, dict):
-            raise ConfigError(f"the secret {name} does not hold a JSON object", hint=hint)
+        keys = self._secret_object(name, hint=f'put {{"<name of the provider>": "<key>"}} into the secret {name}')
         return replace(self.connections, provider_keys=keys)
 
     def _secret(self, name: str) -> str:
         with aws.translating():
             return str(self.aws("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
+
+    def _secret_from_people(self, name: str, *, hint: str) -> str:
+        """The value of a secret that a deployment makes without one; ConfigError until somebody has put it there."""
+        try:
+            return self._secret(name)
+        except NotFoundError:
+            raise ConfigError(f"the secret {name} has no value yet", hint=hint) from None
+
+    def _secret_object(self, name: str, *, hint: str) -> dict[str, Any]:
+        """The same, of a JSON object; no error shows what the secret holds."""
+        text = self._secret_from_people(name, hint=hint)
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise ConfigError(f"the secret {name} does not hold JSON", hint=hint) from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"the secret {name} does not hold a JSON object", hint=hint)
+        return found
 
     def rehearsal_dsn(self, address: str) -> str:
         """How to reach the store at `address`, which runs for rehearsals alone, by the password that it began with."""
@@ -175,15 +185,7 @@ class Region:
     def _all_vault_keys(self) -> dict[str, Any]:
         name = self.settings.vault_keys_secret
         hint = f'put {{"primary": "ID:SECRET", "standby": "ID:SECRET"}} into the secret {name}, of those not in AWS'
-        try:
-            keys = json.loads(self._secret(name))
-        except NotFoundError:
-            raise ConfigError(f"the secret {name} has no value yet", hint=hint) from None
-        except ValueError:
-            raise ConfigError(f"the secret {name} does not hold JSON", hint=hint) from None
-        if not isinstance(keys, dict):
-            raise ConfigError(f"the secret {name} does not hold a JSON object", hint=hint)
-        return keys
+        return self._secret_object(name, hint=hint)
 
     @cached_property
     def _signer(self) -> Signer | None:
@@ -325,12 +327,7 @@ class Region:
 
         settings = self.settings
         name = settings.pagerduty_secret
-        try:
-            key = self._secret(name).strip()
-        except NotFoundError:
-            raise ConfigError(
-                f"the secret {name} has no value yet", hint="put the routing key of an Events API v2 integration there"
-            ) from None
+        key = self._secret_from_people(name, hint="put the routing key of an Events API v2 integration there").strip()
         return PagerDuty(url=settings.pagerduty_url, key=key, source=name, clock=self.clock)
 
     def ledger(self, epoch: Callable[[], int]) -> Ledger:
@@ -434,8 +431,7 @@ class Region:
         ecs = self.aws("ecs")
         servers = [
             Need(name=name, capacity=EcsService(ecs, None, cluster=settings.cluster, service=name), least=1)
-            for name in settings.server_services.split(",")
-            if name
+            for name in settings.server_services
         ]
         return (*servers, Need(name=AGENTS, capacity=self.agents, least=settings.agent_replicas))
 
@@ -456,8 +452,8 @@ class Region:
             self.aws("ecs"),
             cluster=settings.cluster,
             family=settings.large_task,
-            subnets=settings.large_subnets.split(","),
-            groups=settings.large_groups.split(","),
+            subnets=settings.large_subnets,
+            groups=settings.large_groups,
         )
 
     @property

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from relight.config import Role, Settings, StateKind
 from relight_constructs.nats import node_name
-from relight_constructs.props import STORAGE_GROWTH, Lock
+from relight_constructs.props import Lock, most_storage_gib
 from relight_stacks.counts import counts
 from relight_stacks.naming import in_region
-from relight_stacks.refs import incidents_region
 
 if TYPE_CHECKING:
     from relight_stacks.environment import Environment
@@ -43,7 +42,7 @@ def settings_for(environment: Environment, role: Role) -> Settings:
         agent_service=AGENT_SERVICE,
         agent_replicas=environment.agent.replicas,
         state_machine_arn=names.state_machine_arn,
-        incidents_topic_arn=names.incidents_topic_arn(incidents_region(environment)),
+        incidents_topic_arn=names.incidents_topic_arn(region),
         memory_store=environment.memory.store,
         collections=environment.memory.collections,
         recall_floor=environment.memory.recall_floor,
@@ -88,7 +87,7 @@ def _capacity(environment: Environment, role: Role) -> dict[str, Any]:
         "eks_cluster": capacity.cluster,
         "eks_namespace": capacity.namespace,
         "eks_deployment": capacity.deployment,
-        "server_services": ",".join([VECTOR_SERVICE, *(node_name(number) for number in range(nodes))]),
+        "server_services": (VECTOR_SERVICE, *(node_name(number) for number in range(nodes))),
     }
 
 
@@ -119,5 +118,5 @@ def _state(environment: Environment, role: Role) -> dict[str, Any]:
         found |= {"state_kind": kind, "state_id": names.state, "state_source": source}
         found["state_backup_days"] = environment.database.backup_days
         if kind is StateKind.SNAPSHOTS:
-            found["state_most_gib"] = environment.database.storage_gib * STORAGE_GROWTH
+            found["state_most_gib"] = most_storage_gib(environment.database.storage_gib)
     return found

@@ -184,7 +184,9 @@ def test_what_is_too_large_for_a_function_is_a_tasks(
     ecs.register_task_definition(family=FAMILY, containerDefinitions=[{"name": "work", "image": "agent", "memory": 64}])
     remember(east, "a", "b")
     point = take_point(east)["id"]
-    told = there(WEST, store, bucket, large_bytes=1, large_task=FAMILY, large_subnets="subnet-1", large_groups="sg-1")
+    told = there(
+        WEST, store, bucket, large_bytes=1, large_task=FAMILY, large_subnets=("subnet-1",), large_groups=("sg-1",)
+    )
     for key, value in told.to_env().items():
         monkeypatch.setenv(key, value)
     first, again = handler({}, None), handler({}, None)

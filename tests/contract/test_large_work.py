@@ -53,7 +53,7 @@ def told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], Se
 
     def tell(settings: Settings) -> Settings:
         told = replace(
-            settings, large_bytes=1, large_task=FAMILY, large_subnets="subnet-1,subnet-2", large_groups="sg-1"
+            settings, large_bytes=1, large_task=FAMILY, large_subnets=("subnet-1", "subnet-2"), large_groups=("sg-1",)
         )
         for key, value in told.to_env().items():
             monkeypatch.setenv(key, value)

@@ -53,7 +53,7 @@ def may(made: Mapping[str, Synthesis], name: str) -> set[tuple[str, str]]:
 def on_servers(made: Mapping[str, Synthesis], name: str) -> set[tuple[str, str]]:
     """What it may do with Relight's own servers, and with the cluster that they are in."""
     settings, here = told(made, name), account_of(made, name)
-    services = [f"service/{settings.cluster}/{server}" for server in settings.server_services.split(",")]
+    services = [f"service/{settings.cluster}/{server}" for server in settings.server_services]
     return {
         (f"ecs:{action}", f"arn:aws:ecs:{settings.region}:{here}:{what}")
         for action in ("DescribeServices", "UpdateService")
@@ -74,7 +74,7 @@ def test_a_recovery_may_scale_all_that_the_region_runs(syntheses: Mapping[str, S
     """fails when a service is added that a cold standby would lack, or scale may change more than it is told of."""
     settings = told(syntheses, name)
     services = {body["name"] for body in of(syntheses, name, "standby", "aws_ecs_service").values()}
-    assert {*settings.server_services.split(","), settings.agent_service} == services
+    assert {*settings.server_services, settings.agent_service} == services
     (target,) = of(syntheses, name, "standby", "aws_appautoscaling_target")
     agent = f"arn:aws:ecs:{settings.region}:{account_of(syntheses, name)}:service/{settings.cluster}/agent"
     assert may(syntheses, name) - on_servers(syntheses, name) == {
@@ -96,7 +96,7 @@ def test_servers_are_asked_for_before_the_agents(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     settings = told(syntheses, name)
     needs = Region(settings).needs
-    assert [need.name for need in needs] == [*settings.server_services.split(","), AGENTS]
+    assert [need.name for need in needs] == [*settings.server_services, AGENTS]
     assert [need.least for need in needs] == [*(1 for _ in needs[1:]), settings.agent_replicas]
     assert {need.enough for need in needs} == {1}, "the pilot light serves while the others start"
 
@@ -178,4 +178,4 @@ def test_machines_are_scaled_by_their_one_group(variants: Mapping[str, Synthesis
 
 def test_an_own_queue_is_not_started(variants: Mapping[str, Synthesis]) -> None:
     """fails when a recovery waits for a queue that the operator runs."""
-    assert told(variants, "existing").server_services == "vector"
+    assert told(variants, "existing").server_services == ("vector",)

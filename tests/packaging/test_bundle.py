@@ -243,7 +243,7 @@ specs = [
     ProviderSpec(name="c", api=Api.COMPATIBLE, model="m", base_url=address, keyless=True),
 ]
 keys = Connections(state_dsn="a", memory_dsn="b", queue_url="c", provider_keys={"a": "k", "b": "k"})
-settings = SimpleNamespace(provider_keys_secret="", keys_secret="s")
+settings = SimpleNamespace(provider_keys_secret="", secret_with_provider_keys="s")
 found = asyncio.run(check_providers(specs, open_=partial(open_one, connections=keys, settings=settings), timeout_s=5))
 outside = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", None) or "")]
 assert not outside, outside

@@ -172,6 +172,17 @@ def test_collections_that_are_none_are_refused(text: str) -> None:
         Settings.from_env(SEVERAL.to_env() | {"RELIGHT_COLLECTIONS": text})
 
 
+def test_names_come_back_from_the_environment_variables() -> None:
+    """With commas between; where none is set there is none, and not one that is empty."""
+    named = replace(SETTINGS, large_subnets=("subnet-1", "subnet-2"), server_services=("vector",))
+    assert named.to_env()["RELIGHT_LARGE_SUBNETS"] == "subnet-1,subnet-2"
+    assert Settings.from_env(named.to_env()) == named
+    assert Settings.from_env(SETTINGS.to_env()).server_services == ()
+    for text in ("", "a,", "a, b"):
+        with pytest.raises(ConfigError, match=r"RELIGHT_LARGE_SUBNETS=.* is not a list of names"):
+            Settings.from_env(SETTINGS.to_env() | {"RELIGHT_LARGE_SUBNETS": text})
+
+
 def test_one_collection_twice_is_refused() -> None:
     """fails when two collections have one name."""
     text = SEVERAL.to_env()["RELIGHT_COLLECTIONS"].replace("a,b", "notes")

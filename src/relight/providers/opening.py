@@ -35,7 +35,7 @@ def open_one(spec: ProviderSpec, *, connections: Connections, settings: Settings
     if not key and not spec.keyless:
         entry = f'"{spec.name}": "…"' if settings.provider_keys_secret else f'"provider_keys": {{"{spec.name}": "…"}}'
         raise ConfigError(
-            f"provider {spec.name} has no key in the secret {settings.keys_secret}",
+            f"provider {spec.name} has no key in the secret {settings.secret_with_provider_keys}",
             hint=f"put {entry} into it, or set keyless for a server that asks for none",
         )
     return open_provider(spec, key)
@@ -117,7 +117,7 @@ def publish_incident(sns: Callable[[], Any], settings: Settings) -> Callable[[In
 
     def send(incident: Incident) -> None:
         to_do = _TO_DO[incident.kind].format(
-            place=f"the secret {settings.keys_secret}"
+            place=f"the secret {settings.secret_with_provider_keys}"
             if settings.provider_keys_secret
             else f"provider_keys of the secret {settings.connections_secret}"
         )
