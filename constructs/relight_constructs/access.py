@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight_constructs.policies import Statement
+from relight_constructs.policies import Statement, by_alias
 
 if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
@@ -75,14 +75,11 @@ class BucketRef:
         )
 
     def _key(self, actions: tuple[str, ...]) -> Statement:
-        """Any key of the region that carries the alias, through S3 alone: the id of the key is another stack's."""
+        """Any key of the region that carries the alias, through S3 alone."""
         return Statement(
             actions=actions,
             resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
-            condition={
-                "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
-                "StringEquals": {"kms:ViaService": f"s3.{self.region}.amazonaws.com"},
-            },
+            condition=by_alias(self.key_alias, via=f"s3.{self.region}"),
         )
 
 
@@ -296,10 +293,7 @@ class SecretRef:
             Statement(
                 actions=READ_KEY_ACTIONS,
                 resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
-                condition={
-                    "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
-                    "StringEquals": {"kms:ViaService": f"secretsmanager.{self.region}.amazonaws.com"},
-                },
+                condition=by_alias(self.key_alias, via=f"secretsmanager.{self.region}"),
             ),
         )
 
@@ -335,7 +329,7 @@ class SigningRef:
         return Statement(
             actions=actions,
             resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
-            condition={"ForAnyValue:StringEquals": {"kms:ResourceAliases": self.alias}},
+            condition=by_alias(self.alias),
         )
 
 
@@ -361,10 +355,7 @@ class TopicRef:
             Statement(
                 actions=ENCRYPT_ACTIONS,
                 resources=(f"arn:aws:kms:{self.region}:{self.account}:key/*",),
-                condition={
-                    "ForAnyValue:StringEquals": {"kms:ResourceAliases": self.key_alias},
-                    "StringEquals": {"kms:ViaService": f"sns.{self.region}.amazonaws.com"},
-                },
+                condition=by_alias(self.key_alias, via=f"sns.{self.region}"),
             ),
         )
 

@@ -121,6 +121,15 @@ def trust_replication() -> str:
     return _trust_unbound("s3.amazonaws.com")
 
 
+def by_alias(alias: str, *, via: str | None = None) -> dict[str, dict[str, str]]:
+    """On the condition that the key carries `alias`, as its id is another stack's and cannot be computed; and that it
+    is used through the service `via` alone, such as `s3.eu-west-1`."""
+    condition = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}}
+    if via is not None:
+        condition["StringEquals"] = {"kms:ViaService": f"{via}.amazonaws.com"}
+    return condition
+
+
 def metrics(namespace: str) -> Statement:
     """Publish metrics of one namespace."""
     return Statement(

@@ -25,7 +25,7 @@ from relight_constructs.bindings import (
 )
 from relight_constructs.key import Key
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement
+from relight_constructs.policies import Statement, by_alias
 from relight_constructs.props import KeyProps, most_storage_gib
 
 if TYPE_CHECKING:
@@ -474,6 +474,7 @@ class RestoreGround(Construct):
         place, name = self._props.state.place, self._props.state.name
         here = f"arn:aws:rds:{place.region}:{place.account}"
         # A backup's id cannot be known beforehand; its key is another stack's, and known by its alias.
+        ours = by_alias(self._props.key_alias, via=f"rds.{place.region}")
         grantee.allow(
             "promote-state",
             *self._look(),
@@ -491,12 +492,12 @@ class RestoreGround(Construct):
             Statement(
                 actions=RESTORE_KEY_ACTIONS,
                 resources=(f"arn:aws:kms:{place.region}:{place.account}:key/*",),
-                condition=self._by_alias(),
+                condition=ours,
             ),
             Statement(
                 actions=("kms:CreateGrant",),
                 resources=(f"arn:aws:kms:{place.region}:{place.account}:key/*",),
-                condition=self._by_alias() | {"Bool": {"kms:GrantIsForAWSResource": "true"}},
+                condition=ours | {"Bool": {"kms:GrantIsForAWSResource": "true"}},
             ),
         )
 
@@ -508,9 +509,3 @@ class RestoreGround(Construct):
             ),
             Statement(actions=LOOK_BACKUPS_ACTIONS, resources=("*",)),
         )
-
-    def _by_alias(self) -> dict[str, dict[str, str]]:
-        return {
-            "ForAnyValue:StringEquals": {"kms:ResourceAliases": self._props.key_alias},
-            "StringEquals": {"kms:ViaService": f"rds.{self._props.state.place.region}.amazonaws.com"},
-        }

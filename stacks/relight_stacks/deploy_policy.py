@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from relight.config import Role
 from relight.errors import ConfigError
 from relight_constructs.access import REHEARSALS
-from relight_constructs.policies import VERSION
+from relight_constructs.policies import VERSION, by_alias
 from relight_stacks.deploy_calls import CALLS, UNBOUND
 from relight_stacks.operate_policy import operating
 from relight_stacks.settings import settings_for
@@ -201,16 +201,12 @@ def _rehearse(statements: _Statements, environment: Environment) -> None:
         # The service ends a secret's ARN with a hyphen and six letters that nobody can compute.
         secret = f"arn:aws:secretsmanager:{region}:{account}:secret:{settings.vault_keys_secret}-??????"
         statements.allow({"secretsmanager:GetSecretValue"}, (secret,))
-        alias, via = names.operations_key_alias, f"secretsmanager.{region}.amazonaws.com"
+        key = by_alias(names.operations_key_alias, via=f"secretsmanager.{region}")
     else:
         statements.allow({"s3:ListBucket"}, (vault,), {"StringLike": {"s3:prefix": f"{REHEARSALS}*"}})
         statements.allow({"s3:GetObject"}, (f"{vault}/{REHEARSALS}*",))
-        alias, via = names.vault_key_alias, f"s3.{region}.amazonaws.com"
-    statements.allow(
-        {"kms:Decrypt"},
-        (f"arn:aws:kms:{region}:{account}:key/*",),
-        {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}, "StringEquals": {"kms:ViaService": via}},
-    )
+        key = by_alias(names.vault_key_alias, via=f"s3.{region}")
+    statements.allow({"kms:Decrypt"}, (f"arn:aws:kms:{region}:{account}:key/*",), key)
 
 
 def size(document: Mapping[str, Any]) -> int:
