@@ -14,7 +14,7 @@ from relight_constructs.bindings import (
 )
 from relight_constructs.logs import LogGroup
 from relight_constructs.policies import Statement, trust
-from relight_constructs.props import MetricAlarmProps
+from relight_constructs.props import MetricAlarmProps, StateMachineProps
 from relight_constructs.recovery_machine import Step, definition
 from relight_constructs.role import Role
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relight_constructs.grants import Tellable
     from relight_constructs.key import Key
     from relight_constructs.policies import Grantee
-    from relight_constructs.props import Place, RecoveryMachineProps
+    from relight_constructs.props import RecoveryMachineProps
 
 START_ACTIONS = ("states:StartExecution",)
 SEE_RUNNING_ACTIONS = ("states:ListExecutions",)
@@ -59,19 +59,20 @@ ALARMS = {
 class StateMachine(Construct):
     """Define a state machine that is logged, traced, watched, and may call what it is granted and nothing else.
 
-    `verb` names its role. It is a Grantee; once all is granted, `define` says what it does.
+    It is a Grantee; once all is granted, `define` says what it does.
     """
 
-    def __init__(self, scope: Construct, id_: str, *, place: Place, name: str, verb: str) -> None:
+    def __init__(self, scope: Construct, id_: str, props: StateMachineProps) -> None:
         super().__init__(scope, id_)
+        place = props.place
         self._place = place
-        self._name = name
-        self.verb = verb
-        self.arn = f"arn:aws:states:{place.region}:{place.account}:stateMachine:{name}"
+        self._name = props.name
+        self.verb = props.verb
+        self.arn = f"arn:aws:states:{place.region}:{place.account}:stateMachine:{props.name}"
         self._role = Role(
             self,
             "role",
-            name=place.role_name(verb),
+            name=place.role_name(props.verb),
             trust=trust("states.amazonaws.com", account=place.account, source_arn=self.arn),
         )
 
@@ -134,7 +135,7 @@ class RecoveryMachine(StateMachine):
     """Define the state machine that recovers, allowed to call its own functions only."""
 
     def __init__(self, scope: Construct, id_: str, props: RecoveryMachineProps) -> None:
-        super().__init__(scope, id_, place=props.place, name=props.name, verb="recovery")
+        super().__init__(scope, id_, StateMachineProps(place=props.place, name=props.name, verb="recovery"))
         for function in props.functions.values():
             function.grant_invoke(self)
         if props.work is not None:

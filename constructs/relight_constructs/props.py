@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight_constructs.endpoints import USUAL
 from relight_constructs.lifecycle import USUAL_LADDER, Ladder
@@ -345,6 +345,17 @@ class ScheduleProps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventRuleProps:
+    """Call `function` with each event that `pattern` matches. `name` is the rule's."""
+
+    name: str
+    description: str
+    pattern: Mapping[str, Any]
+    function: Function
+    dead_letters: DeadLetters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootRuleProps:
     """Call `function` with the task's event whenever a task of `service` has turned RUNNING. The rule is called as the
     function is, with `-on-boot` behind it."""
@@ -352,6 +363,15 @@ class BootRuleProps:
     service: Startable
     function: Function
     dead_letters: DeadLetters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateMachineProps:
+    """A state machine of this name; `verb` names its role."""
+
+    place: Place
+    name: str
+    verb: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from relight_constructs.props import (
     MetricAlarmProps,
     RecoveryMachineProps,
     ScheduleProps,
+    StateMachineProps,
 )
 from relight_constructs.recovery_machine import APPROVAL, HYDRATE, SCALE, STATES, Step, timeouts
 from relight_constructs.triggers import HydrateOnBoot, Schedule
@@ -147,7 +148,9 @@ class Recovery(Construct):
     def _keep_awake(self) -> None:
         props = self._props
         machine = StateMachine(
-            self, "awake", place=props.place, name=f"{props.name}-{awake_machine.AWAKE}", verb=awake_machine.AWAKE
+            self,
+            "awake",
+            StateMachineProps(place=props.place, name=f"{props.name}-{awake_machine.AWAKE}", verb=awake_machine.AWAKE),
         )
         for function in self.functions.values():
             function.grant_invoke(machine)

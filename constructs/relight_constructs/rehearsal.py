@@ -20,6 +20,7 @@ from relight_constructs.policies import Statement
 from relight_constructs.props import (
     ClusterProps,
     DeadLettersProps,
+    EventRuleProps,
     FunctionProps,
     KeyProps,
     MetricAlarmProps,
@@ -27,6 +28,7 @@ from relight_constructs.props import (
     ScheduleProps,
     SecretProps,
     ServiceProps,
+    StateMachineProps,
     VolumeProps,
     WorkTaskProps,
 )
@@ -38,6 +40,8 @@ from relight_constructs.triggers import CallOnEvent, Schedule
 from relight_constructs.work import WorkTask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from relight_constructs.policies import Grantee
     from relight_constructs.props import RehearsalProps
 
@@ -101,13 +105,21 @@ class Rehearsal(Construct):
         self._store = self._make_store()
         self._dead_letters = DeadLetters(self, "dead-letters", DeadLettersProps(place=self._inside, key=self._key))
         self._dead_letters.watch(props.topic)
-        self.machine = StateMachine(self, "machine", place=props.place, name=props.name, verb="rehearsal")
+        self.machine = StateMachine(
+            self, "machine", StateMachineProps(place=props.place, name=props.name, verb="rehearsal")
+        )
         functions = {
             verb: self._function(verb, timeout_s=seconds, networked=verb == REHEARSE)
             for verb, seconds in TIMEOUTS_S.items()
         }
         self._work = self._make_work()
         self._grant(functions)
+        self._define(functions)
+        self._begin_and_end(functions[CLOSE])
+        self._watch()
+
+    def _define(self, functions: Mapping[str, Function]) -> None:
+        """Say what the machine does, which may call these and the task."""
         for function in functions.values():
             function.grant_invoke(self.machine)
         if self._work is not None:
@@ -118,8 +130,12 @@ class Rehearsal(Construct):
                 large=None if self._work is None else self._work.run,
             ),
             logs_key=self._key,
-            log_retention_days=props.log_retention_days,
+            log_retention_days=self._props.log_retention_days,
         )
+
+    def _begin_and_end(self, close: Function) -> None:
+        """Start one on a schedule, and end the store of one that did not come to that itself."""
+        props = self._props
         Schedule(
             self,
             "schedule",
@@ -135,18 +151,18 @@ class Rehearsal(Construct):
         CallOnEvent(
             self,
             "on-end",
-            name=f"{props.name}-ended",
-            description="A rehearsal was ended from outside, or has failed: end its store",
-            pattern={
-                "source": ["aws.states"],
-                "detail-type": ["Step Functions Execution Status Change"],
-                "detail": {"stateMachineArn": [self.machine.arn], "status": ["ABORTED", "FAILED", "TIMED_OUT"]},
-            },
-            function=functions[CLOSE],
-            dead_letters=self._dead_letters,
-            permission="on-end",
+            EventRuleProps(
+                name=f"{props.name}-ended",
+                description="A rehearsal was ended from outside, or has failed: end its store",
+                pattern={
+                    "source": ["aws.states"],
+                    "detail-type": ["Step Functions Execution Status Change"],
+                    "detail": {"stateMachineArn": [self.machine.arn], "status": ["ABORTED", "FAILED", "TIMED_OUT"]},
+                },
+                function=close,
+                dead_letters=self._dead_letters,
+            ),
         )
-        self._watch()
 
     def _make_network(self) -> Network:
         props = self._props

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import (
     CloudwatchEventRule,
@@ -18,13 +18,10 @@ from relight_constructs.bindings import (
     SchedulerScheduleTargetRetryPolicy,
 )
 from relight_constructs.policies import trust
+from relight_constructs.props import EventRuleProps
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from relight_constructs.deadletters import DeadLetters
-    from relight_constructs.function import Function
     from relight_constructs.props import BootRuleProps, ScheduleProps
 
 # What could not be delivered for an hour has been noticed by then.
@@ -66,60 +63,46 @@ class Schedule(Construct):
 class CallOnEvent(Construct):
     """Define a rule that calls one function with each event that matches, or leaves a dead letter."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        name: str,
-        description: str,
-        pattern: Mapping[str, Any],
-        function: Function,
-        dead_letters: DeadLetters,
-        permission: str,
-    ) -> None:
+    def __init__(self, scope: Construct, id_: str, props: EventRuleProps) -> None:
         super().__init__(scope, id_)
         rule = CloudwatchEventRule(
             self,
             "rule",
-            name=name,
-            description=description,
-            event_pattern=json.dumps(pattern, separators=(",", ":")),
+            name=props.name,
+            description=props.description,
+            event_pattern=json.dumps(props.pattern, separators=(",", ":")),
         )
         CloudwatchEventTarget(
             self,
             "target",
             rule=rule.name,
-            target_id=function.verb,
-            arn=function.arn,
-            dead_letter_config=CloudwatchEventTargetDeadLetterConfig(arn=dead_letters.arn),
+            target_id=props.function.verb,
+            arn=props.function.arn,
+            dead_letter_config=CloudwatchEventTargetDeadLetterConfig(arn=props.dead_letters.arn),
             retry_policy=CloudwatchEventTargetRetryPolicy(
                 maximum_event_age_in_seconds=_EVENT_LATE_S, maximum_retry_attempts=10
             ),
         )
-        function.admit(permission, service="events.amazonaws.com", source_arn=rule.arn)
+        props.function.admit(id_, service="events.amazonaws.com", source_arn=rule.arn)
 
 
 class HydrateOnBoot(CallOnEvent):
     """Define the rule that hydrates a vector store as soon as its task runs, with no recovery and no person."""
 
     def __init__(self, scope: Construct, id_: str, props: BootRuleProps) -> None:
-        pattern = {
-            "source": ["aws.ecs"],
-            "detail-type": ["ECS Task State Change"],
-            "detail": {
-                "clusterArn": [props.service.cluster_arn],
-                "group": [f"service:{props.service.name}"],
-                "lastStatus": ["RUNNING"],
-            },
-        }
-        super().__init__(
-            scope,
-            id_,
+        rule = EventRuleProps(
             name=f"{props.function.name}-on-boot",
             description="A vector store has started: fill it if it is empty",
-            pattern=pattern,
+            pattern={
+                "source": ["aws.ecs"],
+                "detail-type": ["ECS Task State Change"],
+                "detail": {
+                    "clusterArn": [props.service.cluster_arn],
+                    "group": [f"service:{props.service.name}"],
+                    "lastStatus": ["RUNNING"],
+                },
+            },
             function=props.function,
             dead_letters=props.dead_letters,
-            permission="on-boot",
         )
+        super().__init__(scope, id_, rule)
