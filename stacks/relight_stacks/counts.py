@@ -39,9 +39,13 @@ def counts(environment: Environment, role: Role) -> Counts:
 
 
 def services_called(environment: Environment, role: Role) -> tuple[str, ...]:
-    """The endpoints that a region's network needs, S3's aside: RDS is asked where a database is to be promoted, EKS
-    where agents of its are to be scaled."""
+    """The endpoints that a region's network needs, S3's aside: SNS is told where agents ask LLM providers, RDS is asked
+    where a database is to be promoted, EKS where agents of its are to be scaled."""
     standby = role is Role.STANDBY
     promotes = environment.own_state and standby
     asks_cluster = environment.capacity.kind is CapacityKind.EKS and standby
-    return (*USUAL, *(("rds",) if promotes else ()), *(("eks",) if asks_cluster else ()))
+    return (
+        *(service for service in USUAL if service != "sns" or environment.providers),
+        *(("rds",) if promotes else ()),
+        *(("eks",) if asks_cluster else ()),
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight.config import Role
 from relight_constructs.access import LeaseRef, OtherVaultRef, SecretRef, SigningRef, TopicRef, VaultRef
 
 if TYPE_CHECKING:
+    from relight.config import Role
     from relight_stacks.environment import Environment
 
 
@@ -59,17 +59,12 @@ def lease_of(environment: Environment) -> LeaseRef:
     )
 
 
-def incidents_region(environment: Environment) -> str:
-    """Where people are told of incidents at run time: in the standby, which outlives the primary, if there is one."""
-    return environment.names.region(Role.STANDBY if environment.shape.standby else Role.PRIMARY)
-
-
-def topic_of(environment: Environment) -> TopicRef:
-    """The topic that people are told by."""
+def standbys_topic(environment: Environment) -> TopicRef:
+    """The topic of the standby that people are told by."""
     names = environment.names
     return TopicRef(
         name=names.incidents_topic,
-        region=incidents_region(environment),
+        region=names.standby_region,
         account=environment.account,
         key_alias=names.operations_key_alias,
     )

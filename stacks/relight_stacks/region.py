@@ -71,7 +71,8 @@ class AgentStack(HomeStack):
                 for_rules=True,
             ),
         )
-        # An alarm reaches only a topic of its own region; whoever tells of incidents at run time uses the standby's.
+        # An alarm reaches only a topic of its own region, and what tells people from inside the network only this one
+        # through an endpoint.
         self.incidents = IncidentsTopic(
             self, "incidents", TopicProps(place=self.home, name=names.incidents_topic, key=self.key)
         )

@@ -15,7 +15,7 @@ from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, 
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
 from relight_stacks.naming import in_region
-from relight_stacks.refs import signing_of, topic_of, vault_of
+from relight_stacks.refs import signing_of, standbys_topic, vault_of
 from relight_stacks.services import VECTOR_SERVERS
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
@@ -60,7 +60,7 @@ class RehearsalStack(HomeStack):
                 code=Code(path=asset.path, sha256=content_hash(bundles.region)),
                 vault=vault_of(environment, Role.STANDBY),
                 signing=signing_of(environment, Role.STANDBY),
-                topic=topic_of(environment),
+                topic=standbys_topic(environment),
                 store=ScratchStoreProps(
                     image=image,
                     cpu=environment.vector.cpu,

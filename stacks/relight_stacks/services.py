@@ -27,7 +27,7 @@ from relight_constructs.services import MACHINES, PODS, Autoscaling, Cluster, Ow
 from relight_stacks.counts import counts
 from relight_stacks.environment import CapacityKind
 from relight_stacks.naming import in_region
-from relight_stacks.refs import topic_of, vault_of
+from relight_stacks.refs import vault_of
 from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _grant(stack: AgentStack, agent: Agents) -> None:
     agent.allow_metrics(METRICS)
     if environment.providers:
         # It tells people when it has been on a fallback for long, or a key is refused.
-        topic_of(environment).grant_publish(agent)
+        stack.incidents.grant_publish(agent)
     for other in Role:
         vault_of(environment, other, at=stack.role).grant_keep_results(agent)
 

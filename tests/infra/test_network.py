@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from synthesis import ENVIRONMENTS
 from relight.config import Role
 from relight_constructs.bundle import SERVICES
 from relight_constructs.endpoints import ENDPOINTS
+from relight_stacks.counts import services_called
 from relight_stacks.loading import examples_folder, load_environments, load_named
 from relight_stacks.services import ports_out
 
@@ -29,6 +31,8 @@ each_region = pytest.mark.parametrize(("name", "part"), PLACES, ids=["-".join(pl
 BY_LAMBDA = {"ec2", "logs", "sqs", "xray"}
 # Permissions that no call is made with.
 NO_CALL = {"iam"}
+# Asked in the other region: its S3 has an endpoint here, and what KMS is asked there is asked by S3.
+REACHED_ELSEWHERE = {"kms", "s3"}
 INTERFACE = re.compile(r"com\.amazonaws\.(?P<region>[a-z0-9-]+)\.(?P<service>[a-z0-9.]+)")
 ARN = re.compile(r"arn:aws:(?P<service>[a-z0-9-]+):(?P<region>[a-z0-9-]*):")
 
@@ -182,17 +186,20 @@ def actions_of(syntheses: Mapping[str, Synthesis], name: str, part: str, role: s
     }
 
 
-def called(syntheses: Mapping[str, Synthesis], name: str, part: str) -> set[str]:
-    """The prefixes of the services that functions in the network and containers are allowed to call."""
+def called(syntheses: Mapping[str, Synthesis], name: str, part: str) -> set[tuple[str, str]]:
+    """The services that functions in the network and containers are allowed to call, as region and prefix; what is
+    named by a reference, or is anything, is of the stack's own region."""
+    home = environment_of(name).names.region(Role(part))
     found = set()
     for function in of(syntheses, name, part, "aws_lambda_function").values():
         if "vpc_config" in function:
-            prefixes = {action.split(":")[0] for action, _ in actions_of(syntheses, name, part, function["role"])}
-            found |= prefixes - BY_LAMBDA
+            allowed = actions_of(syntheses, name, part, function["role"])
+            found |= {item for item in allowed if item[0].split(":")[0] not in BY_LAMBDA}
     for task in of(syntheses, name, part, "aws_ecs_task_definition").values():
         for role in (task["task_role_arn"], task["execution_role_arn"]):
-            found |= {action.split(":")[0] for action, _ in actions_of(syntheses, name, part, role)}
-    return found - NO_CALL
+            found |= actions_of(syntheses, name, part, role)
+    calls = {(action.split(":")[0], ARN.match(resource)) for action, resource in found}
+    return {((arn["region"] if arn else "") or home, prefix) for prefix, arn in calls if prefix not in NO_CALL}
 
 
 def endpoints(syntheses: Mapping[str, Synthesis], name: str, part: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -214,10 +221,21 @@ def test_there_is_an_endpoint_for_what_is_called_and_no_other(
     """fails when something in the network may call a service that it reaches through the NAT gateway alone, and when
     an endpoint is paid for that nobody calls."""
     home = environment_of(name).names.region(Role(part))
-    needed = called(syntheses, name, part)
-    assert needed - {"s3"} <= {prefix for prefix, _ in ENDPOINTS.values()}, "a service has no row among the ENDPOINTS"
+    calls = called(syntheses, name, part)
+    assert {prefix for _, prefix in calls} - {"s3"} <= {prefix for prefix, _ in ENDPOINTS.values()}, "a row is missing"
+    assert {prefix for region, prefix in calls if region != home} <= REACHED_ELSEWHERE
+    needed = {prefix for region, prefix in calls if region == home}
     expected = {service for service, (prefix, _) in ENDPOINTS.items() if prefix in needed} | {"s3 gateway"}
     assert {service for region, service in endpoints(syntheses, name, part) if region == home} == expected
+
+
+@pytest.mark.parametrize("role", Role)
+def test_nobody_pays_for_a_way_to_tell_people_that_nobody_takes(role: Role) -> None:
+    """Agents tell of LLM providers alone: without any there is no endpoint of SNS."""
+    demo = environment_of("demo")
+    assert demo.providers
+    assert "sns" in services_called(demo, role)
+    assert "sns" not in services_called(replace(demo, providers=()), role)
 
 
 def test_what_functions_call_is_in_their_bundle(syntheses: Mapping[str, Synthesis]) -> None:

@@ -13,13 +13,10 @@ from relight.recovery.epoch import LEASE_KEY
 from relight.recovery.evidence import HISTORY_KEY
 from relight.vault.points import PREFIX, manifest_key
 from relight_constructs import access
-from relight_constructs.bindings import App, TerraformStack
-from relight_constructs.policies import ANY_RESOURCE, Statement, policy, trust_lambda
-from relight_constructs.role import Role
+from relight_constructs.policies import ANY_RESOURCE, Statement, policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from synthesis import Synthesis
 
@@ -97,7 +94,6 @@ KEEP_RESULTS = {
     for role in REGIONS
 } | {f"kms:{action} {region}-keys" for action in ("Decrypt", "GenerateDataKey") for region in REGIONS.values()}
 METRICS = {"cloudwatch:PutMetricData *"}
-PUBLISH_BY_NAME = {"sns:Publish incidents", "kms:Decrypt us-west-2-keys", "kms:GenerateDataKey us-west-2-keys"}
 START_WORK = {"ecs:RunTask work", "ecs:ListTasks *", "iam:PassRole work-role", "iam:PassRole work-execution"}
 
 
@@ -302,7 +298,7 @@ def test_every_function_is_in_a_table(synthesis: Synthesis) -> None:
 def test_the_agent_may_read_its_connections_and_hold_the_lease(synthesis: Synthesis, part: str) -> None:
     """Beside those it may keep large results, read the journal's archive, publish metrics and tell people; nothing
     else."""
-    own = READ_SECRET | HOLD_LEASE | bring_forward(part) | METRICS | PUBLISH_BY_NAME
+    own = READ_SECRET | HOLD_LEASE | bring_forward(part) | METRICS | PUBLISH
     assert allowed(synthesis, part, "agent/role/role") == own | KEEP_RESULTS
 
 
@@ -539,18 +535,6 @@ def test_rules_may_leave_dead_letters(synthesis: Synthesis) -> None:
         key = synthesis.one("aws_kms_key", f"{part}/key/key")
         uses = [item["Action"] for item in json.loads(key["policy"])["Statement"] if item["Sid"] == "RulesSend"]
         assert uses == [["kms:Decrypt", "kms:GenerateDataKey*"]]
-
-
-def test_fails_when_two_grants_are_called_the_same(tmp_path: Path) -> None:
-    """The same one again changes nothing; another of that name would take the place of the first."""
-    role = Role(TerraformStack(App(outdir=str(tmp_path)), "s"), "role", name="r", trust=trust_lambda())
-    read = Statement(actions=("s3:GetObject",), resources=("arn:aws:s3:::a/*",))
-    for _ in range(2):
-        role.allow("read", read)
-    assert len(role.policies) == 1
-    with pytest.raises(ValueError, match="s/role has another policy 'read' already, .*GetObject.* grant both at once"):
-        role.allow("read", Statement(actions=("s3:PutObject",), resources=("arn:aws:s3:::a/*",)))
-    assert len(role.policies) == 1
 
 
 def test_no_two_roles_share_a_name(synthesis: Synthesis) -> None:
