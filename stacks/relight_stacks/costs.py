@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from relight.config import Role, StateKind
 from relight_constructs.endpoints import REHEARSING
-from relight_stacks.counts import services_called
+from relight_stacks.counts import counts, services_called
 from relight_stacks.environment import CapacityKind
 from relight_stacks.tiers import Routing, Waiting
 
@@ -92,6 +92,9 @@ ALARMS = 18
 REHEARSAL_ALARMS = 6
 # What `relight.recovery.gauges` and rehearsals publish: of a region, and of each collection and provider.
 METRICS, COLLECTION_METRICS, PROVIDER_METRICS, REHEARSAL_METRICS = 13, 3, 2, 4
+# What Container Insights makes custom metrics of: a cluster, each of its services that runs something, and the family
+# of its tasks. Source: the example for ECS on CloudWatch's price page.
+INSIGHTS_CLUSTER, INSIGHTS_SERVICE, INSIGHTS_FAMILY = 8, 11, 6
 # The sentinel's memory, and how much of each minute it watches: all of it, and for half an interval two do.
 SENTINEL_GIB = 1.0
 SENTINEL_SHARE = 65 / 60
@@ -174,32 +177,30 @@ def _everywhere(environment: Environment) -> Iterator[Line]:
 
 def _waiting(environment: Environment) -> Iterator[Line]:
     """What runs while nothing is wrong."""
-    waiting, agent, vector, queue = (
-        environment.shape.waiting,
-        environment.agent,
-        environment.vector,
-        environment.queue,
-    )
-    if waiting is Waiting.NONE:
+    if environment.shape.waiting is Waiting.NONE:
         return
-    full = waiting is Waiting.FULL
-    running: list[tuple[str, int, int, int]] = []
+    agent, vector, queue = environment.agent, environment.vector, environment.queue
+    count = counts(environment, Role.STANDBY)
+    nodes = 0 if queue.existing else count.running_nodes
+    running = [("vector store", count.vectors, vector.cpu, vector.memory)]
     if environment.capacity.kind is CapacityKind.ECS:
-        running.append(("agents", agent.replicas if full else 1, agent.cpu, agent.memory))
-    running.append(("vector store", 1, vector.cpu, vector.memory))
-    if not queue.existing:
-        running.append(("queue", queue.nodes if full else 1, queue.cpu, queue.memory))
-    for what, count, cpu, memory in running:
-        vcpus, gib = count * cpu / 1024, count * memory / 1024
+        running.insert(0, ("agents", count.agents, agent.cpu, agent.memory))
+    if nodes:
+        running.append(("queue", nodes, queue.cpu, queue.memory))
+    for what, tasks, cpu, memory in running:
+        vcpus, gib = tasks * cpu / 1024, tasks * memory / 1024
         yield Line(
-            what=f"{what}: {count} on Fargate",
+            what=f"{what}: {tasks} on Fargate",
             quantity=HOURS,
             unit=f"hours of {vcpus:g} vCPU and {gib:g} GiB",
             price=vcpus * FARGATE_VCPU_HOUR + gib * FARGATE_GIB_HOUR,
         )
-    nodes = 0 if queue.existing else queue.nodes if full else 1
-    volumes = vector.storage_gib + nodes * queue.storage_gib
+    volumes = count.vectors * vector.storage_gib + nodes * queue.storage_gib
     yield Line(what="volumes of the vector store and the queue", quantity=volumes, unit="GiB", price=EBS_GIB_MONTH)
+    # Each of the queue's nodes is a service.
+    services = len(running) + max(0, nodes - 1)
+    metrics = INSIGHTS_CLUSTER + services * (INSIGHTS_SERVICE + INSIGHTS_FAMILY)
+    yield Line(what="Container Insights", quantity=metrics, unit="metrics", price=METRIC_MONTH)
 
 
 def _reached(environment: Environment) -> Iterator[Line]:

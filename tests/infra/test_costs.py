@@ -118,6 +118,17 @@ def test_containers_are_counted_as_they_run(every: Mapping[str, Synthesis], name
 
 
 @with_standby
+def test_what_the_cluster_reports_is_counted(every: Mapping[str, Synthesis], name: str) -> None:
+    """fails when Container Insights, which is on, costs nothing here: a cluster's metrics, and those of each service
+    that runs something; a cluster in which nothing runs reports none."""
+    (cluster,) = every[name].resources("aws_ecs_cluster", part="standby").values()
+    assert cluster["setting"] == [{"name": "containerInsights", "value": "enabled"}]
+    services = every[name].resources("aws_ecs_service", part="standby").values()
+    running = sum(bool(body["desired_count"]) for body in services)
+    assert counted(name)["Container Insights"] == (8 + 17 * running if running else 0)
+
+
+@with_standby
 def test_alarms_are_counted_nearly(every: Mapping[str, Synthesis], name: str) -> None:
     """An alarm is ten cents: the estimate may be some of them out, and not a tenth of a small standby."""
     alarms = both(every, name, "aws_cloudwatch_metric_alarm")

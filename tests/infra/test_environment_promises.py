@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relight.config import Acknowledge, Role, Settings, StateKind
 from relight.errors import ConfigError
 from relight.memory.store import CollectionSpec
-from relight.objectives import Tier
+from relight.objectives import OBJECTIVES, Tier
 from relight.recovery.run import WATCH_S
 from relight_constructs.recovery import SENTINEL_RATE, SENTINEL_TIMEOUT_S, SENTINELS_AT_ONCE
 from relight_constructs.recovery_machine import STATES
@@ -36,7 +36,7 @@ from relight_stacks.promises import (
     promises,
     route53_detection_s,
 )
-from relight_stacks.tiers import Routing, Waiting
+from relight_stacks.tiers import SHAPES, Routing, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,10 +251,20 @@ def test_a_sandbox_is_restored_by_hand() -> None:
         assert words not in " ".join(promises(EXAMPLES[Tier.BATCH]).not_covered)
 
 
+def test_how_long_an_answer_is_kept_follows_from_the_objective() -> None:
+    """fails when a tier that has to be back sooner lets resolvers keep an answer for longer, for more than a twelfth of
+    its RTO, or past Route 53's next look."""
+    assert sorted(SHAPES) == sorted(Tier)
+    shapes = [SHAPES[tier] for tier in sorted(Tier, key=lambda tier: OBJECTIVES[tier].rto_s)]
+    assert [shape.ttl_s for shape in shapes] == sorted(shape.ttl_s for shape in shapes)
+    assert all(12 * SHAPES[tier].ttl_s <= OBJECTIVES[tier].rto_s for tier in Tier)
+    assert all(shape.ttl_s <= shape.check_interval_s for shape in shapes if shape.standby)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pause_between_two_looks_counts(kind: StateKind) -> None:
-    """fails when the machine looks again later than the sum says, or the sum forgets that it does not look all the time:
-    at a promotion of AWS's, at agents and at a store that start."""
+    """fails when the machine looks again later than the sum says, or the sum forgets that it does not look all the
+    time: at a promotion of AWS's, at agents and at a store that start."""
     pauses = {state.verb: state.later(Waits()).after_s for state in STATES if state.waits_for}
     parts = {part.what: part for part in promises(said(EXAMPLES[Tier.BATCH], state=kind)).rto.parts}
     own = kind is StateKind.EXISTING  # promoted in the one call
