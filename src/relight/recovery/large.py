@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from relight.adapters import aws
 from relight.clock import parse_time
-from relight.errors import ConflictError, UnavailableError
+from relight.errors import ConflictError, RelightError, UnavailableError
 from relight.memory.estimate import snapshot_bytes
 from relight.recovery.first_day import not_begun
 from relight.recovery.metrics import DAMAGED, VERIFY_LAG
@@ -109,17 +109,26 @@ def hydrate_or_hand_over(region: Region, run: Run, *, in_recovery: bool) -> dict
     """
     if not in_recovery and (why := not_begun(region)):
         return {"large": False, "skipped": why}
-    above = region.settings.large_bytes
-    if above:
-        wait_for_store(region.store, region.specs, clock=region.clock)
-    size = bytes_to_restore(region.store, region.vault, region.specs, peer=region.restores_beside) if above else 0
-    if not is_large(size, above=above):
+    size = _bytes_for(region, run)
+    if not is_large(size, above=region.settings.large_bytes):
         return {**run_state("hydrate", region, run), "large": False}
     if in_recovery:
         return {"large": True, "bytes": size}
     # One that still fills a store which has just gone must not keep the next store from being filled.
     task = region.tasks.start("hydrate", "--run-id", run.run_id, alone=False)
     return {"large": False, "bytes": size, "task": task}
+
+
+def _bytes_for(region: Region, run: Run) -> int:
+    """What the state would read, where that decides who runs it; that nobody can tell is a failure of the state."""
+    if not region.settings.large_bytes:
+        return 0
+    try:
+        wait_for_store(region.store, region.specs, clock=region.clock)
+        return bytes_to_restore(region.store, region.vault, region.specs, peer=region.restores_beside)
+    except RelightError:
+        with region.timeline(run.run_id).state("hydrate"):
+            raise
 
 
 def take_or_hand_over(region: Region) -> dict[str, Any]:
