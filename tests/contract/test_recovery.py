@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,12 +45,13 @@ from relight_lambdas.replay import handler as replay_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from relight.recovery.epoch import LeaseKeeper
     from relight_drill.processes import ProcessGroup
 
 pytestmark = pytest.mark.servers
+
+WAY_BACK = Path(__file__).parents[2] / "docs" / "way-back.md"
 
 EAST = replace(
     SETTINGS,
@@ -292,6 +295,26 @@ def test_a_replica_that_somebody_promotes_is_promoted_after_the_fence(pair: Pair
     newest = pair.west.epochs.newest()
     assert newest is not None
     assert (newest.number, newest.region) == (2, "us-west-2")
+
+
+def test_who_fenced_and_promoted_nothing_can_turn_round(pair: Pair) -> None:
+    """As docs/way-back.md says it: the database that takes writes is told of the epoch that never acted, and is
+    recovered in place. Without that, it is taken for a former one; with it, the other region's run is over."""
+    run_state("fence", pair.west, Run(run_id="there"))
+    back = Run(run_id="turned-round")
+    run_state("fence", pair.east, back)
+    with pytest.raises(ConflictError, match="knows 1 as its newest epoch, and 3 is to be taken"):
+        run_state("promote", pair.east, back)
+    (told,) = re.findall(r"^ +(insert into relight\.epochs .*;)$", WAY_BACK.read_text(encoding="utf-8"), re.MULTILINE)
+    with pair.east.state() as state, state, state.cursor() as cur:
+        cur.execute(told.replace("EPOCH", "2").replace("<S>", "us-east-1"))
+    for name in ("assess", "promote"):
+        run_state(name, pair.east, back)
+    newest = pair.east.epochs.newest()
+    assert newest is not None
+    assert (newest.number, newest.region) == (3, "us-east-1")
+    with pytest.raises(ConflictError, match="run there does not hold the lease"):
+        run_state("promote", pair.west, Run(run_id="there"))
 
 
 def test_a_replica_that_is_promoted_before_the_fence_is_refused(pair: Pair) -> None:
