@@ -29,7 +29,9 @@ from relight_constructs.props import (
     SlackProps,
 )
 from relight_constructs.secret import Secret
-from relight_stacks.promises import REPLICATION_S, SEALING_S, promises
+from relight_stacks.functions import LONGEST_S
+from relight_stacks.keeping import LATE_READ_S
+from relight_stacks.promises import REPLICATION_S, SEALING_S, Loss, promises
 from relight_stacks.refs import vault_of
 
 if TYPE_CHECKING:
@@ -156,10 +158,8 @@ def alarmed_surfaces(environment: Environment) -> tuple[Surface, ...]:
 
 def limit_s(environment: Environment, surface: Surface) -> float:
     """Half of the RPO, but not less than what the surface may be behind while all is well."""
-    found = promises(environment).rpo
-    about_memory = [item.seconds for item in found if item.name.startswith("RPO of memory")]
-    of_state = [item.seconds for item in found if item.name == "RPO of state"]
-    usual_s = max(about_memory if surface is Surface.MEMORY else of_state)
+    loss = Loss.MEMORY if surface is Surface.MEMORY else Loss.STATE
+    usual_s = max(item.seconds for item in promises(environment).rpo if item.of is loss)
     return max(environment.objectives.rpo_s / 2, usual_s)
 
 
@@ -386,6 +386,12 @@ def _memory(stack: AgentStack) -> Iterator[GraphProps]:
         title="Age of the newest eligible point here (s)",
         metrics=(_metric(stack, metrics.POINT_AGE, "age"),),
         limits=(("alarm", point_age_s(environment)),),
+    )
+    yield GraphProps(
+        title="Age of the oldest point that nobody has read here (s)",
+        metrics=(_metric(stack, metrics.VERIFY_LAG, "age"),),
+        limits=(("alarm", LATE_READ_S),),
+        period_s=LONGEST_S,
     )
     yield GraphProps(
         title="Memory is behind its journal (s)",
