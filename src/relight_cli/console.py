@@ -157,7 +157,8 @@ def _acting(standby: Region) -> Role:
     try:
         held = standby.leases.read()
     except (TransientError, DeniedError) as exc:
-        raise type(exc)(f"which region acts cannot be read: {exc.problem}", hint="say it with --role") from exc
+        hint = exc.hint or "say it with --role"
+        raise type(exc)(f"which region acts cannot be read: {exc.problem}", hint=hint) from exc
     return Role.STANDBY if held is not None and held[0].region == standby.settings.region else Role.PRIMARY
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relight.config import MemoryStore
+from relight.errors import ConfigError
 from relight.objectives import Tier
 from relight.queue.queues import QueueKind
 from relight_cli.console import DONE, MISSED, interrupts_held, say
@@ -44,6 +45,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the world's folder: logs, databases, stacks")
 
 
+def _check_place(path: Path) -> None:
+    """ConfigError where nothing can be written there, now rather than after minutes; what is there stays."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder", hint="name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}", hint="make it, or name another")
+    try:
+        path.open("a").close()
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}", hint="name another") from exc
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the scenarios and print the report on stdout."""
     # Late, so that no other verb loads the drill.
@@ -54,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     for path in (args.json, args.report):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")  # fails now rather than after minutes
+            _check_place(path)
     outcomes: list[Outcome] = []
     try:
         for outcome in run_drill(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from relight.memory.bisect import Tried
     from relight.memory.store import CollectionSpec
+    from relight.recovery.exposure import Exposure
     from relight.vault.points import PointStatus
     from relight.vault.store import Vault
     from relight.wiring import Region
@@ -88,28 +89,39 @@ def _list(args: argparse.Namespace, region: Region) -> int:
     """Print both vaults; one that cannot be reached is said so, and the other still shown."""
     vaults: list[dict[str, Any]] = []
     restored_from: list[PointStatus] = []
+    unread = ""
     for vault in (region.vault, region.peer_vault):
+        restores = vault.region == region.settings.standby_region
         try:
             found = list(survey(vault))
         except RelightError as exc:
             vaults.append({"region": vault.region, "bucket": vault.bucket, "error": str(exc), "points": []})
+            unread = str(exc) if restores else unread
             continue
-        if vault.region == region.settings.standby_region:
-            restored_from = found
+        restored_from = found if restores else restored_from
         rows = [_row(status) for status in found]
         vaults.append({"region": vault.region, "bucket": vault.bucket, "error": None, "points": rows})
-    exposed = [
-        {"collection": item.collection, "seconds": item.seconds, "why": item.why}
-        for item in vector_exposure(region, restored_from)
-    ]
+    exposed = [_exposed(item, unread) for item in vector_exposure(region, restored_from)]
     if args.json:
         print(json.dumps({"vaults": vaults, "exposure": exposed}, indent=2))
     else:
         _print_vaults(vaults)
         for item in exposed:
-            seconds = "everything" if item["seconds"] is None else f"{item['seconds']:.0f} s"
-            print(f"exposure of {item['collection']}: {seconds}, {item['why']}")
+            amount = "everything" if item["seconds"] is None else f"{item['seconds']:.0f} s"
+            told = f"{amount}, {item['why']}" if item["known"] else f"not known: {item['why']}"
+            print(f"exposure of {item['collection']}: {told}")
     return FAILED if all(vault["error"] for vault in vaults) else DONE
+
+
+def _exposed(item: Exposure, unread: str) -> dict[str, Any]:
+    """A collection's exposure; not known where it hangs on points of a vault that could not be read, and why not."""
+    known = item.seconds is not None or not unread
+    return {
+        "collection": item.collection,
+        "known": known,
+        "seconds": item.seconds,
+        "why": item.why if known else unread,
+    }
 
 
 def _row(status: PointStatus) -> dict[str, Any]:

@@ -194,6 +194,24 @@ def test_a_vault_that_cannot_be_reached_is_said_so(
     assert all(vault["error"] for vault in json.loads(capsys.readouterr().out)["vaults"])
 
 
+def test_what_would_be_lost_is_not_known_of_a_vault_that_cannot_be_read(
+    standby_region: Standby, take: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when "everything is lost" is said of points that nobody could look at."""
+    take(standby_region.vault, 10)
+    standby_region.connect(state_dsn="host=127.0.0.1 port=9 user=x dbname=x password=hidden")
+    monkeypatch.setenv("RELIGHT_VAULT_BUCKET", "never-made-by-anybody")
+    assert main(["points", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [exposure] = found["exposure"]
+    assert (exposure["known"], exposure["seconds"]) == (False, None)
+    assert exposure["why"] == found["vaults"][0]["error"]
+    assert main(["points", "list"]) == 0
+    told = capsys.readouterr().out
+    assert f"exposure of {exposure['collection']}: not known: {exposure['why']}" in told
+    assert "everything" not in told
+
+
 def test_what_is_not_journalled_is_as_old_as_its_point(
     standby_region: Standby, take: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,7 @@ CREDENTIALS = "aws-actions/configure-aws-credentials"
 # Who acts for us, by who makes it: GitHub, AWS, and whoever makes Terraform.
 TRUSTED = {"actions", "aws-actions", "hashicorp"}
 # What GitHub's machines have by themselves, and docs/pipelines.md expects to be there.
-TOOLS = {"cat", "curl", "date", "echo", "fi", "gh", "if", "tee", "then", "npx", "terraform"}
+TOOLS = {"cat", "curl", "date", "echo", "fi", "gh", "if", "mkdir", "tee", "then", "npx", "terraform"}
 # What a variable is, where it is not an environment's name.
 VALUES = {"$TIER": "internal"}
 GH = {("pr", "comment"), ("api",), ("issue", "create")}

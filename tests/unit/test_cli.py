@@ -7,12 +7,16 @@ import io
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from relight.errors import ConfigError
 from relight_cli.console import confirmed
 from relight_cli.main import VERBS, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,42 @@ def ask(monkeypatch: pytest.MonkeyPatch, answer: str | None, **flags: bool) -> b
     stdin.isatty = lambda: answer is not None  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdin", stdin)
     return confirmed(argparse.Namespace(**({"yes": False, "dry_run": False} | flags)), {"do": "something"})
+
+
+@pytest.mark.parametrize("argv", [["recover", "--dry-run"], ["tasks", "list"]])
+def test_whoever_has_no_credentials_is_told_how_to_have_some(argv: list[str]) -> None:
+    """fails when AWS's own words are all that is said; what works from elsewhere is said by docs/runbook.md."""
+    nothing = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
+    command = [sys.executable, "-P", "-m", "relight_cli.main", *argv, "--environment", "demo"]
+    done = subprocess.run(command, env=nothing, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Unable to locate credentials; log in (aws sso login), or set AWS_PROFILE" in done.stderr
+    assert "--role" not in done.stderr
+
+
+def test_a_drill_is_not_begun_whose_result_has_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fails when a folder is made for a mistyped path, a file is emptied, or anything is raised before."""
+
+    def raised(**_: object) -> NoReturn:
+        raise AssertionError("the drill was begun")
+
+    monkeypatch.setattr("relight_drill.run.run_drill", raised)
+    before = tmp_path / "drill.json"
+    before.write_text("the last one's")
+    nowhere, closed = tmp_path / "nowhere" / "report.txt", tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    for path, says in (
+        (nowhere, f"there is no folder {nowhere.parent}; make it"),
+        (tmp_path, f"{tmp_path} is a folder; name a file in it"),
+        (before / "x.txt", f"there is no folder {before}; make it"),
+        *([(closed / "x.txt", f"{closed / 'x.txt'} cannot be written: Permission denied")] if os.geteuid() else []),
+    ):
+        assert main(["drill", "--json", str(before), "--report", str(path)]) == 2
+        assert says in capsys.readouterr().err
+    assert not nowhere.parent.exists()
+    assert before.read_text() == "the last one's"
 
 
 def test_nothing_is_done_without_a_yes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,7 +153,7 @@ def test_exit_codes(outcome: Outcome | Exception, code: int, monkeypatch: pytest
         return [outcome]
 
     monkeypatch.setattr("relight_drill.run.run_drill", run_drill)
-    paths = tmp_path / "deep" / "out.json", tmp_path / "report.txt"
+    paths = tmp_path / "out.json", tmp_path / "report.txt"
     assert main(["drill", "--json", str(paths[0]), "--report", str(paths[1])]) == code
     if code != 1:
         assert json.loads(paths[0].read_text())["scenarios"][0]["met"] is (code == 0)

@@ -229,12 +229,18 @@ BY_CLASS: dict[str, type[RelightError]] = {
 }
 
 
+# All that is denied before a request is sent is for want of credentials, and so is what AWS refuses by these codes; the
+# others may come from a store that is not in AWS, which has keys of its own.
+_NOBODY = ("ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException")
+_LOG_IN = "log in (aws sso login), or set AWS_PROFILE to a profile of the environment's account"
+
+
 def error_for(exc: botocore.BotoCoreError | botocore.ClientError) -> RelightError:
     """The error of our tree that `exc` means; the text names the operation and the code."""
     if isinstance(exc, botocore.ClientError):
         return _service_error(exc)
     kind = next((BY_CLASS[item.__name__] for item in type(exc).__mro__ if item.__name__ in BY_CLASS), PermanentError)
-    return kind(f"aws: {exc}")
+    return kind(f"aws: {exc}", hint=_LOG_IN if kind is DeniedError else "")
 
 
 def _service_error(exc: botocore.ClientError) -> RelightError:
@@ -244,7 +250,8 @@ def _service_error(exc: botocore.ClientError) -> RelightError:
     fallback = UnavailableError if status >= 500 else BY_STATUS.get(status, PermanentError)
     kind = BY_CODE.get(code, fallback)
     message = error.get("Message", "") or "no message"
-    return kind(f"aws {exc.operation_name} failed: {code or status}: {message}")
+    hint = _LOG_IN if code in _NOBODY else ""
+    return kind(f"aws {exc.operation_name} failed: {code or status}: {message}", hint=hint)
 
 
 @contextmanager
