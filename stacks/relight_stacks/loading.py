@@ -9,9 +9,13 @@ import ipaddress
 import re
 from contextlib import suppress
 from dataclasses import MISSING
+from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from botocore.loaders import Loader
 
 from relight.config import ANY_REGION, Acknowledge, ConfirmBy, MemoryStore, OnLeaseLost, OnStandbyAway, Role
 from relight.errors import ConfigError
@@ -42,7 +46,7 @@ from relight_stacks.environment import (
 )
 from relight_stacks.naming import in_region
 from relight_stacks.rules import check, check_together, collisions
-from relight_stacks.schedules import is_schedule
+from relight_stacks.schedules import is_schedule, once_a_day
 from relight_stacks.tiers import DEFAULTS, SHAPES, Routing, StateKind, Waiting
 from relight_stacks.toml_table import read_document
 
@@ -169,10 +173,23 @@ def load_environment(path: Path) -> Environment:
 def _regions(table: Table) -> Regions:
     allowed = "the name of an AWS region, such as us-west-2, outside China and GovCloud"
     regions = Regions(primary=table.text("primary", _REGION, allowed), standby=table.text("standby", _REGION, allowed))
+    for key, region in (("primary", regions.primary), ("standby", regions.standby)):
+        if region not in _known_regions():
+            near = ", ".join(get_close_matches(region, _known_regions(), n=1)) or "such as us-west-2"
+            raise table.error(
+                key, region, f"a region of AWS ({near}); botocore knows none newer than itself: update it"
+            )
     if regions.primary == regions.standby:
         raise table.error("standby", regions.standby, "a region other than regions.primary")
     table.done()
     return regions
+
+
+@cache
+def _known_regions() -> frozenset[str]:
+    """Those of the partition `aws`, as the installed botocore lists them; nothing is asked of AWS."""
+    (partition,) = (item for item in Loader().load_data("partitions")["partitions"] if item["id"] == "aws")
+    return frozenset(partition["regions"])
 
 
 def _agent(table: Table, regions: Regions, capacity: Capacity) -> Agent:
@@ -274,6 +291,10 @@ def _given(*, pattern: Table, state: Table, dns: Table, vault: Table, recovery: 
         said = recovery.text("rehearse", re.compile(r"[\x20-\x7e]{1,256}"), allowed)
         if said != _NEVER and not is_schedule(said):
             raise recovery.error("rehearse", said, allowed)
+        if said != _NEVER and not once_a_day(said):
+            raise recovery.error(
+                "rehearse", said, "once a day at most, because a rehearsal may take hours, and no two go on at once"
+            )
         found["rehearse"] = "" if said == _NEVER else said
     return found
 

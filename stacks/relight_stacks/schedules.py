@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _RATE = re.compile(r"rate\([1-9][0-9]{0,3} (minutes?|hours?|days?)\)")
 _CRON = re.compile(r"cron\(([^()\s]+(?: [^()\s]+){5})\)")
+_MINUTES = {"minute": 1, "hour": 60, "day": 24 * 60}
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 
@@ -31,6 +32,16 @@ def is_schedule(said: str) -> bool:
     if (fields[2] == "?") is (fields[4] == "?"):
         return False
     return all(takes(field) for takes, field in zip(_FIELDS, fields, strict=True))
+
+
+def once_a_day(said: str) -> bool:
+    """Whether a schedule comes once a day at most: a rate of a day or longer, or one hour and one minute."""
+    rate = _RATE.fullmatch(said)
+    if rate is not None:
+        number, unit = said.removeprefix("rate(").split(" ")
+        return int(number) * _MINUTES[unit.rstrip("s)")] >= _MINUTES["day"]
+    minute, hour = said.removeprefix("cron(").split(" ")[:2]
+    return minute.isdecimal() and hour.isdecimal()
 
 
 def _field(least: int, most: int, *, names: tuple[str, ...] = (), special: str = "") -> Callable[[str], bool]:

@@ -221,6 +221,23 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("[queue]", "[dns]\ncheck_interval_s = 20\n[queue]", ["dns.check_interval_s = 20", "one of 10, 30"]),
     ("[queue]", '[dns]\nrouting = "geo"\n[queue]', ["dns.routing = 'geo'", "failover, weighted, latency, single"]),
     ("[queue]", "[dns]\nprimary_threshold = 11\n[queue]", ["dns.primary_threshold = 11", "from 1 to 10"]),
+    ('standby = "us-west-2"', 'standby = "us-wst-2"', ["regions.standby = 'us-wst-2'", "(us-west-2)", "botocore"]),
+    ('primary = "us-east-1"', 'primary = "us-east-9"', ["regions.primary = 'us-east-9'", "a region of AWS"]),
+    (
+        "[queue]",
+        '[recovery]\nrehearse = "rate(1 minute)"\n[queue]',
+        ["recovery.rehearse = 'rate(1 minute)'", "once a day"],
+    ),
+    (
+        "[queue]",
+        '[recovery]\nrehearse = "rate(23 hours)"\n[queue]',
+        ["recovery.rehearse = 'rate(23 hours)'", "once a day"],
+    ),
+    (
+        "[queue]",
+        '[recovery]\nrehearse = "cron(0 * * * ? *)"\n[queue]',
+        ["rehearse = 'cron(0 * * * ? *)'", "once a day"],
+    ),
     ("[queue]", '[recovery]\nrehearse = "monthly"\n[queue]', ["recovery.rehearse = 'monthly'", "rate(30 days)"]),
     (
         "[queue]",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relight_stacks.schedules import is_schedule
+from relight_stacks.schedules import is_schedule, once_a_day
 from relight_stacks.tiers import SHAPES
 
 TAKEN = [
@@ -89,3 +89,26 @@ def test_each_field_has_its_bounds(numbers: tuple[int, ...]) -> None:
     minute, hour, day, month, year = numbers
     fits = minute < 60 and hour < 24 and 1 <= day <= 31 and 1 <= month <= 12 and 1970 <= year <= 2199
     assert is_schedule(f"cron({minute} {hour} {day} {month} ? {year})") is fits
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ("rate(1 day)", True),
+        ("rate(24 hours)", True),
+        ("rate(1440 minutes)", True),
+        ("rate(1439 minutes)", False),
+        ("rate(1 minute)", False),
+        ("rate(23 hours)", False),
+        ("cron(0 4 * * ? *)", True),
+        ("cron(0 4 1 * ? *)", True),
+        ("cron(0 * 1 * ? *)", False),
+        ("cron(0/30 4 1 * ? *)", False),
+        ("cron(0 4,16 1 * ? *)", False),
+        ("cron(0 4-6 1 * ? *)", False),
+    ],
+)
+def test_once_a_day_at_most(said: str, fits: bool) -> None:
+    """fails when a rehearsal may be called for while the last one goes on."""
+    assert is_schedule(said)
+    assert once_a_day(said) is fits
