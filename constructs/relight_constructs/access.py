@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight_constructs.policies import Statement, by_alias
+from relight.recovery.metrics import NAMESPACE
+from relight_constructs.policies import Statement, by_alias, metrics
 
 if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
@@ -23,7 +24,6 @@ REHEARSALS = "rehearsals/"
 RESULTS = "results/"
 # What is in both vaults beside points; see `relight.vault.copy`.
 COPIED_BESIDE = (RESULTS, RUNS, REHEARSALS)
-METRICS = "Relight"
 LEASE_OBJECT = "lease.json"
 SENTINEL_OBJECT = "sentinel.json"
 
@@ -47,6 +47,11 @@ WRITE_KEY_ACTIONS = ("kms:GenerateDataKey",)
 READ_KEY_ACTIONS = ("kms:Decrypt",)
 READ_SECRET_ACTIONS = ("secretsmanager:GetSecretValue",)
 PUBLISH_ACTIONS = ("sns:Publish",)
+
+
+def grant_metrics(grantee: Grantee) -> None:
+    """Publish metrics of Relight's namespace, and of no other."""
+    grantee.allow("metrics", metrics(NAMESPACE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from relight_constructs.bindings import (
     LambdaPermission,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, metrics, trust_lambda
+from relight_constructs.policies import Statement, trust_lambda
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
@@ -124,10 +124,6 @@ class Function(Construct):
     def allow(self, name: str, *statements: Statement) -> None:
         """Add one policy to the function's role."""
         self._role.allow(name, *statements)
-
-    def allow_metrics(self, namespace: str) -> None:
-        """Let the function publish metrics of one namespace."""
-        self.allow("metrics", metrics(namespace))
 
     def grant_invoke(self, grantee: Grantee) -> None:
         """Call the function."""

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from relight.recovery.metrics import NAMESPACE
 from relight.recovery.rehearsal import AGE as AGE_METRIC
-from relight_constructs.access import METRICS
+from relight_constructs.access import grant_metrics
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import Construct
 from relight_constructs.deadletters import DeadLetters
@@ -286,7 +287,7 @@ class Rehearsal(Construct):
         props.vault.grant_restore(grantee)
         props.vault.grant_rehearse(grantee)
         props.signing.grant_check(grantee)
-        grantee.allow_metrics(METRICS)
+        grant_metrics(grantee)
 
     def _grant_run(self, grantee: Grantee) -> None:
         """Start or end the store, see what became of it, and see who else uses it."""
@@ -310,7 +311,7 @@ class Rehearsal(Construct):
         self.machine.watch(ALARMS, topic=props.topic)
         age = self._function(AGE, timeout_s=AGE_TIMEOUT_S, networked=False)
         props.vault.grant_rehearsed(age)
-        age.allow_metrics(METRICS)
+        grant_metrics(age)
         Schedule(
             self,
             "age-schedule",
@@ -330,7 +331,7 @@ class Rehearsal(Construct):
                 name=f"{props.name}-late",
                 description="No rehearsal has gone well for too long: none was begun, or all failed. `relight rehearse"
                 " --apart` is the next one",
-                namespace=METRICS,
+                namespace=NAMESPACE,
                 metric=AGE_METRIC,
                 dimensions={"environment": props.environment["RELIGHT_ENVIRONMENT"], "region": props.place.region},
                 statistic="Minimum",

@@ -25,7 +25,7 @@ from relight_constructs.bindings import (
     TerraformResourceLifecycle,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, metrics, trust_own, trust_tasks, trust_volumes
+from relight_constructs.policies import Statement, trust_own, trust_tasks, trust_volumes
 from relight_constructs.pull import grant_pull
 from relight_constructs.role import Role
 
@@ -195,10 +195,6 @@ class Service(Construct):
         """Add one policy to the role that the container runs under."""
         self._role.allow(name, *statements)
 
-    def allow_metrics(self, namespace: str) -> None:
-        """Let the container publish metrics of one namespace."""
-        self.allow("metrics", metrics(namespace))
-
     def grant_scale(self, grantee: Grantee) -> None:
         """Change and watch how many run.
 
@@ -274,10 +270,6 @@ class OwnAgents(Construct):
     def allow(self, name: str, *statements: Statement) -> None:
         """Add one policy to the role."""
         self._role.allow(name, *statements)
-
-    def allow_metrics(self, namespace: str) -> None:
-        """Let the agents publish metrics of one namespace."""
-        self.allow("metrics", metrics(namespace))
 
 
 def _container(props: ServiceProps, log_group: LogGroup) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relight.objectives import REPLICATION_TIME_CONTROL_S
 from relight_constructs.access import JOURNAL, POINTS, RESULTS
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import (
@@ -51,8 +52,7 @@ if TYPE_CHECKING:
     from relight_constructs.bindings import TerraformProvider
     from relight_constructs.props import LeaseProps, ReplicationAlarmsProps, VaultProps
 
-# The only value that S3 Replication Time Control and its metrics offer, in minutes.
-REPLICATION_TIME_MIN = 15
+REPLICATION_TIME_MIN = int(REPLICATION_TIME_CONTROL_S // 60)
 # The one rule of a replication, by which its metrics are known.
 REPLICATION_RULE = "everything"
 

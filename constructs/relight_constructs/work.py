@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from relight.recovery.large import CONTAINER
 from relight_constructs.bindings import (
     Construct,
     EcsTaskDefinition,
@@ -12,7 +13,7 @@ from relight_constructs.bindings import (
     EcsTaskDefinitionVolume,
 )
 from relight_constructs.logs import LogGroup
-from relight_constructs.policies import Statement, metrics, trust_tasks
+from relight_constructs.policies import Statement, trust_tasks
 from relight_constructs.pull import grant_pull
 from relight_constructs.recovery_machine import TaskRun
 from relight_constructs.role import Role
@@ -30,7 +31,6 @@ HAND_ROLE_ACTIONS = ("iam:PassRole",)
 WATCH_RULE_ACTIONS = ("events:DescribeRule", "events:PutRule", "events:PutTargets")
 WATCH_RULE = "StepFunctionsGetEventsForECSTaskRule"
 
-CONTAINER = "work"
 ENTRY_POINT = ("python", "-P", "-m", "relight_lambdas.task")
 
 
@@ -112,10 +112,6 @@ class WorkTask(Construct):
         """Add one policy to the role that the task runs under."""
         self._role.allow(name, *statements)
 
-    def allow_metrics(self, namespace: str) -> None:
-        """Let the task publish metrics of one namespace."""
-        self.allow("metrics", metrics(namespace))
-
     def grant_start(self, grantee: Grantee) -> None:
         """Start it and see whether it runs already."""
         grantee.allow(
@@ -130,7 +126,7 @@ class WorkTask(Construct):
         grantee.allow(
             "run-work",
             *self._start_statements(),
-            Statement(actions=WATCH_TASK_ACTIONS, resources=(f"{self._arn('ecs', 'task')}/{self._props.cluster}/*",)),
+            Statement(actions=WATCH_TASK_ACTIONS, resources=(f"{self._arn('task')}/{self._props.cluster}/*",)),
             Statement(
                 actions=WATCH_RULE_ACTIONS,
                 resources=(f"arn:aws:events:{place.region}:{place.account}:rule/{WATCH_RULE}",),
@@ -141,7 +137,7 @@ class WorkTask(Construct):
         return (
             Statement(
                 actions=RUN_TASK_ACTIONS,
-                resources=(f"{self._arn('ecs', 'task-definition')}/{self._props.family}:*",),
+                resources=(f"{self._arn('task-definition')}/{self._props.family}:*",),
                 condition=self._in_cluster(),
             ),
             Statement(
@@ -152,7 +148,7 @@ class WorkTask(Construct):
         )
 
     def _in_cluster(self) -> dict[str, dict[str, str]]:
-        return {"ArnEquals": {"ecs:cluster": f"{self._arn('ecs', 'cluster')}/{self._props.cluster}"}}
+        return {"ArnEquals": {"ecs:cluster": f"{self._arn('cluster')}/{self._props.cluster}"}}
 
-    def _arn(self, service: str, kind: str) -> str:
-        return f"arn:aws:{service}:{self._props.place.region}:{self._props.place.account}:{kind}"
+    def _arn(self, kind: str) -> str:
+        return f"arn:aws:ecs:{self._props.place.region}:{self._props.place.account}:{kind}"

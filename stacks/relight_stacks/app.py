@@ -103,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check(environment, source=environment.name)
             keep_promises(environment, source=environment.name)
         stores = {environment.memory.store for environment in environments}
-        regions = {store: options.bundle or build_bundle(LAMBDA, CACHE, store=store) for store in stores}
+        zips = {store: options.bundle or build_bundle(LAMBDA, CACHE, store=store) for store in stores}
         asking = options.providers_bundle or options.bundle or build_bundle(LAMBDA, CACHE, providers=True)
         bundles = {
-            store: Bundles(region=bundle.absolute(), providers=asking.absolute()) for store, bundle in regions.items()
+            store: Bundles(region=bundle.absolute(), providers=asking.absolute()) for store, bundle in zips.items()
         }
         synthesize(environments, bundles=bundles, output=options.output)
     except RelightError as exc:

@@ -13,7 +13,7 @@ from relight.recovery import metrics
 from relight.recovery.gauges import EVERY_S, Surface
 from relight.recovery.metrics import dimension
 from relight.recovery.rehearsal import AGE as REHEARSAL_AGE
-from relight_constructs.access import METRICS
+from relight_constructs.access import grant_metrics
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.bindings import CloudwatchMetricAlarm
 from relight_constructs.dashboard import Dashboard
@@ -90,7 +90,7 @@ def _observe(stack: AgentStack) -> Function:
     stack.signing.grant_check(observe)
     for role in Role:
         vault_of(stack.environment, role, at=stack.role).grant_survey(observe)
-    observe.allow_metrics(METRICS)
+    grant_metrics(observe)
     stack.functions.schedule(observe, rate=RATE, late_s=LATE_S)
     return observe
 
@@ -134,9 +134,9 @@ def objectives(stack: AgentStack) -> Iterator[MetricAlarmProps]:
         yield MetricAlarmProps(
             name=f"{stack.names.prefix}-providers-available",
             description="No LLM provider can be asked: the breakers of all are open",
-            namespace=METRICS,
+            namespace=metrics.NAMESPACE,
             metric=metrics.PROVIDERS_AVAILABLE,
-            dimensions=_ours(stack),
+            dimensions=stack.dimensions,
             statistic="Maximum",
             comparison="LessThanThreshold",
             threshold=1,
@@ -177,9 +177,9 @@ def _served(stack: AgentStack) -> MetricAlarmProps:
     return MetricAlarmProps(
         name=f"{stack.names.prefix}-served",
         description="For half of the RTO no region has served: see whether a recovery is under way, `relight status`",
-        namespace=METRICS,
+        namespace=metrics.NAMESPACE,
         metric=metrics.SERVED,
-        dimensions=_ours(stack),
+        dimensions=stack.dimensions,
         statistic="Maximum",
         comparison="LessThanThreshold",
         threshold=1,
@@ -203,9 +203,9 @@ def _gauge(
     return MetricAlarmProps(
         name=f"{stack.names.prefix}-{what}",
         description=description,
-        namespace=METRICS,
+        namespace=metrics.NAMESPACE,
         metric=metric,
-        dimensions=_ours(stack) | (more or {}),
+        dimensions=stack.dimensions | (more or {}),
         statistic="Maximum",
         threshold=threshold,
         period_s=EVERY_S,
@@ -238,9 +238,9 @@ def _watch(stack: AgentStack, observe: Function) -> None:
         MetricAlarmProps(
             name=f"{stack.names.prefix}-looks-failed",
             description="Something of this region cannot be looked at: the log of the observe function says what",
-            namespace=METRICS,
+            namespace=metrics.NAMESPACE,
             metric=metrics.LOOKS_FAILED,
-            dimensions=_ours(stack),
+            dimensions=stack.dimensions,
             statistic="Minimum",
             looks=BLIND_LOOKS,
             topic=stack.incidents,
@@ -259,10 +259,6 @@ def _seen_lag_s(environment: Environment) -> float:
     """
     often = PATTERNS[environment.tier] is Pattern.ACTIVE_ACTIVE
     return 0.0 if often or _copied(environment) else 2.0 * EVERY_S
-
-
-def _ours(stack: AgentStack) -> dict[str, str]:
-    return {"environment": stack.environment.name, "region": stack.home.region}
 
 
 # -- whom incidents reach
@@ -314,9 +310,7 @@ def _tell_slack(stack: AgentStack) -> None:
             name=f"{names.prefix}-incidents",
             team=incidents.slack_team,
             channel=incidents.slack_channel,
-            topic_arns=tuple(
-                f"arn:aws:sns:{region}:{stack.home.account}:{names.incidents_topic}" for region in sorted(regions)
-            ),
+            topic_arns=tuple(names.incidents_topic_arn(region) for region in sorted(regions)),
             service_region=chat_region(stack.home.region, other=names.primary_region),
         ),
     )
@@ -463,4 +457,4 @@ def _number(title: str, *shown: Metric, width: int = 6, period_s: int = EVERY_S)
 
 
 def _metric(stack: AgentStack, name: str, label: str, **more: str) -> Metric:
-    return Metric(namespace=METRICS, name=name, dimensions=_ours(stack) | more, label=label)
+    return Metric(namespace=metrics.NAMESPACE, name=name, dimensions=stack.dimensions | more, label=label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relight.config import Role
 from relight_constructs.props import BootRuleProps
 from relight_constructs.recovery_machine import HYDRATE
 from relight_constructs.triggers import HydrateOnBoot
@@ -26,10 +25,10 @@ def hydrate_on_boot(stack: AgentStack) -> None:
     stack.data.connections.grant_read(hydrate)
     stack.signing.grant_check(hydrate)
     stack.work.grant_start(hydrate)
+    # What was sealed in the other region first may not have been replicated back yet.
+    other_vault = vault_of(stack.environment, stack.role.other, at=stack.role)
     for grantee in (hydrate, stack.work):
         grant_hydrate(stack, grantee)
-        # What was sealed in the other region first may not have been replicated back yet.
-        other_vault = vault_of(stack.environment, Role.STANDBY, at=stack.role)
         other_vault.grant_restore(grantee)
     other_vault.grant_bring_forward(hydrate)
     HydrateOnBoot(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relight.objectives import REPLICATION_TIME_CONTROL_S
 from relight.recovery.copying import LAG as COPY_LAG
-from relight.recovery.metrics import DAMAGED, VERIFY_LAG
-from relight_constructs.access import METRICS
+from relight.recovery.metrics import DAMAGED, NAMESPACE, VERIFY_LAG
+from relight_constructs.access import grant_metrics
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.props import MetricAlarmProps
 from relight_stacks.functions import LONGEST_S
@@ -27,7 +28,7 @@ VERIFY_RATE = "rate(15 minutes)"
 LATE_READ_S = 24 * 3600
 COPY_RATE = f"rate({COPY_EVERY_S // 60} minutes)"
 # As late as what S3's own replication promises.
-LEAST_LAG_S = 900
+LEAST_LAG_S = int(REPLICATION_TIME_CONTROL_S)
 # CloudWatch looks at no more than a day at once.
 LONGEST_LOOK_S = 24 * 3600
 SHORTEST_LOOK_S = 300
@@ -61,7 +62,7 @@ def _verify(stack: AgentStack) -> None:
         stack.own_vault.grant_verify(grantee)
     stack.signing.grant_check(verify)
     stack.work.grant_start(verify)
-    verify.allow_metrics(METRICS)
+    grant_metrics(verify)
     stack.functions.schedule(verify, rate=VERIFY_RATE, late_s=900)
     _alarm_on_points(
         stack,
@@ -99,9 +100,9 @@ def _alarm_on_points(
         MetricAlarmProps(
             name=f"{stack.names.prefix}-{id_}",
             description=description,
-            namespace=METRICS,
+            namespace=NAMESPACE,
             metric=metric,
-            dimensions={"environment": stack.environment.name, "region": stack.home.region},
+            dimensions=stack.dimensions,
             statistic="Maximum",
             threshold=threshold,
             # A run may take as long as a function can.
@@ -129,7 +130,7 @@ def _copy(stack: AgentStack) -> None:
         more=stack.work.settings,
     )
     for grantee in (copy, stack.work):
-        grantee.allow_metrics(METRICS)
+        grant_metrics(grantee)
         _other_vault(stack).grant_copy_from(grantee)
         stack.own_vault.grant_copy_to(grantee)
         if not stack.environment.shape.standby:  # nobody is there to fetch: what the other vault lacks is brought
@@ -145,9 +146,9 @@ def _copy(stack: AgentStack) -> None:
             name=f"{copy.name}-lag",
             description="This region's vault lacks points that the other's has, or nothing is copied at all: the log "
             "of the copy-points function says why",
-            namespace=METRICS,
+            namespace=NAMESPACE,
             metric=COPY_LAG,
-            dimensions={"environment": stack.environment.name, "region": stack.home.region},
+            dimensions=stack.dimensions,
             statistic="Maximum",
             threshold=max(LEAST_LAG_S, int(stack.environment.objectives.rpo_s / 2)),
             # A run may take as long as a function can.

@@ -31,7 +31,7 @@ from relight_stacks.functions import Functions
 from relight_stacks.hydrating import hydrate_on_boot
 from relight_stacks.keeping import keep_points
 from relight_stacks.refs import lease_of, signing_of, vault_of
-from relight_stacks.relighting import relight
+from relight_stacks.relighting import add_recovery
 from relight_stacks.services import AGENT_PORT, add_services
 from relight_stacks.settings import settings_for
 from relight_stacks.stack import HomeStack
@@ -146,7 +146,7 @@ class AgentStack(HomeStack):
         keep_points(self)
         watch_replication(self)
         if role is Role.STANDBY:
-            relight(self, bundles)
+            add_recovery(self, bundles)
         else:
             hydrate_on_boot(self)
         add_eyes(self)

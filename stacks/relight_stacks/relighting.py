@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight.providers.readiness import METRIC as PROVIDER_READY
-from relight_constructs.access import METRICS
+from relight.recovery.metrics import NAMESPACE
+from relight_constructs.access import grant_metrics
 from relight_constructs.alarm import MetricAlarm
 from relight_constructs.capacity import ClusterAccess, EksAgents, GroupAgents
 from relight_constructs.props import ClusterAccessProps, MetricAlarmProps, RecoveryProps
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from relight.config import Settings
     from relight_constructs.grants import Scalable
-    from relight_constructs.incidents import IncidentsTopic
     from relight_stacks.bundles import Bundles
     from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack
@@ -35,11 +35,8 @@ LONGEST_PROMOTION_S = {
 }
 
 
-def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
-    """Define everything that relights the standby. At run time it needs no control plane outside its own region.
-
-    Further grants go to the `functions` of what is returned.
-    """
+def add_recovery(stack: AgentStack, bundles: Bundles) -> None:
+    """Define everything that relights the standby. At run time it needs no control plane outside its own region."""
     environment = stack.environment
     grant_hydrate(stack, stack.work)
     recovery = Recovery(
@@ -74,8 +71,7 @@ def relight(stack: AgentStack, bundles: Bundles) -> Recovery:
     stack.data.grant_promote(recovery.functions["promote"])
 
     if environment.providers:
-        _watch_providers(stack, stack.incidents, bundles.providers)
-    return recovery
+        _watch_providers(stack, bundles.providers)
 
 
 def _agents(stack: AgentStack) -> tuple[Scalable, ...]:
@@ -99,7 +95,7 @@ def waits_of(environment: Environment, settings: Settings) -> Waits:
     )
 
 
-def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> None:
+def _watch_providers(stack: AgentStack, bundle: Path) -> None:
     """Try from here, before the day that it matters, whether the standby's agents could ask their LLM providers.
 
     In the network, because the agents are: a provider that only a function outside could reach is none, and a model
@@ -110,7 +106,7 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
     )
     stack.data.connections.grant_read(providers)
     stack.data.grant_provider_keys(providers)
-    providers.allow_metrics(METRICS)
+    grant_metrics(providers)
     minutes = stack.environment.provider_check_minutes
     stack.functions.schedule(providers, rate=f"rate({minutes} minutes)", late_s=minutes * 60)
     for spec in stack.environment.providers:
@@ -122,13 +118,9 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
             MetricAlarmProps(
                 name=stack.names.provider_alarm(spec.name),
                 description=f"The standby cannot ask the LLM provider {spec.name}: `relight status` says why",
-                namespace=METRICS,
+                namespace=NAMESPACE,
                 metric=PROVIDER_READY,
-                dimensions={
-                    "environment": stack.environment.name,
-                    "region": stack.home.region,
-                    "provider": spec.name,
-                },
+                dimensions=stack.dimensions | {"provider": spec.name},
                 # It is 1 while the provider can be asked. Twice in a row: one call that fails is no reason to wake
                 # somebody. Where nothing is put, whoever tries has failed.
                 statistic="Minimum",
@@ -136,6 +128,6 @@ def _watch_providers(stack: AgentStack, topic: IncidentsTopic, bundle: Path) -> 
                 period_s=minutes * 60,
                 looks=2,
                 missing_is_bad=True,
-                topic=topic,
+                topic=stack.incidents,
             ),
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from relight.config import MemoryStore, Role, StateKind
-from relight_constructs.access import METRICS
+from relight_constructs.access import grant_metrics
 from relight_constructs.balancer import Health
 from relight_constructs.bindings import TerraformOutput
 from relight_constructs.images import ReplicatedImages
-from relight_constructs.policies import Grantee
+from relight_constructs.nats import CLIENTS
+from relight_constructs.network import HTTPS
 from relight_constructs.props import (
     AutoscalingProps,
     ClusterProps,
@@ -24,6 +25,7 @@ from relight_constructs.props import (
 from relight_constructs.pull import repository_of
 from relight_constructs.queue import NatsQueue
 from relight_constructs.services import MACHINES, PODS, Autoscaling, Cluster, OwnAgents, Service
+from relight_constructs.state import PORT as POSTGRES
 from relight_stacks.counts import counts
 from relight_stacks.environment import CapacityKind
 from relight_stacks.naming import in_region
@@ -33,6 +35,7 @@ from relight_stacks.settings import AGENT_SERVICE, VECTOR_SERVICE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from relight_constructs.policies import Grantee
     from relight_stacks.counts import Counts
     from relight_stacks.environment import Environment
     from relight_stacks.region import AgentStack
@@ -103,19 +106,7 @@ VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
 
 # What is used where the environment names none; the operator pushes it to the primary's registry like the others.
 QUEUE_IMAGE = "nats:2.15-alpine"
-# Where servers of the operator's own are reached unless the file says otherwise.
-POSTGRES_PORT = 5432
-NATS_PORT = 4222
-HTTPS = 443
 _PORTS = {"http": 80, "https": HTTPS}
-
-
-class Agents(Grantee, Protocol):
-    """Whoever the agents are, as far as grants go."""
-
-    def allow_metrics(self, namespace: str) -> None:
-        """Let them publish metrics of one namespace."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +135,9 @@ def add_services(stack: AgentStack) -> Services:
             stack.network.let_out(who, port=port)
         # Servers of the operator's own may join the groups that are made for ours.
         if environment.shape.state is StateKind.EXISTING:
-            stack.network.admit(who, to="state", port=POSTGRES_PORT)
+            stack.network.admit(who, to="state", port=POSTGRES)
         if environment.queue.existing:
-            stack.network.admit(who, to="queue", port=NATS_PORT)
+            stack.network.admit(who, to="queue", port=CLIENTS)
     agent, autoscaling = _agents(stack, cluster, count)
     vector = _vector(stack, cluster, count)
     queue = _queue(stack, cluster, count)
@@ -169,9 +160,9 @@ def ports_out(environment: Environment, role: Role) -> tuple[int, ...]:
     found = {HTTPS, *environment.network(role).ports}
     found |= {url.port or _PORTS[url.scheme] for url in urls}
     if environment.shape.state is StateKind.EXISTING:
-        found.add(POSTGRES_PORT)
+        found.add(POSTGRES)
     if environment.queue.existing:
-        found.add(NATS_PORT)
+        found.add(CLIENTS)
     return tuple(sorted(found))
 
 
@@ -224,7 +215,7 @@ def _agents(stack: AgentStack, cluster: Cluster, count: Counts) -> tuple[Service
     return agent, autoscaling
 
 
-def _grant(stack: AgentStack, agent: Agents) -> None:
+def _grant(stack: AgentStack, agent: Grantee) -> None:
     """What agents may do, whatever runs them."""
     environment = stack.environment
     stack.data.connections.grant_read(agent)
@@ -232,7 +223,7 @@ def _grant(stack: AgentStack, agent: Agents) -> None:
     stack.lease.grant_hold(agent)
     # Its applier reads what the state database has let go of the journal, and says how far memory is behind.
     stack.own_vault.grant_bring_forward(agent)
-    agent.allow_metrics(METRICS)
+    grant_metrics(agent)
     if environment.providers:
         # It tells people when it has been on a fallback for long, or a key is refused.
         stack.incidents.grant_publish(agent)

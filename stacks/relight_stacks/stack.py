@@ -22,6 +22,8 @@ class HomeStack(TerraformStack):
         self.environment = environment
         self.names = names
         self.home = Place(account=environment.account, region=region, prefix=names.prefix)
+        # What every metric of the environment carries that is of the region.
+        self.dimensions = {"environment": environment.name, "region": region}
         AwsProvider(self, "aws", region=region, allowed_account_ids=[environment.account])
         S3Backend(
             self,

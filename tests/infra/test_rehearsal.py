@@ -10,8 +10,9 @@ import pytest
 from unit.test_config import SETTINGS
 
 from relight.config import Role
+from relight.recovery.metrics import NAMESPACE
 from relight.recovery.rehearsal import AGE
-from relight_constructs.access import METRICS, SigningRef, TopicRef, VaultRef
+from relight_constructs.access import SigningRef, TopicRef, VaultRef
 from relight_constructs.props import Code, Place, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal_machine import (
     CLOSE,
@@ -328,7 +329,7 @@ def test_people_are_told_when_one_fails_is_not_begun_or_leaves_its_store(
     (made,) = (body["name"] for body in found.resources("aws_sns_topic", part="standby").values())
     assert topic.endswith(f":{made}")
     late = alarms["late"]
-    assert (late["namespace"], late["metric_name"], late["treat_missing_data"]) == (METRICS, AGE, "breaching")
+    assert (late["namespace"], late["metric_name"], late["treat_missing_data"]) == (NAMESPACE, AGE, "breaching")
     assert late["dimensions"] == {"environment": name, "region": region}
     assert late["threshold"] == longest_gap_s(environment.shape.rehearse) + GRACE_S
     left = alarms["left-open"]
