@@ -26,7 +26,7 @@ from relight_constructs.bindings import (
 from relight_constructs.endpoints import ENDPOINTS
 from relight_constructs.logs import LogGroup
 from relight_constructs.policies import Statement, perimeter, trust
-from relight_constructs.props import LOG_RETENTION_DAYS, Attachment
+from relight_constructs.props import MOST_ZONES, Attachment
 from relight_constructs.role import Role
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class Network(Construct):
         self._log_flows()
         parts = list(ipaddress.ip_network(props.cidr).subnets(prefixlen_diff=4))
         zones = {zone: f"{props.place.region}{zone}" for zone in props.zones}
-        public_ids, nats = self._make_public({zone: str(parts[number + 8]) for number, zone in enumerate(zones)})
+        public_ids, nats = self._make_public(
+            {zone: str(parts[number + MOST_ZONES]) for number, zone in enumerate(zones)}
+        )
         private_ids, tables = [], []
         for number, (zone, place) in enumerate(zones.items()):
             inner = Subnet(
@@ -166,7 +168,12 @@ class Network(Construct):
         )
         name = f"/relight/{place.prefix}-flows"
         group = LogGroup(
-            self, "flows-log", place=place, name=name, key=self._props.logs_key, retention_days=LOG_RETENTION_DAYS
+            self,
+            "flows-log",
+            place=place,
+            name=name,
+            key=self._props.logs_key,
+            retention_days=self._props.log_retention_days,
         )
         group.grant_write(role)
         role.allow(

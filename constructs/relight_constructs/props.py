@@ -158,6 +158,10 @@ class Attachment:
     security_group_ids: tuple[str, ...]
 
 
+# A range is cut into sixteen parts, of which each zone takes two.
+MOST_ZONES = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkProps:
     """A region's network: a VPC of its own with the range `cidr` and subnets in the zones of these letters, or, where
@@ -184,8 +188,13 @@ class NetworkProps:
     peer_region: str = ""
     public: bool = True
     groups: tuple[str, ...] = GROUPS
+    log_retention_days: int = LOG_RETENTION_DAYS
 
     def __post_init__(self) -> None:
+        if self.vpc_id and not self.private_subnet_ids:
+            raise ValueError(f"vpc_id={self.vpc_id!r} without private_subnet_ids; name the private subnet of each zone")
+        if not self.vpc_id and not 1 <= len(self.zones) <= MOST_ZONES:
+            raise ValueError(f"zones={self.zones}; the range is cut for 1 to {MOST_ZONES} zones, so name as many")
         if self.nat and not self.public:
             raise ValueError("nat=True with public=False; a NAT gateway needs a public subnet: use nat=False")
 
@@ -253,6 +262,7 @@ class QueueProps:
     storage_gib: int
     key: Key
     password: Secret
+    log_retention_days: int = LOG_RETENTION_DAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +489,7 @@ class StateProps:
 # most that RDS gives one. What it may grow to has to be a tenth more than what it has. Source: Amazon RDS user guide,
 # "Managing capacity automatically with Amazon RDS storage autoscaling".
 STORAGE_GROWTH = 5
+LEAST_STORAGE_GIB = 20
 MOST_STORAGE_GIB = 65_536
 MOST_FIRST_STORAGE_GIB = MOST_STORAGE_GIB * 10 // 11
 
@@ -491,14 +502,33 @@ def most_storage_gib(storage_gib: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatePrimaryProps:
     """What a primary has beside its place. `password` is an expression of an ephemeral value, `password_version` tells
-    that it is another; with `storage_gib`, of an instance, the storage grows by itself up to five times of it."""
+    that it is another."""
 
     state: StateProps
     instance_class: str
     password: str
     password_version: int
     backup_days: int
-    storage_gib: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceProps:
+    """A primary that is one instance with `storage_gib`, 20 at least, which grow by themselves up to five times of
+    it."""
+
+    primary: StatePrimaryProps
+    storage_gib: int
+
+    def __post_init__(self) -> None:
+        if not LEAST_STORAGE_GIB <= self.storage_gib <= MOST_FIRST_STORAGE_GIB:
+            raise ValueError(
+                f"storage_gib={self.storage_gib}; rds gives an instance that can grow {LEAST_STORAGE_GIB} to "
+                f"{MOST_FIRST_STORAGE_GIB} GiB, use as many"
+            )
+
+
+# Aurora's least rds.global_db_rpo.
+LEAST_RPO_S = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,16 +539,31 @@ class GlobalClusterProps:
     primary: StatePrimaryProps
     rpo_s: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.rpo_s is not None and self.rpo_s < LEAST_RPO_S:
+            raise ValueError(f"rpo_s={self.rpo_s}; rds.global_db_rpo is {LEAST_RPO_S} s at least, so leave it out")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFollowerProps:
-    """A database that follows another: `source` is the ARN of the instance, or the name of the global database. With
-    `storage_gib`, its source's, an instance's storage grows by itself as that does: nobody else would make it grow."""
+    """A database that follows another: `source` is the ARN of the instance, or the name of the global database."""
 
     state: StateProps
     source: str
     instance_class: str
-    storage_gib: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReplicaProps:
+    """A replica of an instance that began with `storage_gib`: its storage grows by itself as that one's does, because
+    nobody else would make it grow."""
+
+    follower: StateFollowerProps
+    storage_gib: int
+
+    def __post_init__(self) -> None:
+        if self.storage_gib < LEAST_STORAGE_GIB:
+            raise ValueError(f"storage_gib={self.storage_gib}; say its source's, {LEAST_STORAGE_GIB} at least")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

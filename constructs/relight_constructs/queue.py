@@ -59,6 +59,7 @@ class NatsQueue(Construct):
                         health_command=f"wget -q --spider 'http://127.0.0.1:{MONITOR}{HEALTH_PATH}'",
                         targets=tuple(targets),
                         alone=True,
+                        log_retention_days=props.log_retention_days,
                     ),
                 )
             )

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from relight_constructs.props import (
         CopiedBackupsProps,
         GlobalClusterProps,
+        InstanceProps,
+        InstanceReplicaProps,
         RestoreProps,
         SecondaryClusterProps,
-        StateFollowerProps,
-        StatePrimaryProps,
         StateProps,
     )
 
@@ -50,8 +50,6 @@ INSTANCE_VERSION = "17.6"
 CLUSTER_VERSION = "17.5"
 # One takes writes, and the other takes over within the region.
 CLUSTER_INSTANCES = 2
-# Aurora's least rds.global_db_rpo.
-LEAST_RPO_S = 20
 # Free, and enough to see an incident from its beginning.
 INSIGHTS_DAYS = 7
 
@@ -160,9 +158,9 @@ def _cluster_parameters(
 class Instance(Construct):
     """Define an RDS instance that takes writes, with its standby in another zone of the region."""
 
-    def __init__(self, scope: Construct, id_: str, props: StatePrimaryProps) -> None:
+    def __init__(self, scope: Construct, id_: str, props: InstanceProps) -> None:
         super().__init__(scope, id_)
-        state = props.state
+        primary, state = props.primary, props.primary.state
         ground = _Ground(self, state, of="instance", logs=("postgresql", "upgrade"))
         parameters = _instance_parameters(self, state, ground.major, storage_gib=props.storage_gib)
         self._instance = DbInstance(
@@ -173,7 +171,7 @@ class Instance(Construct):
             engine_version=state.version,
             # Minor versions come with a deployment, so that a plan never finds another than it says.
             auto_minor_version_upgrade=False,
-            instance_class=props.instance_class,
+            instance_class=primary.instance_class,
             allocated_storage=props.storage_gib,
             max_allocated_storage=most_storage_gib(props.storage_gib),
             storage_type="gp3",
@@ -182,14 +180,14 @@ class Instance(Construct):
             multi_az=True,
             db_name=DATABASE,
             username=USER,
-            password_wo=props.password,
-            password_wo_version=props.password_version,
+            password_wo=primary.password,
+            password_wo_version=primary.password_version,
             port=PORT,
             db_subnet_group_name=ground.subnets.name,
             vpc_security_group_ids=ground.groups,
             publicly_accessible=False,
             parameter_group_name=parameters.name,
-            backup_retention_period=props.backup_days,
+            backup_retention_period=primary.backup_days,
             delete_automated_backups=False,
             copy_tags_to_snapshot=True,
             deletion_protection=True,
@@ -220,18 +218,18 @@ class InstanceReplica(Construct):
     zone, as a pilot light is; making it of two is for the days after.
     """
 
-    def __init__(self, scope: Construct, id_: str, props: StateFollowerProps) -> None:
+    def __init__(self, scope: Construct, id_: str, props: InstanceReplicaProps) -> None:
         super().__init__(scope, id_)
-        self._props = props
-        state = props.state
+        self._follower = follower = props.follower
+        state = follower.state
         ground = _Ground(self, state, of="instance", logs=("postgresql", "upgrade"))
         parameters = _instance_parameters(self, state, ground.major)
         self._instance = DbInstance(
             self,
             "instance",
             identifier=state.name,
-            replicate_source_db=props.source,
-            instance_class=props.instance_class,
+            replicate_source_db=follower.source,
+            instance_class=follower.instance_class,
             auto_minor_version_upgrade=False,
             # It begins with its source's storage, and does not follow when that grows: each instance grows by itself.
             max_allocated_storage=most_storage_gib(props.storage_gib),
@@ -270,7 +268,7 @@ class InstanceReplica(Construct):
 
     def grant_promote(self, grantee: Grantee) -> None:
         """Promote it, and see how that goes on."""
-        place, name = self._props.state.place, self._props.state.name
+        place, name = self._follower.state.place, self._follower.state.name
         grantee.allow(
             "promote-state",
             Statement(
@@ -285,8 +283,6 @@ class GlobalCluster(Construct):
     def __init__(self, scope: Construct, id_: str, props: GlobalClusterProps) -> None:
         super().__init__(scope, id_)
         primary, state = props.primary, props.primary.state
-        if props.rpo_s is not None and props.rpo_s < LEAST_RPO_S:
-            raise ValueError(f"rpo_s={props.rpo_s}; rds.global_db_rpo is {LEAST_RPO_S} s at least, so leave it out")
         whole = RdsGlobalCluster(
             self,
             "global",

@@ -16,8 +16,11 @@ from relight_constructs.bindings import AwsProvider
 from relight_constructs.nats import CLIENTS
 from relight_constructs.nats import USER as QUEUE_USER
 from relight_constructs.props import (
+    LEAST_RPO_S,
     CopiedBackupsProps,
     GlobalClusterProps,
+    InstanceProps,
+    InstanceReplicaProps,
     Place,
     RestoreProps,
     SecondaryClusterProps,
@@ -176,7 +179,6 @@ def _primary(stack: AgentStack) -> tuple[str, str, None]:
     primary = StatePrimaryProps(
         state=_state(stack),
         instance_class=database.instance_class,
-        storage_gib=0 if aurora else database.storage_gib,
         password=password,
         password_version=database.password_version,
         backup_days=database.backup_days,
@@ -184,7 +186,7 @@ def _primary(stack: AgentStack) -> tuple[str, str, None]:
     if aurora:
         cluster = made.GlobalCluster(stack, "state", GlobalClusterProps(primary=primary, rpo_s=_rpo_s(environment)))
         return cluster.host, password, None
-    instance = made.Instance(stack, "state", primary)
+    instance = made.Instance(stack, "state", InstanceProps(primary=primary, storage_gib=database.storage_gib))
     if environment.shape.state is StateKind.SNAPSHOTS:
         away = Place(account=environment.account, region=names.standby_region, prefix=names.prefix)
         made.CopiedBackups(
@@ -212,7 +214,7 @@ def _rpo_s(environment: Environment) -> int | None:
     rather go on, or asks for less than Aurora can hold."""
     rpo_s = int(environment.objectives.rpo_s)
     waits = environment.on_standby_away is OnStandbyAway.WAIT
-    return rpo_s if waits and rpo_s >= made.LEAST_RPO_S else None
+    return rpo_s if waits and rpo_s >= LEAST_RPO_S else None
 
 
 def _follower(stack: AgentStack) -> tuple[str, str, Follower]:
@@ -229,10 +231,11 @@ def _follower(stack: AgentStack) -> tuple[str, str, Follower]:
         state=state,
         source=names.state if aurora else names.state_arn,
         instance_class=database.instance_class,
-        storage_gib=0 if aurora else database.storage_gib,
     )
     if not aurora:
-        replica = made.InstanceReplica(stack, "state", follower)
+        replica = made.InstanceReplica(
+            stack, "state", InstanceReplicaProps(follower=follower, storage_gib=database.storage_gib)
+        )
         return replica.host, password, replica
     cluster = made.SecondaryCluster(
         stack,

@@ -11,14 +11,31 @@ import pytest
 from synthesis import ENVIRONMENTS
 
 from relight.config import Role
+from relight_constructs.balancer import InnerBalancer
+from relight_constructs.bindings import App, AwsProvider, TerraformStack
 from relight_constructs.bundle import SERVICES
 from relight_constructs.endpoints import ENDPOINTS
+from relight_constructs.key import Key
+from relight_constructs.network import Network
+from relight_constructs.props import (
+    ClusterProps,
+    InnerBalancerProps,
+    KeyProps,
+    NetworkProps,
+    Place,
+    QueueProps,
+    SecretProps,
+)
+from relight_constructs.queue import NatsQueue
+from relight_constructs.secret import Secret
+from relight_constructs.services import Cluster
 from relight_stacks.counts import services_called
 from relight_stacks.loading import examples_folder, load_environments, load_named
 from relight_stacks.services import ports_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from synthesis import Synthesis
 
@@ -34,6 +51,7 @@ NO_CALL = {"iam"}
 # Asked in the other region: its S3 has an endpoint here, and what KMS is asked there is asked by S3.
 REACHED_ELSEWHERE = {"kms", "s3"}
 INTERFACE = re.compile(r"com\.amazonaws\.(?P<region>[a-z0-9-]+)\.(?P<service>[a-z0-9.]+)")
+PLACE = Place(account="000000000000", region="eu-west-1", prefix="theirs")
 ARN = re.compile(r"arn:aws:(?P<service>[a-z0-9-]+):(?P<region>[a-z0-9-]*):")
 
 
@@ -332,3 +350,58 @@ def test_no_recovery_changes_a_name(syntheses: Mapping[str, Synthesis], name: st
     for service in of(syntheses, name, "standby", "aws_ecs_service").values():
         assert not {"service_registries", "service_connect_configuration"} & set(service)
         assert service["load_balancer"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"vpc_id": "vpc-1"}, "vpc_id='vpc-1' without private_subnet_ids; name the private subnet"),
+        ({"zones": tuple("abcdefghi")}, "zones=.*; the range is cut for 1 to 8 zones, so name as many"),
+        ({"zones": ()}, r"zones=\(\); the range is cut for 1 to 8"),
+        ({"public": False}, "nat=True with public=False; a NAT gateway needs a public subnet: use nat=False"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(said: dict[str, Any], message: str) -> None:
+    """Whoever takes the construct alone is told the value and what to say instead, before anything is made."""
+    key: Any = None
+    with pytest.raises(ValueError, match=message):
+        NetworkProps(place=PLACE, logs_key=key, **said)
+    assert NetworkProps(place=PLACE, logs_key=key, zones=tuple("abcdefgh")).nat
+
+
+def test_logs_are_kept_for_as_long_as_is_said(tmp_path: Path) -> None:
+    """fails when a network's or a queue's logs are kept for another time than whoever composes them says."""
+    app = App(outdir=str(tmp_path))
+    stack = TerraformStack(app, "theirs")
+    AwsProvider(stack, "aws", region=PLACE.region)
+    key = Key(stack, "key", KeyProps(place=PLACE, alias="alias/theirs", description="Theirs", for_logs=True))
+    network = Network(stack, "network", NetworkProps(place=PLACE, logs_key=key, log_retention_days=30))
+    NatsQueue(
+        stack,
+        "queue",
+        QueueProps(
+            place=PLACE,
+            cluster=Cluster(
+                stack, "cluster", ClusterProps(place=PLACE, name="theirs", logs_key=key, log_retention_days=30)
+            ),
+            network=network,
+            inner=InnerBalancer(
+                stack, "inner", InnerBalancerProps(place=PLACE, network=network, domain="theirs.internal")
+            ),
+            image="docker.io/library/nats:2.15-alpine",
+            host="nats.theirs.internal",
+            nodes=1,
+            running=1,
+            cpu=256,
+            memory=512,
+            storage_gib=10,
+            key=key,
+            password=Secret(stack, "password", SecretProps(name="theirs", description="Theirs", key=key)),
+            log_retention_days=30,
+        ),
+    )
+    app.synth()
+    made = json.loads((tmp_path / "stacks" / "theirs" / "cdk.tf.json").read_text())["resource"]
+    kept = {body["name"]: body["retention_in_days"] for body in made["aws_cloudwatch_log_group"].values()}
+    assert len(kept) == 3
+    assert set(kept.values()) == {30}

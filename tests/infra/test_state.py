@@ -13,9 +13,7 @@ import pytest
 from synthesis import ENVIRONMENTS
 
 from relight.config import ConfirmBy, Connections, Role, Settings, StateKind
-from relight_constructs.bindings import App, TerraformStack
-from relight_constructs.props import GlobalClusterProps, StatePrimaryProps
-from relight_constructs.state import GlobalCluster
+from relight_constructs.props import GlobalClusterProps, InstanceProps, InstanceReplicaProps, StatePrimaryProps
 from relight_stacks.loading import examples_folder, load_environments, load_named
 from relight_stacks.settings import settings_for
 
@@ -441,4 +439,15 @@ def test_an_objective_that_aurora_cannot_hold_is_refused() -> None:
         state=primary, instance_class="db.r6g.large", password="${x}", password_version=1, backup_days=7
     )
     with pytest.raises(ValueError, match=r"rpo_s=5; rds.global_db_rpo is 20 s at least"):
-        GlobalCluster(TerraformStack(App(), "s"), "state", GlobalClusterProps(primary=primary, rpo_s=5))
+        GlobalClusterProps(primary=primary, rpo_s=5)
+    assert GlobalClusterProps(primary=primary, rpo_s=20).rpo_s == 20
+
+
+@pytest.mark.parametrize("gib", [0, 19, 65_536])
+def test_storage_that_rds_would_refuse_is_refused(gib: int) -> None:
+    """Before anything is deployed: too little, and so much that it could not grow."""
+    anything: Any = None
+    with pytest.raises(ValueError, match=rf"storage_gib={gib}; rds gives an instance that can grow 20 to"):
+        InstanceProps(primary=anything, storage_gib=gib)
+    with pytest.raises(ValueError, match="storage_gib=0; say its source's"):
+        InstanceReplicaProps(follower=anything, storage_gib=0)
