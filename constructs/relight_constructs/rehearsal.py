@@ -179,6 +179,7 @@ class Rehearsal(Construct):
                 public=props.internet,
                 services=() if props.internet else REHEARSING,
                 groups=("functions", "vector") if props.internet else ("endpoints", "functions", "vector"),
+                log_retention_days=props.log_retention_days,
             ),
         )
         network.admit("functions", to="vector", port=props.store.port)
@@ -197,7 +198,16 @@ class Rehearsal(Construct):
             "store",
             ServiceProps(
                 place=props.place,
-                cluster=Cluster(self, "cluster", ClusterProps(place=props.place, name=props.name, logs_key=self._key)),
+                cluster=Cluster(
+                    self,
+                    "cluster",
+                    ClusterProps(
+                        place=props.place,
+                        name=props.name,
+                        logs_key=self._key,
+                        log_retention_days=props.log_retention_days,
+                    ),
+                ),
                 name=SERVICE,
                 family=props.name,
                 image=store.image,

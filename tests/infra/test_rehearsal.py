@@ -228,6 +228,7 @@ def test_it_can_be_taken_alone(tmp_path: Path) -> None:
         rate="rate(30 days)",
         late_after_s=DAY_S,
         internet=True,
+        log_retention_days=30,
     )
     app = App(outdir=str(tmp_path))
     made = {"with": props, "without": replace(props, internet=False), "vault": replace(props, ports_out=(9000,))}
@@ -242,6 +243,7 @@ def test_it_can_be_taken_alone(tmp_path: Path) -> None:
         out = resources["aws_vpc_security_group_egress_rule"].values()
         anywhere = {rule["from_port"] for rule in out if rule.get("cidr_ipv4") == "0.0.0.0/0"}
         endpoints = {item["service_name"].rsplit("eu-west-1.")[1] for item in resources["aws_vpc_endpoint"].values()}
+        assert {group["retention_in_days"] for group in resources["aws_cloudwatch_log_group"].values()} == {30}
         ways[name] = (len(resources.get("aws_nat_gateway", {})), anywhere, endpoints)
     assert ways["with"] == (1, {443}, {"s3"})
     private = {"s3", "ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager"}
