@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from synthesis import ENVIRONMENTS
+from synthesis import ENVIRONMENTS, Synthesis
 
-from relight.config import ConfirmBy, Connections, Role, Settings, StateKind
+from relight.config import ConfirmBy, Connections, MemoryStore, Role, Settings, StateKind
 from relight_constructs.props import GlobalClusterProps, InstanceProps, InstanceReplicaProps, StatePrimaryProps
+from relight_stacks.app import synthesize
+from relight_stacks.bundles import Bundles
 from relight_stacks.loading import examples_folder, load_environments, load_named
 from relight_stacks.settings import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from synthesis import Synthesis
+    from pathlib import Path
 
     from relight_stacks.environment import Environment
 
@@ -263,6 +265,18 @@ def test_a_replica_is_of_another_region(syntheses: Mapping[str, Synthesis]) -> N
     assert replica["instance_class"] == primary["instance_class"]
     # The storage of a replica does not grow with its source's, and one that is full follows no more.
     assert replica["max_allocated_storage"] == primary["max_allocated_storage"] > primary["allocated_storage"]
+
+
+def test_storage_may_grow_as_far_as_rds_lets_it(tmp_path: Path, bundle_file: Path) -> None:
+    """fails when a fifth of RDS's most asks for more than that, which RDS refuses on the day of the deployment."""
+    internal = environment_of("internal")
+    large = replace(internal, database=replace(internal.database, storage_gib=20_000))
+    bundles = Bundles(region=bundle_file, providers=bundle_file)
+    output = synthesize([large], bundles=dict.fromkeys(MemoryStore, bundles), output=tmp_path)
+    found = Synthesis(output, internal.name)
+    for part in ("primary", "standby"):
+        (instance,) = found.resources("aws_db_instance", part=part).values()
+        assert instance["max_allocated_storage"] == 65_536
 
 
 @pytest.mark.parametrize("name", ["batch", "sandbox"])
