@@ -99,7 +99,7 @@ def build_bundle(
     bundle = cache_dir / f"relight-{label}-{bundle_id}.zip"
     if bundle.is_file():
         return bundle
-    with _one_at_a_time(cache_dir / "lock"):
+    with one_at_a_time(cache_dir / "lock"):
         dependencies = cache_dir / f"dependencies-{label}-{dependencies_id}"
         if not dependencies.is_dir():
             _install(target, requirements, dependencies)
@@ -189,7 +189,8 @@ def _write(bundle: Path, entries: dict[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the file `path`, and hold it."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relight_constructs.pages import with_part
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -79,11 +81,7 @@ def reference(sources: Path = SOURCES) -> str:
 
 def with_reference(text: str, sources: Path = SOURCES) -> str:
     """The page with its reference; ValueError where the marks are missing."""
-    before, begin, rest = text.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
-    if not (begin and end):
-        raise ValueError(f"the page lacks the lines {BEGIN} and {END}; put both where the reference belongs")
-    return f"{before}{begin}\n{reference(sources)}\n{end}{after}"
+    return with_part(text, reference(sources), begin=BEGIN, end=END)
 
 
 def _section(one: Documented) -> str:

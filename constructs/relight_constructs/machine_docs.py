@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relight.objectives import OBJECTIVES, Tier
+from relight_constructs.pages import with_part
 from relight_constructs.recovery_machine import (
     APPROVAL,
     ENDED,
@@ -83,11 +84,7 @@ for them as this one would.
 
 def with_table(text: str) -> str:
     """The runbook with its table of states; ValueError where the marks are missing."""
-    before, begin, rest = text.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
-    if not (begin and end):
-        raise ValueError(f"the page lacks the lines {BEGIN} and {END}; put both where the table belongs")
-    return f"{before}{begin}\n{_table()}\n\n{end}{after}"
+    return with_part(text, f"{_table()}\n", begin=BEGIN, end=END)
 
 
 def _state(verb: str) -> State:

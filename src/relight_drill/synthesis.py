@@ -6,18 +6,18 @@ A synthesis starts node and takes a core 6 s, and each scenario of a drill has a
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relight_constructs.bundle import one_at_a_time
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from relight_drill.processes import ProcessGroup
 
@@ -72,7 +72,7 @@ def _digest(arguments: Sequence[str | Path]) -> str:
 def _keep(made: Path, place: Path) -> None:
     """Put it where others find it whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(place.parent / "lock"):
+    with one_at_a_time(place.parent / "lock"):
         if place.is_dir():
             return
         for left in place.parent.glob("*.part"):
@@ -85,10 +85,3 @@ def _keep(made: Path, place: Path) -> None:
         )
         for path in earlier[:-_KEPT]:
             shutil.rmtree(path)
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from relight_stacks.stack import HomeStack
 
 
+def code_of(stack: HomeStack, id_: str, bundle: Path) -> Code:
+    """The zip, which is put beside the stack's JSON."""
+    asset = TerraformAsset(stack, id_, path=str(bundle), type=AssetType.FILE)
+    return Code(path=asset.path, sha256=content_hash(bundle))
+
+
 class Functions:
     """Makes the functions of one stack, and the schedules that call them."""
 
@@ -40,7 +46,7 @@ class Functions:
         self._key = key
         self._dead_letters = dead_letters
         self._attachment = attachment
-        self.bundle = self.code("bundle", bundle)
+        self.bundle = code_of(stack, "bundle", bundle)
 
     def make(
         self,
@@ -89,8 +95,3 @@ class Functions:
                 dead_letters=self._dead_letters,
             ),
         )
-
-    def code(self, id_: str, bundle: Path) -> Code:
-        """The zip beside the stack's JSON."""
-        asset = TerraformAsset(self._stack, id_, path=str(bundle), type=AssetType.FILE)
-        return Code(path=asset.path, sha256=content_hash(bundle))

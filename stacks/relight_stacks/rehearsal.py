@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from relight.config import Role, StateKind
-from relight_constructs.bindings import AssetType, TerraformAsset
-from relight_constructs.bundle import content_hash
 from relight_constructs.network import HTTPS
-from relight_constructs.props import Code, LargeRehearsalProps, RehearsalProps, ScratchStoreProps
+from relight_constructs.props import LargeRehearsalProps, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal import Rehearsal
 from relight_stacks.data import MEMORY_DSN
+from relight_stacks.functions import code_of
 from relight_stacks.naming import in_region
 from relight_stacks.refs import signing_of, standbys_topic, vault_of
 from relight_stacks.services import VECTOR_SERVERS
@@ -38,7 +37,7 @@ class RehearsalStack(HomeStack):
     def __init__(self, scope: Construct, environment: Environment, *, bundles: Bundles) -> None:
         names = environment.names
         super().__init__(scope, environment, "rehearsal", names.standby_region)
-        asset = TerraformAsset(self, "bundle", path=str(bundles.region), type=AssetType.FILE)
+        code = code_of(self, "bundle", bundles.region)
         server = VECTOR_SERVERS[environment.memory.store]
         image, work = (in_region(text, self.home.region) for text in (environment.vector.image, environment.work_image))
         # Nothing here asks a provider or promotes a database, and what names the primary's is not to be here.
@@ -57,7 +56,7 @@ class RehearsalStack(HomeStack):
                 place=self.home,
                 name=names.rehearsal,
                 environment=settings.to_env(),
-                code=Code(path=asset.path, sha256=content_hash(bundles.region)),
+                code=code,
                 vault=vault_of(environment, Role.STANDBY),
                 signing=signing_of(environment, Role.STANDBY),
                 topic=standbys_topic(environment),

@@ -13,6 +13,7 @@ from relight_constructs.props import ClusterAccessProps, MetricAlarmProps, Recov
 from relight_constructs.recovery import Recovery
 from relight_constructs.timeouts import Waits
 from relight_stacks.environment import CapacityKind
+from relight_stacks.functions import code_of
 from relight_stacks.hydrating import grant_hydrate
 from relight_stacks.tiers import StateKind
 
@@ -102,7 +103,7 @@ def _watch_providers(stack: AgentStack, bundle: Path) -> None:
     on a server of the region's own can be reached from nowhere else.
     """
     providers = stack.functions.make(
-        "providers", timeout_s=60, networked=True, code=stack.functions.code("providers-bundle", bundle)
+        "providers", timeout_s=60, networked=True, code=code_of(stack, "providers-bundle", bundle)
     )
     stack.data.connections.grant_read(providers)
     stack.data.grant_provider_keys(providers)
