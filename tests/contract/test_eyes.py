@@ -23,6 +23,7 @@ from relight.providers.readiness import ProviderReadiness, publish_readiness
 from relight.providers.shared import PostgresBreakers
 from relight.recovery.copying import catch_up
 from relight.recovery.gauges import observe_region
+from relight.recovery.large import verify_or_hand_over
 from relight.recovery.metrics import NAMESPACE, promise_gauges, publish_lag
 from relight.recovery.points import take_point
 from relight.recovery.rehearsal import publish_age, rehearse_region
@@ -46,6 +47,7 @@ def publish_everything(pair: Pair) -> None:
         for settings in (EAST, WEST):
             with Region(replace(settings, providers=SPECS)) as region:
                 observe_region(region)
+                verify_or_hand_over(region)
     with Region(replace(EAST, providers=SPECS)) as east, Region(replace(WEST, providers=SPECS)) as west:
         # The agent.
         with east.state() as state:
