@@ -5,7 +5,7 @@ costs in a month (an estimate), and what is not covered. It deploys and asks not
 tier can be met; 1: the file is refused, and the error says why; 3: an objective is out of reach.
 
 `policy FILE` synthesizes the environment and prints the policies of whoever plans, deploys or rehearses it, or is on
-call, by their names. A role has all of them: docs/pipelines.md. Exit code 1: the file is refused.
+call, by their names. A role has all of them: docs/pipelines.md, docs/runbook.md. Exit code 1: the file is refused.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def _check(args: argparse.Namespace) -> int:
     from relight_stacks import costs, promises
     from relight_stacks.loading import load_with_others
 
-    path = _path(args.file)
+    path = args.file
     try:
+        path = _path(args.file)
         environment = load_with_others(path)
     except ConfigError as exc:
         if args.json:
@@ -91,7 +92,11 @@ def _policy(args: argparse.Namespace) -> int:
     from relight_stacks.deploy_policy import May, policies, read_stacks
     from relight_stacks.loading import load_environment
 
-    environment = load_environment(_path(args.file))
+    try:
+        environment = load_environment(_path(args.file))
+    except ConfigError as exc:
+        say(f"relight env: {exc}")
+        return FAILED
     if args.stacks is not None:
         stacks = read_stacks(args.stacks, environment.name)
     else:
@@ -121,13 +126,17 @@ def _synthesized(environment: Environment, folder: Path) -> Path:
 
 
 def _path(given: Path) -> Path:
-    """The file, or the shipped environment or example of that name."""
+    """The file, or the shipped environment or example of that name; ConfigError, which lists them, without either."""
     from relight_stacks.loading import environments_folder, examples_folder
 
-    if given.suffix or given.is_file():
+    if given.suffix or given.exists() or len(given.parts) != 1:
         return given
-    known = [folder / f"{given}.toml" for folder in (environments_folder(), examples_folder())]
-    return next((path for path in known if path.is_file()), given)
+    folders = (environments_folder(), examples_folder())
+    for folder in folders:
+        if (path := folder / f"{given}.toml").is_file():
+            return path
+    known = ", ".join(sorted(path.stem for folder in folders for path in folder.glob("*.toml")))
+    raise ConfigError(f"no environment {str(given)!r}", hint=f"name a TOML file, or one of those that exist: {known}")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -179,8 +188,10 @@ def _explained(environment: Environment, found: Promises, cost: Estimate) -> Ite
         yield ""
         yield from _sum(promise)
     yield ""
-    yield f"What the standby costs in a month: about {cost.rounded} USD"
+    least = ", and what is not known" if cost.unknown else ""
+    yield f"What the standby costs in a month: {'at least' if least else 'about'} {cost.rounded} USD{least}"
     yield f"  an estimate: list prices of us-east-1 in {PRICES_OF}, without discounts, and without what is below"
+    yield "  of the standby alone: the primary comes on top, and docs/environments.md says how to estimate that"
     for line in cost.lines:
         amount = "not known" if line.monthly is None else f"{line.monthly:,.2f}"
         price = "no price in the table" if line.price is None else f"{line.price:.4g} each"

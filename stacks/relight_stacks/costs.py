@@ -87,9 +87,9 @@ PER_UNIT_OF_A_STANDBY: dict[str, tuple[float, str]] = {
 RTC_GB = 0.015
 AURORA_WRITES_MILLION = 0.20
 
-# As many as the stacks have; a customer's own come on top.
-ALARMS = 18
-REHEARSAL_ALARMS = 6
+# As many as the standby's stacks have whatever the environment is, those of what would be lost where the region that
+# acts knows it, and those of rehearsals. An operator's own come on top.
+ALARMS, EXPOSURE_ALARMS, REHEARSAL_ALARMS = 14, 4, 6
 # What `relight.recovery.gauges` and rehearsals publish: of a region, and of each collection and provider.
 METRICS, COLLECTION_METRICS, PROVIDER_METRICS, REHEARSAL_METRICS = 13, 3, 2, 4
 # What Container Insights makes custom metrics of: a cluster, each of its services that runs something, and the family
@@ -138,9 +138,10 @@ class Estimate:
 
     @property
     def rounded(self) -> int:
-        """The sum to two figures, which is what an estimate is worth."""
-        places = max(0, len(str(int(self.monthly))) - 2)
-        return int(round(self.monthly, -places))
+        """The sum to two figures, which is what an estimate is worth; no more than the sum, where something is not in
+        it."""
+        step = 10 ** max(0, len(str(int(self.monthly))) - 2)
+        return int(self.monthly // step * step) if self.unknown else round(self.monthly / step) * step
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -243,12 +244,23 @@ def _watching(environment: Environment) -> Iterator[Line]:
         unit="GiB-seconds",
         price=LAMBDA_GIB_SECOND,
     )
-    alarms = ALARMS + len(environment.providers) + (REHEARSAL_ALARMS if environment.rehearsed else 0)
-    yield Line(what="alarms", quantity=alarms, unit="alarms", price=ALARM_MONTH)
+    yield Line(what="alarms", quantity=_alarms(environment), unit="alarms", price=ALARM_MONTH)
     metrics = METRICS + COLLECTION_METRICS * len(environment.memory.collections)
     metrics += PROVIDER_METRICS * len(environment.providers) + (REHEARSAL_METRICS if environment.rehearsed else 0)
     yield Line(what="custom metrics", quantity=metrics, unit="metrics", price=METRIC_MONTH)
     yield Line(what="dashboards", quantity=1, unit="page", price=DASHBOARD_MONTH)
+
+
+def _alarms(environment: Environment) -> int:
+    """How many there are in the standby's region: a test counts them in the synthesized stacks."""
+    count = ALARMS + (1 if environment.vaults.other else 2)  # copied by a function, or replicated
+    if environment.shape.state is not StateKind.SNAPSHOTS:
+        count += EXPOSURE_ALARMS
+    elif not all(item.journalled for item in environment.memory.collections):
+        count += 1
+    if environment.providers:  # all of them, and each that the function can try
+        count += 1 + sum(not item.ca_file for item in environment.providers)
+    return count + (REHEARSAL_ALARMS if environment.rehearsed else 0)
 
 
 def _rehearsing(environment: Environment) -> Iterator[Line]:
@@ -307,6 +319,7 @@ def to_json(found: Estimate) -> dict[str, object]:
     """The estimate as JSON holds it."""
     return {
         "estimate": True,
+        "of": "the standby alone",
         "prices_of": PRICES_OF,
         "prices_in": "us-east-1",
         "currency": "USD",

@@ -29,8 +29,10 @@ _LARGEST = 1e15
 
 def read_document(path: Path) -> Table:
     """The whole file as a table; ConfigError where it cannot be read or is not TOML."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path} is no regular file", hint="name a TOML file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}", hint="name a file that you may read") from exc
     except UnicodeDecodeError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,11 +12,14 @@ import pytest
 from infra.variants import _variants
 from synthesis import ENVIRONMENTS
 
+from relight_cli.console import DONE
+from relight_cli.main import main
 from relight_stacks import costs
 from relight_stacks.loading import examples_folder, load_environments, load_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from synthesis import Synthesis
 
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 CHOSEN = {item.name: item for item in _variants()}
 WITH_STANDBY = [*(name for name, parts in ENVIRONMENTS.items() if "standby" in parts), *CHOSEN]
 with_standby = pytest.mark.parametrize("name", WITH_STANDBY)
-ALARM_USD = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +132,29 @@ def test_what_the_cluster_reports_is_counted(every: Mapping[str, Synthesis], nam
 
 
 @with_standby
-def test_alarms_are_counted_nearly(every: Mapping[str, Synthesis], name: str) -> None:
-    """An alarm is ten cents: the estimate may be some of them out, and not a tenth of a small standby."""
-    alarms = both(every, name, "aws_cloudwatch_metric_alarm")
-    assert abs(counted(name)["alarms"] - alarms) * costs.ALARM_MONTH <= ALARM_USD
+def test_alarms_are_counted(every: Mapping[str, Synthesis], name: str) -> None:
+    """fails when the standby's stacks have another number of alarms than the estimate."""
+    assert counted(name)["alarms"] == both(every, name, "aws_cloudwatch_metric_alarm")
+
+
+def test_what_has_no_price_is_in_the_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a total without the database's price looks like a total with it."""
+    path = tmp_path / "mine.toml"
+    text = (examples_folder() / "internal.toml").read_text()
+    path.write_text(text.replace('instance_class = "db.r6g.large"', 'instance_class = "db.x2g.large"'))
+    assert 'instance_class = "db.x2g.large"' in path.read_text()
+    assert main(["env", "check", str(path)]) == DONE
+    told = capsys.readouterr().out
+    sum_ = re.search(r"in a month: at least ([0-9]+) USD, and what is not known", told)
+    assert sum_ is not None
+    assert "not known  state database: db.x2g.large" in told
+    assert "of the standby alone" in told
+    assert main(["env", "check", str(path), "--json"]) == DONE
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["unknown"] == ["state database: db.x2g.large"]
+    assert int(sum_[1]) == cost["rounded"] <= cost["monthly"]
+    assert main(["env", "check", "internal"]) == DONE
+    assert "in a month: about " in capsys.readouterr().out
 
 
 def test_the_table_says_what_it_is() -> None:

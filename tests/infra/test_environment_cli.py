@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -70,6 +71,32 @@ def test_a_bad_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "dns.ttl_s = 99" in json.loads(capsys.readouterr().out)["refused"]
     assert main(["env", "check", str(tmp_path / "none.toml")]) == FAILED
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["check", "policy"])
+def test_a_name_that_nobody_has_is_answered_with_those_that_there_are(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same exit code of both actions, for this and for a file that is refused."""
+    assert main(["env", action, "nosuch"]) == FAILED
+    assert "no environment 'nosuch'; name a TOML file, or one of those that exist: batch, customer-facing, demo" in (
+        capsys.readouterr().err
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text((examples_folder() / "internal.toml").read_text().replace("ttl_s = 10", "ttl_s = 99"))
+    assert main(["env", action, str(path)]) == FAILED
+    assert "dns.ttl_s = 99" in capsys.readouterr().err
+
+
+def test_a_file_of_another_editor_is_read_and_a_pipe_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when the mark that some editors begin UTF-8 with is taken for a statement, or a pipe is waited for."""
+    path, pipe = tmp_path / "mine.toml", tmp_path / "pipe.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (examples_folder() / "internal.toml").read_bytes())
+    os.mkfifo(pipe)
+    assert main(["env", "check", str(path)]) == DONE
+    capsys.readouterr()
+    assert main(["env", "check", str(pipe)]) == FAILED
+    assert f"{pipe} is no regular file; name a TOML file" in capsys.readouterr().err
 
 
 def test_one_that_collides_with_another_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
