@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from relight.config import Acknowledge, ConfirmBy, OnStandbyAway, Role, StateKind
 from relight.errors import ConfigError
@@ -506,6 +507,12 @@ def _not_covered(environment: Environment) -> Iterator[str]:
         )
     if not environment.providers:
         yield "LLM providers: none is named, so nothing tries whether the standby could ask them"
+    for spec in environment.providers:
+        if shape.standby and environment.regions.primary in (urlsplit(spec.base_url).hostname or ""):
+            yield (
+                f"the LLM provider {spec.name} where {environment.regions.primary} is lost: its base_url is in that "
+                "region for both; write {region} for the region, or name another after it"
+            )
     yield "a mistake that is replicated, such as a deleted table: `relight restore --before TIME` is for that"
 
 

@@ -289,6 +289,21 @@ def test_what_nobody_rehearses_is_said() -> None:
         assert ("no restore is rehearsed" in " ".join(promises(environment).not_covered)) is expected
 
 
+def test_a_provider_in_the_primarys_region_is_said() -> None:
+    """fails when the standby's agents would ask a model in the region that is lost, and nobody says so."""
+    internal = EXAMPLES[Tier.INTERNAL]
+    own, *others = internal.providers
+    for url, expected in (
+        ("https://llm.eu-west-1.assistant.example.com/v1", True),
+        ("https://models-eu-west-1.example.com/v1", True),
+        ("https://llm.{region}.assistant.example.com/v1", False),
+        ("https://llm.example.com/eu-west-1", False),
+    ):
+        environment = replace(internal, providers=(replace(own, base_url=url), *others))
+        words = "the LLM provider own where eu-west-1 is lost: its base_url is in that region for both"
+        assert (words in " ".join(promises(environment).not_covered)) is expected
+
+
 def test_a_late_watch_costs_nothing() -> None:
     """fails when a watch may end before the next begins, as late as EventBridge Scheduler may call it."""
     assert SCHEDULE_PRECISION_S + 60 < WATCH_S < SENTINEL_TIMEOUT_S
