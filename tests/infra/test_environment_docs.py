@@ -90,6 +90,18 @@ def test_the_excerpt_is_what_the_command_says(capsys: pytest.CaptureFixture[str]
     assert [line for line in shown if line not in said] == []
 
 
+def test_the_costs_shown_are_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a line of the example's cost is left out, so that what is shown does not add up to what is said."""
+    assert main(["env", "check", "internal"]) == 0
+    told = capsys.readouterr().out
+    block = told[told.index("What the standby costs") : told.index("  and for what is used")]
+    assert "".join(f"    {line}\n" for line in block.splitlines()) in PAGE
+    shown = [float(item) for item in re.findall(r"^ +([0-9]+\.[0-9]{2})  ", block, re.MULTILINE)]
+    about = re.search(r"about ([0-9]+) USD", block)
+    assert about is not None
+    assert abs(sum(shown) - int(about[1])) <= 5
+
+
 def test_the_table_of_tiers_is_that_of_the_code() -> None:
     """How often a point is taken, and how often the sentinel looks."""
     from relight_stacks.tiers import SHAPES
