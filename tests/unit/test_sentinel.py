@@ -19,7 +19,7 @@ from relight.recovery.decide import START_AGAIN_S, Decision, Policy, Verdict
 from relight.recovery.epoch import Lease
 from relight.recovery.evidence import ProbeHistory, probe
 from relight.recovery.run import WATCH_S
-from relight.recovery.sentinel import Watch, watch
+from relight.recovery.sentinel import Sentinel, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ def run(
         started.append(run_id)
 
     policy = Policy(probe_threshold=3, recovery_s=20, primary_region="us-east-1", lease_margin_s=2)
-    done = watch(
+    sentinel = Sentinel(
         name=name,
         urls={"us-east-1": url, "us-west-2": url},
         history=kept,  # type: ignore[arg-type]
@@ -90,15 +90,14 @@ def run(
         policy=policy,
         recover=recover,
         runs=running.__contains__,
-        page=paged.append,
+        tell_people=paged.append,
         interval_s=interval_s,
         timeout_s=1,
-        for_s=for_s,
         clock=clock,
         must_work=must_work,
         start_again_s=start_again_s,
     )
-    return done, started, paged
+    return sentinel.watch(for_s=for_s), started, paged
 
 
 def lease(clock: FakeClock, live_s: float) -> Lease:

@@ -156,9 +156,7 @@ class EksDeployment:
             if (target.get("kind"), target.get("name")) == ("Deployment", self._deployment):
                 self._raise((*folder, item["metadata"]["name"]), lambda found: _bounds(found["spec"], least))
 
-    def _raise(
-        self, path: tuple[str, ...], change: Callable[[dict[str, Any]], dict[str, Any] | None]
-    ) -> dict[str, Any]:
+    def _raise(self, path: tuple[str, ...], change: _Change) -> dict[str, Any]:
         """Make a change, unless what it is made of is another by then; return what was there before."""
         problem = ""
         for _ in range(ATTEMPTS):
@@ -173,7 +171,10 @@ class EksDeployment:
                 problem = exc.problem
             else:
                 return found
-        raise UnavailableError(problem, hint="something else changes it all the time")
+        raise UnavailableError(
+            problem,
+            hint="look what else scales it (a HorizontalPodAutoscaler, a controller): the next try changes it again",
+        )
 
     @property
     def _path(self) -> tuple[str, ...]:

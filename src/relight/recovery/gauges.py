@@ -85,30 +85,30 @@ def observe_region(region: Region) -> dict[str, Any]:
     region that does not act exposes nothing. UnavailableError or DeniedError when nothing can be published.
     """
     now = region.clock.now()
-    page = _Page()
-    known, lease = _lease(region, page, now)
+    readings = _Readings()
+    known, lease = _lease(region, readings, now)
     acts = _acts(lease, region, now) if known else None
     # Where backups are copied there is no database before a recovery has restored one.
     nowhere = region.settings.state_kind is StateKind.SNAPSHOTS and acts is not True
-    epoch = None if nowhere else _epoch(region, page)
+    epoch = None if nowhere else _epoch(region, readings)
     seen = _SeenLease(lease, region, now)
-    _gate(region, page, seen)
+    _gate(region, readings, seen)
     if known:
         # Without a database nobody here knows whether that gate is open: that somebody acts has to do.
         served = seen.acting() is not None if nowhere else is_served(lease, epoch, now=now)
-        page.add(metrics.SERVED, float(served))
-    _replication(region, page, acts=acts, now=now)
-    _exposure(region, page, acts=acts)
-    _points(region, page, now)
+        readings.add(metrics.SERVED, float(served))
+    _replication(region, readings, acts=acts, now=now)
+    _exposure(region, readings, acts=acts)
+    _points(region, readings, now)
     if acts is not False and not nowhere:
-        _providers(region, page)
-    page.add(metrics.LOOKS_FAILED, float(len(page.failed)))
-    region.metrics.put_tallies(page.tallies, at=now)
-    return {"region": region.settings.region, "found": page.told, "failed": page.failed}
+        _providers(region, readings)
+    readings.add(metrics.LOOKS_FAILED, float(len(readings.failed)))
+    region.metrics.put_tallies(readings.tallies, at=now)
+    return {"region": region.settings.region, "found": readings.told, "failed": readings.failed}
 
 
 @dataclass(slots=True)
-class _Page:
+class _Readings:
     """What was found so far."""
 
     tallies: list[Tally] = field(default_factory=list)
@@ -167,31 +167,31 @@ def _acts(lease: Lease | None, region: Region, now: datetime) -> bool:
     return lease is not None and lease.region == region.settings.region and lease.expires_at > now
 
 
-def _lease(region: Region, page: _Page, now: datetime) -> tuple[bool, Lease | None]:
+def _lease(region: Region, readings: _Readings, now: datetime) -> tuple[bool, Lease | None]:
     """Whether the lease could be read, and what it says."""
-    with page.look("lease"):
+    with readings.look("lease"):
         found = region.leases.read()
         lease = found[0] if found else None
         if lease is not None:
-            page.add(metrics.LEASE_EPOCH, float(lease.epoch))
-        page.add(metrics.LEASE_HELD, float(_acts(lease, region, now)))
+            readings.add(metrics.LEASE_EPOCH, float(lease.epoch))
+        readings.add(metrics.LEASE_HELD, float(_acts(lease, region, now)))
         return True, lease
     return False, None
 
 
-def _epoch(region: Region, page: _Page) -> Epoch | None:
-    with page.look("epoch"):
+def _epoch(region: Region, readings: _Readings) -> Epoch | None:
+    with readings.look("epoch"):
         newest = region.epochs.newest()
         if newest is not None:
-            page.add(metrics.EPOCH, float(newest.number))
+            readings.add(metrics.EPOCH, float(newest.number))
         return newest
     return None
 
 
-def _gate(region: Region, page: _Page, lease: _SeenLease) -> None:
+def _gate(region: Region, readings: _Readings, lease: _SeenLease) -> None:
     """What the agents' own gate would say, from all that does not live in their processes."""
     settings = region.settings
-    with page.look("gate"):
+    with readings.look("gate"):
         found = readiness(
             region=settings.region,
             lease=lease,
@@ -201,18 +201,18 @@ def _gate(region: Region, page: _Page, lease: _SeenLease) -> None:
             collections=[spec.name for spec in region.specs],
             reads=region.following,
         )
-        page.add(metrics.GATE_OPEN, float(found.ready))
+        readings.add(metrics.GATE_OPEN, float(found.ready))
         if not found.ready:
             _log.info("gate_closed", extra={"reason": found.reason, "detail": found.detail})
 
 
-def _replication(region: Region, page: _Page, *, acts: bool | None, now: datetime) -> None:
+def _replication(region: Region, readings: _Readings, *, acts: bool | None, now: datetime) -> None:
     """How far this region's state is behind the region that acts; nothing where it follows nobody and does not act."""
     if acts is None:
         return
-    with page.look("replication"):
+    with readings.look("replication"):
         if acts:
-            page.add(metrics.REPLICATION_LAG, 0.0)
+            readings.add(metrics.REPLICATION_LAG, 0.0)
             region.database.execute(FOLLOW["beat"], {"every_s": BEAT_S})
             return
         position = region.replica.position()
@@ -223,22 +223,22 @@ def _replication(region: Region, page: _Page, *, acts: bool | None, now: datetim
             )
         if position.last_commit_at is None:
             raise UnavailableError("nothing has arrived in the replica since it was started", hint="it is looked again")
-        page.add(metrics.REPLICATION_LAG, max(0.0, (now - position.last_commit_at).total_seconds()))
+        readings.add(metrics.REPLICATION_LAG, max(0.0, (now - position.last_commit_at).total_seconds()))
 
 
-def _exposure(region: Region, page: _Page, *, acts: bool | None) -> None:
+def _exposure(region: Region, readings: _Readings, *, acts: bool | None) -> None:
     """What would be lost if this region were gone now: nothing where it does not act."""
     if acts is None:
         return
     if not acts:
         for surface in Surface:
-            page.add(metrics.EXPOSURE, 0.0, **{metrics.SURFACE: surface.value})
+            readings.add(metrics.EXPOSURE, 0.0, **{metrics.SURFACE: surface.value})
         return
     newest: list[PointStatus] = []
     # The other region may be gone, and then its vault is a part of what is missing, and hides nothing else.
-    with page.look("the other vault"), suppress(NoPointError):
+    with readings.look("the other vault"), suppress(NoPointError):
         newest = [newest_eligible(region.peer_vault)]
-    with page.look("exposure"):
+    with readings.look("exposure"):
         of_memory = vector_exposure(region, newest)
         with region.state() as state:
             lag_s = replica_lag_s(state)
@@ -247,34 +247,34 @@ def _exposure(region: Region, page: _Page, *, acts: bool | None) -> None:
         )
         for surface, seconds in found.items():
             if seconds is not None:
-                page.add(metrics.EXPOSURE, seconds, **{metrics.SURFACE: surface.value})
+                readings.add(metrics.EXPOSURE, seconds, **{metrics.SURFACE: surface.value})
         for item in of_memory:
             if item.seconds is not None:
-                page.add(metrics.EXPOSURE, item.seconds, **{metrics.COLLECTION: item.collection})
+                readings.add(metrics.EXPOSURE, item.seconds, **{metrics.COLLECTION: item.collection})
 
 
-def _points(region: Region, page: _Page, now: datetime) -> None:
+def _points(region: Region, readings: _Readings, now: datetime) -> None:
     """How old the newest point is that could be restored here."""
-    with page.look("points"):
+    with readings.look("points"):
         try:
             newest = newest_eligible(region.vault).manifest
         except NoPointError:
             return
         if newest is not None:
-            page.add(metrics.POINT_AGE, max(0.0, (now - newest.taken_at).total_seconds()))
+            readings.add(metrics.POINT_AGE, max(0.0, (now - newest.taken_at).total_seconds()))
 
 
-def _providers(region: Region, page: _Page) -> None:
+def _providers(region: Region, readings: _Readings) -> None:
     """Which LLM providers the workers of the region that acts leave alone, as they know it together."""
     specs = region.settings.providers
     if not specs:
         return
-    with page.look("providers"):
+    with readings.look("providers"):
         known = PostgresBreakers(region.database).read()
         asked = 0
         for spec in specs:
             state = known.states.get(spec.name)
             alone = state is not None and (state.phase is not Phase.CLOSED or state.is_cooling(known.now))
             asked += not alone
-            page.add(metrics.BREAKER_OPEN, float(alone), **{metrics.PROVIDER: spec.name})
-        page.add(metrics.PROVIDERS_AVAILABLE, float(asked))
+            readings.add(metrics.BREAKER_OPEN, float(alone), **{metrics.PROVIDER: spec.name})
+        readings.add(metrics.PROVIDERS_AVAILABLE, float(asked))

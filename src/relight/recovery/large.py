@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
 from relight.clock import parse_time
@@ -25,20 +25,8 @@ if TYPE_CHECKING:
 CONTAINER = "work"
 
 
-class Tasks(Protocol):
-    """Starts tasks that run a verb of `relight_lambdas.task`."""
-
-    def start(self, verb: str, *arguments: str, alone: bool) -> str:
-        """Start one and return its name, without waiting for its end.
-
-        ConflictError while another of the same verb runs that was started here, and this one has to be `alone`;
-        UnavailableError when there is no capacity for it now.
-        """
-        ...
-
-
 class EcsTasks:
-    """On Fargate. Which verb a task runs is in its `startedBy`."""
+    """Starts tasks on Fargate that run a verb of `relight_lambdas.task`, which is in their `startedBy`."""
 
     def __init__(self, ecs: Any, *, cluster: str, family: str, subnets: Sequence[str], groups: Sequence[str]) -> None:
         self._ecs = ecs
@@ -48,7 +36,11 @@ class EcsTasks:
         self._groups = list(groups)
 
     def start(self, verb: str, *arguments: str, alone: bool) -> str:
-        """See `Tasks`."""
+        """Start one and return its name, without waiting for its end.
+
+        ConflictError while another of the same verb runs that was started here, and this one has to be `alone`;
+        UnavailableError when there is no capacity for it now.
+        """
         started_by = f"{self._family}-{verb}"
         with aws.translating():
             if alone and (running := self._ecs.list_tasks(cluster=self._cluster, startedBy=started_by)["taskArns"]):

@@ -15,7 +15,7 @@ from relight.recovery import states
 from relight.recovery.approval import Question, answer, ask
 from relight.recovery.capacity import scale
 from relight.recovery.decide import START_AGAIN_S, Policy
-from relight.recovery.sentinel import Watch, publish_page, running_executions, start_execution, watch
+from relight.recovery.sentinel import Sentinel, Watch, publish_page, running_executions, start_execution
 from relight.tasks.ledger import Ledger
 from relight.tasks.timetravel import TimeTravel
 
@@ -118,7 +118,7 @@ def answer_approval(region: Region, question: Question, *, approve: bool) -> dic
 def watch_primary(region: Region) -> Watch:
     """One invocation of the sentinel: watch until the next has begun, so that there is no gap between two."""
     settings = region.settings
-    return watch(
+    sentinel = Sentinel(
         name=uuid4().hex,
         urls={
             settings.primary_region: f"{settings.primary_url}/ready",
@@ -134,15 +134,15 @@ def watch_primary(region: Region) -> Watch:
         ),
         recover=start_execution(region.aws("stepfunctions"), settings.state_machine_arn),
         runs=running_executions(region.aws("stepfunctions"), settings.state_machine_arn),
-        page=publish_page(region.aws("sns"), settings.incidents_topic_arn, settings.environment),
+        tell_people=publish_page(region.aws("sns"), settings.incidents_topic_arn, settings.environment),
         interval_s=settings.probe_interval_s,
         timeout_s=settings.probe_timeout_s,
-        for_s=WATCH_S,
         clock=region.clock,
         # Whoever refused is not asked again for as long as they had for their answer.
         start_again_s=START_AGAIN_S + settings.approval_s,
         must_work=settings.pattern is Pattern.ACTIVE_ACTIVE,
     )
+    return sentinel.watch(for_s=WATCH_S)
 
 
 def _assess(region: Region, run: Run) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from relight.adapters import aws
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from relight.clock import Clock
     from relight.recovery.epoch import LeaseStore
+    from relight.recovery.evidence import Evidence
 
 _log = logging.getLogger(__name__)
 
@@ -36,106 +37,115 @@ class Watch:
     is_over: bool = False
 
 
-def watch(
-    *,
-    name: str,
-    urls: Mapping[str, str],
-    history: HistoryStore,
-    leases: LeaseStore,
-    policy: Policy,
-    recover: Callable[[str, Decision, datetime], None],
-    runs: Callable[[int], bool],
-    page: Callable[[Decision], None],
-    interval_s: float,
-    timeout_s: float,
-    for_s: float,
-    clock: Clock,
-    start_again_s: float = START_AGAIN_S,
-    must_work: bool = False,
-) -> Watch:
-    """Probe the region that holds the lease every `interval_s`, until another watch has begun, or for `for_s` seconds,
-    and act on what is decided.
+@dataclass(slots=True, kw_only=True)
+class Sentinel:
+    """One invocation's watch over the region that holds the lease.
 
-    Between the last look of a watch and the first of the one that took over, no more time passes than between any two:
-    a watch looks on until the other has looked, and what both saw is counted once. `name` is this one's alone.
-
-    With `must_work`, for active-active, an answer counts only when it says that the region works: one that has lost its
+    `name` is this one's alone. `recover` starts a recovery, and `runs` says whether one for an epoch runs. With
+    `must_work`, for active-active, an answer counts only when it says that the region works: one that has lost its
     right to act may serve reads on.
-
-    Returns early when a recovery was started. Started again, or paged again about the same trouble, it is only after a
-    while, and no recovery as long as one for the same epoch runs, which `runs` says: it may try again what passes, or
-    wait for a person. A passing error of the lease's own store costs one look and not the watch.
     """
-    looks = False
 
-    def look() -> Watch:
-        """Look once, act on what is decided, and say how the watch would end with it."""
-        nonlocal looks
-        found = leases.read()
-        region = found[0].region if found else policy.primary_region
+    name: str
+    urls: Mapping[str, str]
+    history: HistoryStore
+    leases: LeaseStore
+    policy: Policy
+    recover: Callable[[str, Decision, datetime], None]
+    runs: Callable[[int], bool]
+    tell_people: Callable[[Decision], None]
+    interval_s: float
+    timeout_s: float
+    clock: Clock
+    start_again_s: float = START_AGAIN_S
+    must_work: bool = False
+    _looked: bool = field(default=False, init=False)
+
+    def watch(self, *, for_s: float) -> Watch:
+        """Look every `interval_s`, until another watch has begun, or for `for_s` seconds.
+
+        Between the last look of a watch and the first of the one that took over, no more time passes than between any
+        two: a watch looks on until the other has looked, and what both saw is counted once. Returns early when a
+        recovery was started. A passing error of the lease's own store costs one look and not the watch.
+        """
+        began = self.clock.monotonic()
+        count = 0
+        while True:
+            count += 1
+            try:
+                done = self.look(count)
+            except TransientError as exc:
+                _log.warning("look_failed", extra={"error": str(exc)})
+                done = Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
+            next_at = count * self.interval_s
+            if done.is_over or next_at >= for_s:
+                return done
+            self.clock.sleep(began + next_at - self.clock.monotonic())
+
+    def look(self, count: int) -> Watch:
+        """Look for the `count`th time, act on what is decided, and say how the watch would end with it."""
+        found = self.leases.read()
+        region = found[0].region if found else self.policy.primary_region
         evidence = gather(
-            url=urls[region],
+            url=self.urls[region],
             region=region,
-            history=history,
+            history=self.history,
             lease=found[0] if found else None,
-            timeout_s=timeout_s,
-            clock=clock,
-            watch=name,
-            takes_over=not looks,
-            must_work=must_work,
+            timeout_s=self.timeout_s,
+            clock=self.clock,
+            watch=self.name,
+            takes_over=not self._looked,
+            must_work=self.must_work,
         )
         if evidence is None:
             return Watch(verdict=Verdict.HOLD, probes=count, reasons=("another watch has taken over",), is_over=True)
-        looks = True
-        decision = decide(evidence, policy)
-        run_id = ""
+        self._looked = True
+        decision = decide(evidence, self.policy)
         _log.info("decision", extra={"verdict": decision.verdict.value, "reasons": decision.reasons})
-        if decision.verdict is Verdict.RECOVER and is_due(evidence.probes, evidence.at, decision.next_epoch):
-            id_ = f"{run_of(decision.next_epoch)}{evidence.at:%Y%m%dT%H%M%SZ}"
-            if once(
-                evidence.probes, "started_at", evidence.at, start_again_s, lambda: recover(id_, decision, evidence.at)
-            ):
-                run_id = id_
+        run_id = ""
+        if decision.verdict is Verdict.RECOVER:
+            run_id = self.start(decision, evidence)
         if decision.verdict is Verdict.PAGE:
-            once(evidence.probes, "paged_at", evidence.at, PAGE_AGAIN_S, lambda: page(decision))
+            self.page(decision, evidence)
         return Watch(
             verdict=decision.verdict, probes=count, reasons=decision.reasons, run_id=run_id, is_over=bool(run_id)
         )
 
-    def is_due(probes: ProbeHistory, at: datetime, epoch: int) -> bool:
-        return _is_over(probes.started_at, at, start_again_s) and not runs(epoch)
+    def start(self, decision: Decision, evidence: Evidence) -> str:
+        """Start a recovery, and return its run; empty when none was started.
 
-    def once(probes: ProbeHistory, noted: str, at: datetime, again_s: float, act: Callable[[], None]) -> bool:
+        Again it is only after a while, and not as long as one for the same epoch runs: it may try again what passes, or
+        wait for a person.
+        """
+        at = evidence.at
+        if not _is_over(evidence.probes.started_at, at, self.start_again_s) or self.runs(decision.next_epoch):
+            return ""
+        run_id = f"{run_prefix(decision.next_epoch)}{at:%Y%m%dT%H%M%SZ}"
+        started = self._once(evidence, "started_at", self.start_again_s, lambda: self.recover(run_id, decision, at))
+        return run_id if started else ""
+
+    def page(self, decision: Decision, evidence: Evidence) -> None:
+        """Tell people, and again about the same trouble only after a while."""
+        self._once(evidence, "paged_at", PAGE_AGAIN_S, lambda: self.tell_people(decision))
+
+    def _once(self, evidence: Evidence, noted: str, again_s: float, act: Callable[[], None]) -> bool:
         """Act unless it was done within `again_s`, and return whether it was done now.
 
         It is noted before it is done, because a watch that takes over in between would do it too.
         """
-        last: datetime | None = getattr(probes, noted)
+        at = evidence.at
+        last: datetime | None = getattr(evidence.probes, noted)
         if not _is_over(last, at, again_s):
             return False
-        now = history.change(lambda now: _noting(now, noted, at) if now.watch == name else now)
-        if now.watch != name:
+        now = self.history.change(lambda now: _noting(now, noted, at) if now.watch == self.name else now)
+        if now.watch != self.name:
             return False
         try:
             act()
         except RelightError:
-            history.change(lambda now: _noting(now, noted, last))
+            self.history.change(lambda now: _noting(now, noted, last))
             raise
         return True
-
-    began = clock.monotonic()
-    count = 0
-    while True:
-        count += 1
-        try:
-            done = look()
-        except TransientError as exc:
-            _log.warning("look_failed", extra={"error": str(exc)})
-            done = Watch(verdict=Verdict.HOLD, probes=count, reasons=("the lease could not be read",))
-        next_at = count * interval_s
-        if done.is_over or next_at >= for_s:
-            return done
-        clock.sleep(began + next_at - clock.monotonic())
 
 
 def _noting(history: ProbeHistory, noted: str, at: datetime | None) -> ProbeHistory:
@@ -147,7 +157,7 @@ def _is_over(moment: datetime | None, now: datetime, wait_s: float) -> bool:
     return moment is None or (now - moment).total_seconds() >= wait_s
 
 
-def run_of(epoch: int) -> str:
+def run_prefix(epoch: int) -> str:
     """What the ids of all runs begin with that are to take `epoch`."""
     return f"epoch-{epoch}-"
 
@@ -158,7 +168,7 @@ def running_executions(stepfunctions: Any, state_machine_arn: str) -> Callable[[
     def runs(epoch: int) -> bool:
         with aws.translating():
             found = stepfunctions.list_executions(stateMachineArn=state_machine_arn, statusFilter="RUNNING")
-        names = [str(item["name"]) for item in found["executions"] if item["name"].startswith(run_of(epoch))]
+        names = [str(item["name"]) for item in found["executions"] if item["name"].startswith(run_prefix(epoch))]
         if names:
             _log.info("recovery_runs", extra={"run_id": names[0]})
         return bool(names)
@@ -186,7 +196,7 @@ def start_execution(stepfunctions: Any, state_machine_arn: str) -> Callable[[str
 
 
 def publish_page(sns: Any, topic_arn: str, environment: str) -> Callable[[Decision], None]:
-    """A `page` that writes to the incidents topic."""
+    """A `tell_people` that writes to the incidents topic."""
 
     def send(decision: Decision) -> None:
         tell(

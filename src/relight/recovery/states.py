@@ -9,6 +9,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+from relight.clock import looks
 from relight.errors import AgainLaterError, ConflictError, PermanentError, UnavailableError
 from relight.memory.hydrate import hydrate as hydrate_memory
 from relight.memory.hydrate import verify_memory
@@ -122,22 +123,21 @@ def wait_for_store(store: VectorStore, specs: Sequence[CollectionSpec], *, clock
 
     A cold standby's is started beside this, and a task that has turned RUNNING need not answer yet.
     """
-    until = clock.monotonic() + STORE_WAIT_S
-    while True:
+    problem = ""
+    for _ in looks(clock, every_s=STORE_LOOK_S, within_s=STORE_WAIT_S):
         try:
             store.position(specs[0].name)
         except PermanentError:
             return  # it answers, be it that it is empty; what is wrong the hydration says
         except UnavailableError as exc:
-            if clock.monotonic() + STORE_LOOK_S > until:
-                raise AgainLaterError(
-                    f"the vector store does not answer yet: {exc.problem}",
-                    hint="it may be starting: run the state again",
-                    wait_s=STORE_LOOK_S,
-                ) from exc
-            clock.sleep(STORE_LOOK_S)
+            problem = exc.problem
         else:
             return
+    raise AgainLaterError(
+        f"the vector store does not answer yet: {problem}",
+        hint="it may be starting: run the state again",
+        wait_s=STORE_LOOK_S,
+    )
 
 
 def hydrate(

@@ -114,7 +114,7 @@ def _target(place: Place, a: Arguments) -> dict[str, Any]:
 def _schedule(place: Place, a: Arguments) -> dict[str, Any]:
     name, window, target = a.need("name"), a.block("flexible_time_window"), a.block("target")
     if target is None:
-        raise DrillError(f"the schedule {name} has no target", hint="")
+        raise DrillError(f"the schedule {name} has no target", hint="give it one in the stack")
     to = given(Arn=target.need("arn"), RoleArn=target.need("role_arn"), Input=target.take("input"))
     to.update(_retries(target))
     arn = place.client("scheduler").create_schedule(

@@ -61,7 +61,7 @@ def _s3_encryption(place: Place, a: Arguments) -> dict[str, Any]:
     for rule in a.blocks("rule"):
         default = rule.block("apply_server_side_encryption_by_default")
         if default is None:
-            raise DrillError(f"the encryption of {name} has a rule without a default", hint="")
+            raise DrillError(f"the encryption of {name} has a rule without a default", hint="give it one in the stack")
         by = given(SSEAlgorithm=default.need("sse_algorithm"), KMSMasterKeyID=default.take("kms_master_key_id"))
         rules.append(
             {"ApplyServerSideEncryptionByDefault": by, "BucketKeyEnabled": bool(rule.take("bucket_key_enabled"))}
@@ -122,7 +122,7 @@ def _s3_replication(place: Place, a: Arguments) -> dict[str, Any]:
 def _replication_rule(rule: Arguments) -> dict[str, Any]:
     match, target = rule.block("filter"), rule.block("destination")
     if target is None:
-        raise DrillError("a replication rule has no destination", hint="")
+        raise DrillError("a replication rule has no destination", hint="give it one in the stack")
     destination: dict[str, Any] = {"Bucket": target.need("bucket")}
     if storage := target.take("storage_class"):
         destination["StorageClass"] = storage
