@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight.config import MemoryStore, OnStandbyAway, Role, StateKind
+from relight.config import OnStandbyAway, Role, StateKind
 from relight_constructs import state as made
 from relight_constructs.bindings import AwsProvider
 from relight_constructs.nats import CLIENTS
@@ -31,6 +31,7 @@ from relight_constructs.props import (
     StateProps,
 )
 from relight_constructs.secret import Secret, read_back
+from relight_stacks.services import VECTOR_SERVERS
 
 if TYPE_CHECKING:
     from relight_constructs.policies import Grantee
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
     from relight_stacks.region import AgentStack
 
 Follower = made.InstanceReplica | made.SecondaryCluster | made.RestoreGround
-
-# How a region's own store is reached, inside its network; the functions' and the agents' drivers take these forms.
-MEMORY_DSN = {
-    MemoryStore.PGVECTOR: "host={host} port=5432 dbname=memory user=postgres password={password}",
-    MemoryStore.QDRANT: "http://:{password}@{host}:6333",
-    MemoryStore.WEAVIATE: "http://:{password}@{host}:8080",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +117,7 @@ def add_data(stack: AgentStack) -> Data:
                 json.dumps(
                     {
                         "state_dsn": _state_dsn(host, password),
-                        "memory_dsn": MEMORY_DSN[environment.memory.store].format(
+                        "memory_dsn": VECTOR_SERVERS[environment.memory.store].dsn.format(
                             host=names.vector_host, password=vector.generate(version=version)
                         ),
                         "queue_url": f"nats://{QUEUE_USER}:{queue.generate(version=version)}"

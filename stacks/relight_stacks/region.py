@@ -76,47 +76,11 @@ class AgentStack(HomeStack):
         self.incidents = IncidentsTopic(
             self, "incidents", TopicProps(place=self.home, name=names.incidents_topic, key=self.key)
         )
-        network = environment.network(role)
-        self.network = Network(
-            self,
-            "network",
-            NetworkProps(
-                place=self.home,
-                logs_key=self.key,
-                cidr=network.cidr,
-                zones=network.zones,
-                nat=network.nat,
-                # Where both regions serve, the loss of a zone must not be that of a region.
-                nat_per_zone=environment.shape.waiting is Waiting.FULL,
-                vpc_id=network.vpc_id,
-                private_subnet_ids=network.private_subnet_ids,
-                public_subnet_ids=network.public_subnet_ids,
-                route_table_ids=network.route_table_ids,
-                endpoints=network.endpoints,
-                services=services_called(environment, role),
-                peer_region=names.region(role.other),
-            ),
-        )
+        self.network = self._make_network()
         if self.settings.state_kind is StateKind.SNAPSHOTS:
             # What is restored joins the group that the functions and the agents may reach.
             self.settings = replace(self.settings, state_group=self.network.group_id("state"))
-        certificate_arn = network.certificate_arn
-        if not certificate_arn:
-            certificate_arn = Certificate(
-                self, "certificate", CertificateProps(zone=environment.domain, host=names.service_host)
-            ).arn
-        self.balancer = LoadBalancer(
-            self,
-            "balancer",
-            BalancerProps(
-                place=self.home,
-                network=self.network,
-                port=AGENT_PORT,
-                certificate_arn=certificate_arn,
-                target_type="instance" if environment.capacity.kind is CapacityKind.AUTO_SCALING else "ip",
-                access_logs_bucket=network.access_logs_bucket,
-            ),
-        )
+        self.balancer = self._make_balancer()
         self.inner = InnerBalancer(
             self, "inner", InnerBalancerProps(place=self.home, network=self.network, domain=names.inner_domain)
         )
@@ -150,3 +114,48 @@ class AgentStack(HomeStack):
         else:
             hydrate_on_boot(self)
         add_eyes(self)
+
+    def _make_network(self) -> Network:
+        environment, role = self.environment, self.role
+        network = environment.network(role)
+        return Network(
+            self,
+            "network",
+            NetworkProps(
+                place=self.home,
+                logs_key=self.key,
+                cidr=network.cidr,
+                zones=network.zones,
+                nat=network.nat,
+                # Where both regions serve, the loss of a zone must not be that of a region.
+                nat_per_zone=environment.shape.waiting is Waiting.FULL,
+                vpc_id=network.vpc_id,
+                private_subnet_ids=network.private_subnet_ids,
+                public_subnet_ids=network.public_subnet_ids,
+                route_table_ids=network.route_table_ids,
+                endpoints=network.endpoints,
+                services=services_called(environment, role),
+                peer_region=self.names.region(role.other),
+            ),
+        )
+
+    def _make_balancer(self) -> LoadBalancer:
+        """It has a certificate of its own unless the environment names one."""
+        network = self.environment.network(self.role)
+        certificate_arn = network.certificate_arn
+        if not certificate_arn:
+            certificate_arn = Certificate(
+                self, "certificate", CertificateProps(zone=self.environment.domain, host=self.names.service_host)
+            ).arn
+        return LoadBalancer(
+            self,
+            "balancer",
+            BalancerProps(
+                place=self.home,
+                network=self.network,
+                port=AGENT_PORT,
+                certificate_arn=certificate_arn,
+                target_type="instance" if self.environment.capacity.kind is CapacityKind.AUTO_SCALING else "ip",
+                access_logs_bucket=network.access_logs_bucket,
+            ),
+        )

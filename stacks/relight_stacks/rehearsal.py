@@ -11,7 +11,6 @@ from relight.config import Role, StateKind
 from relight_constructs.network import HTTPS
 from relight_constructs.props import LargeRehearsalProps, RehearsalProps, ScratchStoreProps
 from relight_constructs.rehearsal import Rehearsal
-from relight_stacks.data import MEMORY_DSN
 from relight_stacks.functions import code_of
 from relight_stacks.naming import in_region
 from relight_stacks.refs import signing_of, standbys_topic, vault_of
@@ -71,7 +70,7 @@ class RehearsalStack(HomeStack):
                     environment=server.environment,
                     password_variable=server.secret,
                     health_command=server.health_command,
-                    form=MEMORY_DSN[environment.memory.store],
+                    form=server.dsn,
                 ),
                 key_alias=names.rehearsal_key_alias,
                 password_secret=names.rehearsal_password_secret,

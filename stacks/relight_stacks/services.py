@@ -50,6 +50,7 @@ class VectorServer:
     """How a store's own image is run: what it keeps is under `data`, on a volume that lives as long as its task.
 
     `folders` are others that it writes to. `secret` is the variable that it takes its password or API key from.
+    `dsn` is how it is reached inside its network; the functions' and the agents' drivers take these forms.
     """
 
     port: int
@@ -57,6 +58,7 @@ class VectorServer:
     folders: tuple[str, ...]
     environment: dict[str, str]
     secret: str
+    dsn: str
     health_command: str
 
 
@@ -68,6 +70,7 @@ VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
         folders=("/var/run/postgresql", "/tmp"),  # noqa: S108
         environment={"POSTGRES_DB": "memory"},
         secret="POSTGRES_PASSWORD",  # noqa: S106 - a variable's name
+        dsn="host={host} port=5432 dbname=memory user=postgres password={password}",
         health_command="pg_isready -q",
     ),
     MemoryStore.QDRANT: VectorServer(
@@ -84,6 +87,7 @@ VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
         },
         secret="QDRANT__SERVICE__API_KEY",  # noqa: S106 - a variable's name
         # The image has neither curl nor wget.
+        dsn="http://:{password}@{host}:6333",
         health_command="bash -c ': > /dev/tcp/127.0.0.1/6333'",
     ),
     MemoryStore.WEAVIATE: VectorServer(
@@ -99,6 +103,7 @@ VECTOR_SERVERS: dict[MemoryStore, VectorServer] = {
             "DISABLE_TELEMETRY": "true",
         },
         secret="AUTHENTICATION_APIKEY_ALLOWED_KEYS",  # noqa: S106 - a variable's name
+        dsn="http://:{password}@{host}:8080",
         health_command="wget -q --spider http://127.0.0.1:8080/v1/.well-known/ready",
     ),
 }
