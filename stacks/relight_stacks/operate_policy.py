@@ -113,10 +113,10 @@ def _resolved(
 
 
 def _exchanged(allowed: Allowed, environment: Environment) -> Allowed:
-    """The same with the regions exchanged, but for what both regions have in one place."""
+    """The same with the regions exchanged, but for the lease, which both have in one place."""
     actions, on, condition = allowed
     names = environment.names
-    if any(names.lease_bucket in item or names.incidents_topic in item for item in on):
+    if any(names.lease_bucket in item for item in on):
         return allowed
     regions = {names.primary_region: names.standby_region, names.standby_region: names.primary_region}
     exchange = partial(re.compile("|".join(map(re.escape, regions))).sub, lambda match: regions[match[0]])

@@ -356,7 +356,7 @@ def test_the_two_sides_differ_only_in_their_side() -> None:
     primary, standby = (dataclasses.asdict(settings_for(demo, role)) for role in Role)
     differing = {name for name in primary if primary[name] != standby[name]}
     # The primary's database has a replica, and the standby the machine that rehearses.
-    kept_apart = {"role", "region", "vault_bucket", "peer_vault_bucket"}
+    kept_apart = {"role", "region", "vault_bucket", "peer_vault_bucket", "incidents_topic_arn"}
     assert differing == {*kept_apart, "confirm_replicas", "rehearsal_machine_arn"}
 
 

@@ -128,6 +128,7 @@ def test_whoever_recovers_may_do_so_in_either_region(operating: Mapping[str, Doc
             ("ecs:UpdateService", f"arn:aws:ecs:{region}:{environment.account}:service/relight-internal/agent"),
             ("s3:PutObject", f"arn:aws:s3:::{environment.names.vault_bucket(region)}/runs/x/1.json"),
             ("s3:PutObject", f"arn:aws:s3:::{environment.names.lease_bucket}/lease.json"),
+            ("sns:Publish", environment.names.incidents_topic_arn(region)),
         ):
             assert allows(documents, action, arn), f"{action} on {arn}"
 
