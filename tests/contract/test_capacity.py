@@ -301,7 +301,7 @@ class TestEks(CapacityContract):
             cluster.deployments["agent"].version += 1
 
         player.before_patch = always
-        with pytest.raises(UnavailableError, match="something else changes it all the time"):
+        with pytest.raises(UnavailableError, match="look what else scales it"):
             platform.capacity.raise_to(2)
         assert len(player.patched()) == 5
 
