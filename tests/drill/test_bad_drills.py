@@ -146,13 +146,17 @@ def try_once(world: World) -> None:
     machines: Any = world.emulator.client("stepfunctions", world.region(Role.STANDBY))
     arn = world.settings(Role.STANDBY).state_machine_arn
     definition = json.loads(machines.describe_state_machine(stateMachineArn=arn)["definition"])
-    for state in definition["States"].values():
-        state.pop("Retry", None)
+    for states in (
+        definition,
+        *(branch for state in definition["States"].values() for branch in state.get("Branches", ())),
+    ):
+        for state in states["States"].values():
+            state.pop("Retry", None)
     machines.update_state_machine(stateMachineArn=arn, definition=json.dumps(definition))
 
 
 def test_a_queue_that_is_away_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fails when the standby's queue does not start: recovery ends at replay, a person is paged, the drill says why."""
+    """fails when the standby's queue does not start: recovery ends at scale, a person is paged, the drill says why."""
 
     async def stop_the_queue(world: World) -> None:
         queue = world.play_of(Role.STANDBY).queue
@@ -167,5 +171,5 @@ def test_a_queue_that_is_away_is_reported(folder: Path, monkeypatch: pytest.Monk
     assert outcome.rto_s is None
     assert outcome.tier is Tier.INTERNAL
     told = " ".join(outcome.problems)
-    assert "replay: UnavailableError: cannot connect to the queue" in told
+    assert "scale: AgainLaterError: nats-0: 0 of 1 serve, and 1 must" in told
     assert [moment.event for moment in outcome.timeline][-2:] == ["announce started", "announce done"]
