@@ -233,7 +233,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 WHOLE = [("standby-boot", "internal"), ("region-loss", "internal"), ("provider-outage", "internal")]
 PLANS: dict[str, tuple[list[str] | None, list[Tier] | None, list[tuple[str, str]]]] = {
-    "nothing": (None, None, [*WHOLE, ("region-loss", "customer-facing"), ("region-loss", "batch")]),
+    "nothing": (None, None, [*WHOLE, ("region-loss", "batch"), ("region-loss", "customer-facing")]),
     "a scenario": (["region-loss"], None, [("region-loss", "internal")]),
     "a tier": (None, [Tier.BATCH], [("region-loss", "batch"), ("provider-outage", "batch")]),
     "both, and twice": (["region-loss"], [Tier.BATCH, Tier.INTERNAL, Tier.BATCH], [("region-loss", "batch"), WHOLE[1]]),
