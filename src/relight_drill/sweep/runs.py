@@ -899,7 +899,8 @@ class _Run:
             cannot_say = tool == "blind" or (tool == "forgetful" and self._forgot)
             if status == "unknown" and not cannot_say:
                 yield f"{action} is unknown, and {tool} can say what became of it"
-            if status == "unknown" and not (was_open or action.rpartition("/")[2] in expected.ambiguous):
+            ambiguous = action.rpartition("/")[2] in expected.ambiguous or action in self._lane.world.late
+            if status == "unknown" and not (was_open or ambiguous):
                 yield f"{action} is unknown, and nothing was left open when the worker was killed"
             certain = not self._raced and self._plan.when not in STOPPED
             if cannot_say and open_before == ["intent"] and certain and status != "unknown":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT_S = 5.0
+# On the monotonic clock, which all processes of a machine share.
+SENT_AT = "sent-at"
 KINDS = ("asked", "blind", "keyed", "forgetful")
 HONOURS_S: Mapping[str, float] = {"asked": 0.0, "blind": 0.0, "keyed": 7 * 86400.0, "forgetful": 3600.0}
 
@@ -52,6 +55,8 @@ class World:
     """Requests that are being worked on, by whose they are."""
     forgotten: dict[str, int] = field(default_factory=dict)
     """The keys of how many of the acts `forgetful` has forgotten, by whose they are."""
+    late: set[str] = field(default_factory=set)
+    """Actions whose answer took so long, on a busy machine, that the worker may have given it up."""
     port: int = field(default_factory=free_port)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _server: asyncio.Server | None = None
@@ -104,7 +109,11 @@ class World:
             return self._object(method, unquote(path.partition("?")[2]), body)
         if name == "find":
             return self._find(kind, unquote(path.partition("?")[2]))
-        return await self._send(kind, json.loads(body), headers.get("idempotency-key", ""))
+        sent = json.loads(body)
+        answer = await self._send(kind, sent, headers.get("idempotency-key", ""))
+        if time.monotonic() - float(headers[SENT_AT]) > TIMEOUT_S / 2:
+            self.late.add(sent["action"])
+        return answer
 
     def _object(self, method: str, name: str, body: bytes) -> tuple[int, bytes]:
         if method == "PUT":
@@ -164,7 +173,11 @@ class HttpTool:
 
     def send(self, request: Any, *, key: str) -> Any:
         status, body = _call(
-            self._port, "POST", f"/{self.name}/send", json.dumps(request).encode(), {"Idempotency-Key": key}
+            self._port,
+            "POST",
+            f"/{self.name}/send",
+            json.dumps(request).encode(),
+            {"Idempotency-Key": key, SENT_AT: str(time.monotonic())},
         )
         if status == 503:
             raise NotSentError("the tool is closed today")
