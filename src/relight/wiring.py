@@ -368,26 +368,11 @@ class Region:
             rds,
             instance=settings.state_id,
             source_arn=settings.state_source,
-            group=self._state_group,
+            group=settings.state_group,
             most_gib=settings.state_most_gib,
             point_at=self._point_state_at,
             clock=self.clock,
         )
-
-    def _state_group(self) -> str:
-        """The security group of what is restored; found by its name where the settings are those of a file, which
-        cannot know it. NotFoundError when the region has none."""
-        settings = self.settings
-        if settings.state_group:
-            return settings.state_group
-        name = f"relight-{settings.environment}-state"
-        with aws.translating():
-            found = self.aws("ec2").describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
-        groups = [str(item["GroupId"]) for item in found["SecurityGroups"]]
-        if len(groups) != 1:
-            hint = f"deploy {settings.environment}-{settings.role}, which makes it"
-            raise NotFoundError(f"{settings.region} has {len(groups)} security groups named {name}", hint=hint)
-        return groups[0]
 
     def _point_state_at(self, host: str) -> None:
         """Write another host of the state database into the connections; all else in them stays as it is."""

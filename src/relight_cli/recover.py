@@ -10,10 +10,12 @@ is meant: the primary, on the way back, or the standby once more.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from relight.config import Role
-from relight.errors import AgainLaterError, ConflictError
+from relight.adapters import aws
+from relight.config import Role, StateKind
+from relight.errors import AgainLaterError, ConflictError, NotFoundError
 from relight.recovery.run import STATES, Run, run_state
 from relight_cli.console import DONE, add_plan, add_region, confirmed, open_region, result, say
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from relight.config import Settings
     from relight.recovery.epoch import Lease
+    from relight.wiring import Region
 
 # Longer than anything takes that a state asks for: a large backup is restored in about an hour.
 GIVE_UP_S = 2 * 3600.0
@@ -54,14 +57,33 @@ def run(args: argparse.Namespace) -> int:
         }
         if not confirmed(args, plan):
             return DONE
+        settings = with_state_group(region) if "promote" in names else region.settings
         next_epoch = held[0].epoch + 1 if held is not None and held[0].run_id != run_id else None
         this_run = Run(run_id=run_id, decided_at=region.clock.now().isoformat(), next_epoch=next_epoch)
         done: dict[str, Any] = {"run_id": run_id}
         for name in names:
             say(f"{name} ...")
-            done[name] = _to_its_end(name, region.settings, this_run)
+            done[name] = _to_its_end(name, settings, this_run)
         result(args, done)
     return DONE
+
+
+def with_state_group(region: Region) -> Settings:
+    """A region's settings with the security group of a database that is restored, which no file can know.
+
+    It is found by its name. NotFoundError when the region has none.
+    """
+    settings = region.settings
+    if settings.state_kind is not StateKind.SNAPSHOTS or settings.state_group:
+        return settings
+    name = f"relight-{settings.environment}-state"
+    with aws.translating():
+        found = region.aws("ec2").describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
+    groups = [str(item["GroupId"]) for item in found["SecurityGroups"]]
+    if len(groups) != 1:
+        hint = f"deploy {settings.environment}-{settings.role}, which makes it"
+        raise NotFoundError(f"{settings.region} has {len(groups)} security groups named {name}", hint=hint)
+    return replace(settings, state_group=groups[0])
 
 
 def _refuse_again(held: Lease, settings: Settings) -> None:

@@ -24,6 +24,7 @@ from relight.adapters.rds import LOOK_EVERY_S, Rds
 from relight.config import Connections, StateKind
 from relight.errors import (
     AgainLaterError,
+    ConfigError,
     DeniedError,
     NotFoundError,
     PermanentError,
@@ -33,6 +34,7 @@ from relight.recovery.replica import PhysicalReplica
 from relight.recovery.replica_rds import WAIT_S, AuroraSecondary, RdsReplica, RestoredBackup
 from relight.recovery.smoke import CHECKS
 from relight.wiring import Region
+from relight_cli.recover import with_state_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -262,13 +264,15 @@ def backup(until: datetime, *, source: str = SOURCE, arn: str = "ab-1", gib: int
     }
 
 
-def restored(rds: Rds, dsn: str, *, point_at: Callable[[str], None], most_gib: int = 500) -> RestoredBackup:
+def restored(
+    rds: Rds, dsn: str, *, point_at: Callable[[str], None], most_gib: int = 500, group: str = "sg-1"
+) -> RestoredBackup:
     return RestoredBackup(
         dsn,
         rds,
         instance=ID,
         source_arn=SOURCE,
-        group=lambda: "sg-1",
+        group=group,
         most_gib=most_gib,
         point_at=point_at,
         clock=FakeClock(),
@@ -381,13 +385,21 @@ def test_by_hand_the_group_of_what_is_restored_is_found_by_its_name() -> None:
     """fails when `relight recover`, whose settings come from the environment's file, restores into no group."""
     with mock_aws(), region_of(StateKind.SNAPSHOTS) as region:
         with pytest.raises(NotFoundError, match="us-west-2 has 0 security groups named relight-demo-state"):
-            region._state_group()
+            with_state_group(region)
         ec2 = boto3.client("ec2", region_name="us-west-2")
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
         for name in ("relight-demo-state", "relight-demo-state-of-others"):
             ec2.create_security_group(GroupName=name, Description="x", VpcId=vpc)
-        group = region._state_group()
+        group = with_state_group(region).state_group
         assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["GroupName"] == "relight-demo-state"
+
+
+def test_nothing_is_restored_into_no_group(player: RdsPlayer, rds: Rds) -> None:
+    """fails when a database is asked for that nobody may reach, because no setting says its security group."""
+    player.backups = [backup(NOW)]
+    with pytest.raises(ConfigError, match="state_group is empty; recover by"):
+        restored(rds, NOWHERE, point_at=lambda _: None, group="").promote()
+    assert player.instances == {}
 
 
 def test_pointing_at_a_restored_database_changes_nothing_else(

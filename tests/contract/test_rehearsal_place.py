@@ -14,11 +14,12 @@ import sys
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import FakeClock
 from memory_helpers import DIMENSION, remember, some_points
 
 from relight.adapters import aws, postgres
@@ -232,8 +233,16 @@ def as_an_operator(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     aws._session.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def clock() -> FakeClock:
+    """Of the last hour: each point is of a second of its own, as its name has to be."""
+    clock = FakeClock(step_s=1.0)
+    clock.at = datetime.now(UTC) - timedelta(hours=1)
+    return clock
+
+
 @pytest.fixture
-def point(deployed: Deployed, state: Connection, store: PgVectorStore) -> Manifest:
+def point(deployed: Deployed, state: Connection, store: PgVectorStore, clock: FakeClock) -> Manifest:
     """A signed point of twenty memories, in the standby's vault."""
     remember(state, Memory(store=store, spec=MEMORY), some_points(20))
     return take_snapshot(
@@ -243,7 +252,7 @@ def point(deployed: Deployed, state: Connection, store: PgVectorStore) -> Manife
         vault=deployed.vault,
         fallback=None,
         environment="demo",
-        clock=SystemClock(),
+        clock=clock,
     )
 
 

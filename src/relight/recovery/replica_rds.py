@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from relight.adapters import postgres
 from relight.adapters.rds import LOOK_EVERY_S
 from relight.clock import looks
-from relight.errors import AgainLaterError, ConflictError, NotFoundError, UnavailableError
+from relight.errors import AgainLaterError, ConfigError, ConflictError, NotFoundError, UnavailableError
 from relight.recovery.replica import PhysicalReplica, ReplicaPosition
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class RestoredBackup:
         *,
         instance: str,
         source_arn: str,
-        group: Callable[[], str],
+        group: str,
         most_gib: int,
         point_at: Callable[[str], None],
         clock: Clock,
@@ -180,9 +180,14 @@ class RestoredBackup:
         raise _again(f"the instance {self._instance} is not restored yet: {status}")
 
     def _restore(self) -> None:
+        if not self._group:
+            raise ConfigError(
+                f"{self._instance} is to be restored, and state_group is empty",
+                hint="recover by `relight recover --environment`, or set RELIGHT_STATE_GROUP to its security group",
+            )
         newest = self._rds.newest_backup(self._source_arn)
         try:
-            self._rds.restore(newest, as_=self._instance, group=self._group(), most_gib=self._most_gib)
+            self._rds.restore(newest, as_=self._instance, group=self._group, most_gib=self._most_gib)
         except ConflictError:
             return  # somebody else asked in between
 
