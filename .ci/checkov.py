@@ -1,5 +1,7 @@
 """Run checkov on the synthesized stacks of every environment, and hold what it finds against the written exceptions.
 
+What operators may choose is looked at too, because theirs are held against the same exceptions before they are planned.
+
 checkov can pass having checked nothing, so this fails unless it read every stack without a parsing error and passed
 something. Inline skips do not survive a synthesis; an exception is a (check, resources, reason) in
 checkov-exceptions.toml instead, and one that nothing needs any more is an error.
@@ -116,14 +118,20 @@ def run(stacks: Path) -> dict[str, Any]:
 
 
 def synthesize(folder: Path) -> Path:
-    """The stacks of every environment and example, around a stand-in for the bundle."""
+    """The stacks of every environment, example and choice of an operator, around a stand-in for the bundle."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from infra.variants import variations
+
+    from relight.config import MemoryStore
+    from relight_stacks import app
+    from relight_stacks.bundles import Bundles
+    from relight_stacks.loading import examples_folder, load_environments
+
     bundle = folder / "bundle.zip"
     bundle.write_bytes(b"checkov reads no code")
-    output = folder / "cdktf.out"
-    command = [sys.executable, "-P", "-m", "relight_stacks.app", "--output", str(output), "--bundle", str(bundle)]
-    command.append("--examples")
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    return output / "stacks"
+    bundles = dict.fromkeys(MemoryStore, Bundles(region=bundle, providers=bundle))
+    environments = [*load_environments(), *load_environments(examples_folder()), *variations()]
+    return app.synthesize(environments, bundles=bundles, output=folder / "cdktf.out") / "stacks"
 
 
 def stacks_in(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from infra.variants import _variants
+from infra.variants import variations
 from synthesis import ENVIRONMENTS
 
 from relight_cli.console import DONE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from relight_stacks.environment import Environment
 
-CHOSEN = {item.name: item for item in _variants()}
+CHOSEN = {item.name: item for item in variations()}
 WITH_STANDBY = [*(name for name, parts in ENVIRONMENTS.items() if "standby" in parts), *CHOSEN]
 with_standby = pytest.mark.parametrize("name", WITH_STANDBY)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
-from infra.variants import _variants
+from infra.variants import variations
 from synthesis import ENVIRONMENTS, ROOT
 
 from relight.errors import ConfigError
@@ -191,7 +191,7 @@ def test_what_is_made_is_allowed(environment: Environment, syntheses: Mapping[st
 
 def test_what_an_operator_may_choose_is_allowed_too(variants: Mapping[str, Synthesis]) -> None:
     """Networks, clusters and stores of their own, switches, no lock: known, within the limits, and by name."""
-    chosen = {item.name: item for item in _variants()}
+    chosen = {item.name: item for item in variations()}
     assert set(chosen) == set(variants)
     for name, synthesis in variants.items():
         hold_names(chosen[name], synthesis)
@@ -326,7 +326,7 @@ def test_who_rehearses_starts_that_machine_alone(environment: Environment, stack
 
 def test_who_rehearses_reads_that_environments_keys_alone() -> None:
     """Where vaults are elsewhere: the one secret, however AWS ends its ARN, and none whose name goes on."""
-    (environment,) = [item for item in _variants() if item.vaults.other]
+    (environment,) = [item for item in variations() if item.vaults.other]
     found = policies({}, environment, May.REHEARSE)
     names = environment.names
     secret = f"arn:aws:secretsmanager:{names.standby_region}:{names.account}:secret:{names.vault_keys_secret}"

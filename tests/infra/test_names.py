@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import botocore.session
-from infra.variants import LONGEST_REGIONS, _variants
+from infra.variants import LONGEST_REGIONS, variations
 
 from relight_stacks.environment import LONGEST_NAME
 from relight_stacks.loading import examples_folder, load_environments, load_named
@@ -43,7 +43,7 @@ def test_the_longest_names_are_made(variants: Mapping[str, Synthesis]) -> None:
     regions = botocore.session.get_session().get_available_regions("ec2")
     longest = max(map(len, regions))
     assert {len(LONGEST_REGIONS.primary), len(LONGEST_REGIONS.standby)} == {longest}
-    (name,) = [item.name for item in _variants() if len(item.name) == LONGEST_NAME]
+    (name,) = [item.name for item in variations() if len(item.name) == LONGEST_NAME]
     found = list(named(variants[name]))
     assert any(called.endswith(LONGEST_REGIONS.primary) for _, called, most in found if most == 64)
     assert [(path, called) for path, called, most in found if len(called) > most] == []
@@ -54,7 +54,7 @@ def test_the_names_of_what_others_choose_fit_too(
 ) -> None:
     """fails when a name that only some environments have would be too long in the longest one."""
     made = {**syntheses, **variants}
-    for environment in (load_named("demo"), *load_environments(examples_folder()), *_variants()):
+    for environment in (load_named("demo"), *load_environments(examples_folder()), *variations()):
         name, regions = environment.name, environment.regions
         for path, called, most in named(made[name]):
             grown = called.replace(name, "x" * LONGEST_NAME, 1)

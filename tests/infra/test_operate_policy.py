@@ -12,7 +12,7 @@ import botocore.session
 import pytest
 from botocore import xform_name
 from infra.test_deploy_policy import allows, environment_of, statements
-from infra.variants import _variants
+from infra.variants import variations
 from synthesis import ENVIRONMENTS, ROOT
 
 from relight.config import Role
@@ -75,7 +75,7 @@ COMMANDS = {"logs tail": "logs:FilterLogEvents"}
 def operating(syntheses: Mapping[str, Synthesis], variants: Mapping[str, Synthesis]) -> dict[str, Documents]:
     """The policies of whoever operates each environment, and each of what an operator may choose."""
     every = {name: (environment_of(name), syntheses[name]) for name in ENVIRONMENTS}
-    every |= {item.name: (item, variants[item.name]) for item in _variants()}
+    every |= {item.name: (item, variants[item.name]) for item in variations()}
     return {
         name: policies(read_stacks(synthesis.folder, name), environment, May.OPERATE)
         for name, (environment, synthesis) in every.items()

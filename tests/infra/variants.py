@@ -52,7 +52,8 @@ def _existing(environment: Environment) -> Environment:
     return replace(environment, name="existing", networks=networks, queue=Queue(existing=True))
 
 
-def _variants() -> list[Environment]:
+def variations() -> list[Environment]:
+    """Environments like `demo` that differ in one thing each."""
     demo = load_named("demo")
     private = {role: replace(network, nat=False) for role, network in demo.networks.items()}
     public = Queue(image="nats:2.15-alpine")
@@ -76,7 +77,7 @@ def _variants() -> list[Environment]:
 def variants(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path) -> Mapping[str, Synthesis]:
     """Environments like `demo` that differ in one thing each, by name."""
     bundles = Bundles(region=bundle_file, providers=bundle_file)
-    found = _variants()
+    found = variations()
     output = synthesize(found, bundles=dict.fromkeys(MemoryStore, bundles), output=tmp_path_factory.mktemp("variants"))
     return {item.name: Variant(output, item.name) for item in found}
 
