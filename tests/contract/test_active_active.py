@@ -80,9 +80,13 @@ class Side:
 
 
 @contextmanager
-def both(pair: Pair, *, lease_ttl_s: float = 5.0) -> Iterator[tuple[Side, Side, ExitStack]]:
-    """Both regions in active-active, the leases' keepers at work; the stack ends the east's."""
-    more = {"tier": Tier.CUSTOMER_FACING, "lease_ttl_s": lease_ttl_s}
+def both(pair: Pair) -> Iterator[tuple[Side, Side, ExitStack]]:
+    """Both regions in active-active, the leases' keepers at work; the stack ends the east's.
+
+    A lease lives as long as an environment's own does, so that it runs out when nobody renews it, and not when the
+    machine stands still.
+    """
+    more = {"tier": Tier.CUSTOMER_FACING, "lease_ttl_s": 15.0}
     with (
         Region(replace(EAST, **more)) as east,  # type: ignore[arg-type]
         Region(replace(WEST, **more)) as west,  # type: ignore[arg-type]
