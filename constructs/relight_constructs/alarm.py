@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight_constructs.bindings import CloudwatchMetricAlarm, Construct
+from relight_constructs.props import MetricAlarmProps
 
 if TYPE_CHECKING:
-    from relight_constructs.props import MetricAlarmProps
+    from relight_constructs.function import Function
+    from relight_constructs.grants import Tellable
 
 
 class MetricAlarm(Construct):
@@ -33,3 +35,26 @@ class MetricAlarm(Construct):
             alarm_actions=[props.topic.arn],
             ok_actions=[props.topic.arn],
         )
+
+
+def errors_of(
+    function: Function,
+    *,
+    description: str,
+    topic: Tellable,
+    period_s: int = 60,
+    looks: int = 1,
+    missing_is_bad: bool = False,
+) -> MetricAlarmProps:
+    """An alarm on a function that failed in each of `looks` periods; with `missing_is_bad` also on one not called."""
+    return MetricAlarmProps(
+        name=f"{function.name}-errors",
+        description=description,
+        namespace="AWS/Lambda",
+        metric="Errors",
+        dimensions={"FunctionName": function.name},
+        topic=topic,
+        period_s=period_s,
+        looks=looks,
+        missing_is_bad=missing_is_bad,
+    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relight_constructs import awake_machine
-from relight_constructs.alarm import MetricAlarm
+from relight_constructs.alarm import MetricAlarm, errors_of
 from relight_constructs.bindings import Construct
 from relight_constructs.function import Function
 from relight_constructs.machine import RecoveryMachine, StateMachine
 from relight_constructs.props import (
     BootRuleProps,
     FunctionProps,
-    MetricAlarmProps,
     RecoveryMachineProps,
     ScheduleProps,
     StateMachineProps,
@@ -199,12 +198,9 @@ class Recovery(Construct):
         MetricAlarm(
             self,
             "sentinel-errors",
-            MetricAlarmProps(
-                name=f"{sentinel.name}-errors",
+            errors_of(
+                sentinel,
                 description="Nobody watches the primary: the sentinel fails, or is not called at all",
-                namespace="AWS/Lambda",
-                metric="Errors",
-                dimensions={"FunctionName": sentinel.name},
                 looks=SENTINEL_LOOKS,
                 missing_is_bad=True,
                 topic=props.topic,

@@ -14,7 +14,7 @@ from relight.recovery.gauges import EVERY_S, Surface
 from relight.recovery.metrics import dimension
 from relight.recovery.rehearsal import AGE as REHEARSAL_AGE
 from relight_constructs.access import grant_metrics
-from relight_constructs.alarm import MetricAlarm
+from relight_constructs.alarm import MetricAlarm, errors_of
 from relight_constructs.bindings import CloudwatchMetricAlarm
 from relight_constructs.dashboard import Dashboard
 from relight_constructs.incidents import SlackChannel
@@ -221,12 +221,9 @@ def _watch(stack: AgentStack, observe: Function) -> None:
     MetricAlarm(
         stack,
         "observe-errors",
-        MetricAlarmProps(
-            name=f"{observe.name}-errors",
+        errors_of(
+            observe,
             description="Nobody looks at this region: the observe function fails, or is not called at all",
-            namespace="AWS/Lambda",
-            metric="Errors",
-            dimensions={"FunctionName": observe.name},
             looks=LOOKS,
             missing_is_bad=True,
             topic=stack.incidents,

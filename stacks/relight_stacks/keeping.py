@@ -8,7 +8,7 @@ from relight.objectives import REPLICATION_TIME_CONTROL_S
 from relight.recovery.copying import LAG as COPY_LAG
 from relight.recovery.metrics import DAMAGED, NAMESPACE, VERIFY_LAG
 from relight_constructs.access import grant_metrics
-from relight_constructs.alarm import MetricAlarm
+from relight_constructs.alarm import MetricAlarm, errors_of
 from relight_constructs.props import MetricAlarmProps
 from relight_stacks.functions import LONGEST_S
 from relight_stacks.promises import COPY_EVERY_S
@@ -67,6 +67,7 @@ def _verify(stack: AgentStack) -> None:
     _alarm_on_points(
         stack,
         "verify-lag",
+        name="verify-lag",
         metric=VERIFY_LAG,
         threshold=LATE_READ_S,
         missing_is_bad=True,
@@ -76,6 +77,7 @@ def _verify(stack: AgentStack) -> None:
     _alarm_on_points(
         stack,
         "points-damaged",
+        name="points-damaged",
         metric=DAMAGED,
         threshold=1,
         looks_to_alarm=1,
@@ -88,6 +90,7 @@ def _alarm_on_points(
     stack: AgentStack,
     id_: str,
     *,
+    name: str,
     metric: str,
     threshold: float,
     description: str,
@@ -98,7 +101,7 @@ def _alarm_on_points(
         stack,
         id_,
         MetricAlarmProps(
-            name=f"{stack.names.prefix}-{id_}",
+            name=f"{stack.names.prefix}-{name}",
             description=description,
             namespace=NAMESPACE,
             metric=metric,
@@ -139,24 +142,15 @@ def _copy(stack: AgentStack) -> None:
     stack.signing.grant_check(copy)
     stack.work.grant_start(copy)
     stack.functions.schedule(copy, rate=COPY_RATE, late_s=COPY_EVERY_S)
-    MetricAlarm(
+    _alarm_on_points(
         stack,
         "copy-lag",
-        MetricAlarmProps(
-            name=f"{copy.name}-lag",
-            description="This region's vault lacks points that the other's has, or nothing is copied at all: the log "
-            "of the copy-points function says why",
-            namespace=NAMESPACE,
-            metric=COPY_LAG,
-            dimensions=stack.dimensions,
-            statistic="Maximum",
-            threshold=max(LEAST_LAG_S, int(stack.environment.objectives.rpo_s / 2)),
-            # A run may take as long as a function can.
-            period_s=LONGEST_S,
-            looks=2,
-            missing_is_bad=True,
-            topic=stack.incidents,
-        ),
+        name="copy-points-lag",
+        metric=COPY_LAG,
+        threshold=max(LEAST_LAG_S, int(stack.environment.objectives.rpo_s / 2)),
+        missing_is_bad=True,
+        description="This region's vault lacks points that the other's has, or nothing is copied at all: the log of "
+        "the copy-points function says why",
     )
 
 
@@ -184,12 +178,9 @@ def _take(stack: AgentStack) -> None:
     MetricAlarm(
         stack,
         "snapshot-errors",
-        MetricAlarmProps(
-            name=f"{snapshot.name}-errors",
+        errors_of(
+            snapshot,
             description="No recovery point was sealed: the log of the snapshot function says why",
-            namespace="AWS/Lambda",
-            metric="Errors",
-            dimensions={"FunctionName": snapshot.name},
             period_s=min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, minutes * 60)),
             topic=stack.incidents,
         ),
